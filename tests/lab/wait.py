@@ -1,0 +1,33 @@
+"""Wait for a condition by asking again and again; owns the one loop of that kind."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from .command import LabError
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], timeout_s: float = 10, every_s: float = 0.05) -> T:
+    """Return the first true value of `condition`.
+
+    A failed assertion, a failed command and an `OSError` count as "not yet".
+
+    Raises:
+        TimeoutError: names the last value, or is caused by the last exception.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        failure: Exception | None = None
+        last: object = None
+        try:
+            value = condition()
+            if value:
+                return value
+            last = value
+        except (AssertionError, LabError, OSError) as error:
+            failure = last = error
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true after {timeout_s} s; last: {last!r}") from failure
+        time.sleep(every_s)
