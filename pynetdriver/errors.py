@@ -1,0 +1,87 @@
+"""Everything that pynet refuses or fails at, with the HTTP status of its answer.
+
+PynetError                500
+├── InvalidRequest        400  malformed, out of range, unknown id
+│   └── InvalidOption     400  an option's name or value
+├── Conflict              409  something else has it already
+├── Exhausted             409  nothing is left to give
+├── HostError             500  the kernel refused
+└── Overdue               503  not done within the call's deadline
+
+404 is never used: on Program and Revoke the engine takes it for "not implemented" (libnetwork
+drivers/remote/driver.go). Messages are shown to users: what was asked, why not, what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PynetError(Exception):
+    """A failure whose text is one sentence for the user."""
+
+    status = 500
+
+
+class InvalidRequest(PynetError):
+    """The request cannot be right whatever the state of the host is."""
+
+    status = 400
+
+
+class InvalidOption(InvalidRequest):
+    """An option that does not exist, or a value that it does not take."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Iterable[str], what: str = "network option") -> InvalidOption:
+        """Refuse a name, saying the nearest known one, or all of them if none is near."""
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1)
+        if near:
+            return cls(f'unknown {what} "{shortened(name)}"; did you mean "{near[0]}"?')
+        choice = f"; known are {', '.join(names)}" if names else ""
+        return cls(f'unknown {what} "{shortened(name)}"{choice}')
+
+    @classmethod
+    def value(cls, name: str, value: str, allowed: str) -> InvalidOption:
+        """Refuse a value, saying what is allowed."""
+        return cls(f'option "{name}" cannot be "{shortened(value)}"; allowed: {allowed}')
+
+
+class Conflict(PynetError):
+    """What was asked for is in use."""
+
+    status = 409
+
+
+class Exhausted(PynetError):
+    """A pool or a range has nothing left."""
+
+    status = 409
+
+
+class Overdue(PynetError):
+    """The call ran past its deadline and was undone."""
+
+    status = 503
+
+
+class HostError(PynetError):
+    """The kernel refused something that should have worked."""
+
+    @classmethod
+    def of(cls, code: int, what: str) -> HostError:
+        """Make a sentence of an errno; `what` reads like "create bridge pn-…"."""
+        if code == errno.EOPNOTSUPP:
+            return cls(f"cannot {what}: this kernel lacks the module for it")
+        if code == errno.EPERM:
+            return cls(f"cannot {what}: not permitted; pynet needs CAP_NET_ADMIN")
+        return cls(f"cannot {what}: {os.strerror(code)}")
+
+
+def shortened(text: str) -> str:
+    """Cut what a user typed to a length that still fits into a sentence."""
+    return text if len(text) <= 64 else f"{text[:61]}..."

@@ -1,0 +1,77 @@
+"""The kernel: makes, compares and removes what plans name. All of it is idempotent.
+
+| module | what |
+|---|---|
+| `netlink` | links and addresses |
+| `sysctl` | switches under /proc/sys/net |
+| `nftables`, `ruleset`, `firewall` | the library, the table as text, who wants what in it |
+| `hostport` | host ports held by sockets |
+| `engine` | the one place in the engine's own rules |
+"""
+
+from __future__ import annotations
+
+from pynetdriver.errors import PynetError
+from pynetdriver.kernel.firewall import Firewall
+from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel.sysctl import ensure_link_sysctl
+from pynetdriver.plan import Address, Bridge, LinkSysctl, Object, Plan, Veth
+
+
+class Kernel:
+    """Applies plans: objects first to last, then the owner's intents."""
+
+    def __init__(self, netlink: Netlink, firewall: Firewall) -> None:
+        self.netlink = netlink
+        self.firewall = firewall
+
+    async def apply(self, plan: Plan) -> None:
+        """Make everything that the plan names, or bring in line what exists.
+
+        Raises:
+            PynetError: the first thing that could not be done; what was done before it stays.
+        """
+        await self.apply_objects(plan)
+        await self.firewall.set(plan.owner, plan.intents)
+
+    async def apply_objects(self, plan: Plan) -> None:
+        """Make the plan's objects without its intents."""
+        for one in plan.objects:
+            await self._ensure(one)
+
+    async def remove(self, plan: Plan) -> None:
+        """Remove everything that the plan names, in reverse order, going on past failures.
+
+        Raises:
+            PynetError: one that names all failures.
+        """
+        failures = []
+        try:
+            await self.firewall.set(plan.owner, ())
+        except PynetError as error:
+            failures.append(error)
+        for one in reversed(plan.objects):
+            try:
+                await self._remove(one)
+            except PynetError as error:
+                failures.append(error)
+        if failures:
+            raise PynetError("; ".join(map(str, failures))) from failures[0]
+
+    async def _ensure(self, one: Object) -> None:
+        match one:
+            case Bridge():
+                await self.netlink.ensure_bridge(one)
+            case Veth():
+                await self.netlink.ensure_veth(one)
+            case Address():
+                await self.netlink.ensure_address(one)
+            case LinkSysctl():
+                ensure_link_sysctl(one)
+
+    async def _remove(self, one: Object) -> None:
+        match one:
+            case Bridge() | Veth():
+                await self.netlink.remove_link(one.name)
+            case Address() | LinkSysctl():
+                pass  # goes with its link

@@ -1,0 +1,107 @@
+"""The firewall: owners and their intents in, one transaction a change out.
+
+`Firewall` is the seam for a second kind (legacy iptables by python-iptables); nftables is the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from pynetdriver.errors import HostError
+from pynetdriver.kernel import ruleset
+from pynetdriver.kernel.nftables import Nftables, NftablesError
+from pynetdriver.plan import Intent
+
+log = structlog.get_logger()
+
+#: Commands longer than this take more than about 5 ms, so they leave the event loop.
+_INLINE_BYTES = 32_768
+
+
+class Firewall(Protocol):
+    """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
+
+    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+        """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
+        ...
+
+    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+        """Replace everything, in one transaction."""
+        ...
+
+    async def set_engine_bridges(self, names: frozenset[str]) -> None:
+        """Say which bridges are the engine's own, to which containers of pynet have no way."""
+        ...
+
+
+class NftablesFirewall:
+    """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
+
+    def __init__(self, nftables: Nftables) -> None:
+        self._nftables = nftables
+        self._owners: dict[str, tuple[Intent, ...]] = {}
+        self._bridges: frozenset[str] = frozenset()
+        self._lock = asyncio.Lock()
+
+    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+        """Replace an owner's intents."""
+        # Shielded: a transaction in another thread cannot be called back, so it is waited for.
+        await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
+
+    async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
+        async with self._lock:
+            former = self._owners.get(owner, ())
+            delta = ruleset.change(former, intents)
+            if not delta:
+                return
+            first = not self._owners
+            self._keep(owner, intents)
+            try:
+                await self._change("" if first or not self._owners else delta)
+            except HostError:
+                self._keep(owner, former)
+                raise
+
+    def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
+        if intents:
+            self._owners[owner] = intents
+        else:
+            self._owners.pop(owner, None)
+
+    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+        """Replace everything."""
+        async with self._lock:
+            self._owners = {owner: tuple(intents) for owner, intents in owners.items() if intents}
+            await self._change("")
+
+    async def set_engine_bridges(self, names: frozenset[str]) -> None:
+        """Say which bridges are the engine's own."""
+        async with self._lock:
+            delta = ruleset.change_bridges(self._bridges, names)
+            self._bridges = names
+            if delta and self._owners:
+                await self._change(delta)
+
+    async def _change(self, delta: str) -> None:
+        """Commit the delta, or the whole table if there is none or somebody else changed the table."""
+        try:
+            if delta:
+                await self._commit(delta)
+                return
+        except NftablesError as error:
+            log.warning("table inet pynet is not as pynet left it; writing it anew", error=str(error))
+        intents = [intent for one in self._owners.values() for intent in one]
+        try:
+            await self._commit(ruleset.render(intents, self._bridges) if intents else ruleset.clear())
+        except NftablesError as error:
+            raise HostError(f"nftables refused pynet's rules: {error}") from error
+
+    async def _commit(self, commands: str) -> None:
+        if len(commands) < _INLINE_BYTES:
+            self._nftables.commit(commands)
+        else:
+            await asyncio.to_thread(self._nftables.commit, commands)

@@ -1,0 +1,247 @@
+"""The wire: what the engine sends and what it wants back, one type a message.
+
+Mirrors libnetwork's drivers/remote/api/api.go and ipams/remote/api/api.go. Keys may be missing, null or
+empty depending on the engine's version, so every optional member takes all three. Members that pynet
+has no use for are left out; unknown ones are ignored, since newer engines send more.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from pynetdriver.errors import InvalidRequest
+
+Id = Annotated[str, Meta(pattern="^[0-9a-z]{12,64}$")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Text = Annotated[str, Meta(max_length=256)]
+
+T = TypeVar("T")
+
+
+class PortBinding(Struct, frozen=True):
+    """A `-p`: `host_port` 0 asks for any; `host_port_end` ends the range to choose from, 0 for none."""
+
+    protocol: int = field(name="Proto")
+    port: Annotated[int, Meta(ge=1, le=65535)] = field(name="Port")
+    host_ip: Text = field(name="HostIP", default="")
+    host_port: Port = field(name="HostPort", default=0)
+    host_port_end: Port = field(name="HostPortEnd", default=0)
+
+
+class IpamData(Struct, frozen=True):
+    """A pool of a new network; `gateway` carries the pool's prefix length."""
+
+    pool: Text = field(name="Pool")
+    gateway: Text | None = field(name="Gateway", default=None)
+
+
+class NetworkOptions(Struct, frozen=True):
+    """`generic` is what the user typed after `-o`."""
+
+    generic: dict[str, str] | None = field(name="com.docker.network.generic", default=None)
+    internal: bool = field(name="com.docker.network.internal", default=False)
+
+
+class CreateNetworkRequest(Struct, frozen=True):
+    """`docker network create`; the network's name is not sent."""
+
+    network_id: Id = field(name="NetworkID")
+    options: NetworkOptions | None = field(name="Options", default=None)
+    ipv4_data: list[IpamData] | None = field(name="IPv4Data", default=None)
+    ipv6_data: list[IpamData] | None = field(name="IPv6Data", default=None)
+
+
+class NetworkRequest(Struct, frozen=True):
+    """A network, by id."""
+
+    network_id: Id = field(name="NetworkID")
+
+
+class EndpointRequest(NetworkRequest, frozen=True):
+    """An endpoint of a network, by id."""
+
+    endpoint_id: Id = field(name="EndpointID")
+
+
+class EndpointInterface(Struct, frozen=True, omit_defaults=True):
+    """Addresses carry their prefix length; an answer may fill only members that came empty."""
+
+    address: Text = field(name="Address", default="")
+    address_ipv6: Text = field(name="AddressIPv6", default="")
+    mac_address: Text = field(name="MacAddress", default="")
+
+
+class CreateEndpointRequest(EndpointRequest, frozen=True):
+    """One network of a starting container. `options` mixes the engine's keys and the user's."""
+
+    interface: EndpointInterface | None = field(name="Interface", default=None)
+    options: dict[str, Any] | None = field(name="Options", default=None)
+
+
+class CreateEndpointResponse(Struct, frozen=True):
+    """What the request left empty."""
+
+    interface: EndpointInterface = field(name="Interface")
+
+
+class JoinRequest(EndpointRequest, frozen=True):
+    """The container's namespace may not exist yet."""
+
+    sandbox_key: Text = field(name="SandboxKey")
+
+
+class InterfaceName(Struct, frozen=True, omit_defaults=True):
+    """The link to move into the sandbox, and its name there: prefix and number, or `destination`."""
+
+    source: str = field(name="SrcName")
+    prefix: str = field(name="DstPrefix")
+    destination: str = field(name="DstName", default="")
+
+
+class StaticRoute(Struct, frozen=True, omit_defaults=True):
+    """`kind` 0 goes through `next_hop`, 1 is on the link; the engine panics on an empty destination."""
+
+    destination: str = field(name="Destination")
+    kind: int = field(name="RouteType")
+    next_hop: str = field(name="NextHop", default="")
+
+
+class JoinResponse(Struct, frozen=True, omit_defaults=True):
+    """Gateways are bare addresses."""
+
+    interface_name: InterfaceName = field(name="InterfaceName")
+    gateway: str = field(name="Gateway", default="")
+    gateway_ipv6: str = field(name="GatewayIPv6", default="")
+    static_routes: list[StaticRoute] = field(name="StaticRoutes", default_factory=list)
+    disable_gateway_service: bool = field(name="DisableGatewayService", default=False)
+
+
+class ProgramOptions(Struct, frozen=True):
+    """The ports to publish."""
+
+    port_map: list[PortBinding] | None = field(name="com.docker.network.portmap", default=None)
+
+
+class ProgramRequest(EndpointRequest, frozen=True):
+    """The endpoint carries the container's default route now: publish its ports there."""
+
+    options: ProgramOptions | None = field(name="Options", default=None)
+
+
+class AnyRequest(Struct, frozen=True):
+    """A call whose content has no bearing here."""
+
+
+class Empty(Struct, frozen=True):
+    """`{}`, the least that the engine takes for a yes."""
+
+
+class OperInfoResponse(Struct, frozen=True):
+    """The engine discards the content on Linux."""
+
+    value: dict[str, str] = field(name="Value", default_factory=dict)
+
+
+class ActivateResponse(Struct, frozen=True):
+    """The engine's handshake with a v1 plugin."""
+
+    implements: list[str] = field(name="Implements")
+
+
+class NetworkCapabilities(Struct, frozen=True):
+    """Networks of one host."""
+
+    scope: str = field(name="Scope", default="local")
+    connectivity_scope: str = field(name="ConnectivityScope", default="local")
+
+
+class GwAllocCheckResponse(Struct, frozen=True):
+    """Which families need no gateway address."""
+
+    skip_ipv4: bool = field(name="SkipIPv4", default=False)
+    skip_ipv6: bool = field(name="SkipIPv6", default=False)
+
+
+class IpamCapabilities(Struct, frozen=True):
+    """pynet has a store: it needs no replay at the engine's start."""
+
+    requires_mac_address: bool = field(name="RequiresMACAddress", default=False)
+    requires_request_replay: bool = field(name="RequiresRequestReplay", default=False)
+
+
+class AddressSpacesResponse(Struct, frozen=True):
+    """Names for local and global pools."""
+
+    local: str = field(name="LocalDefaultAddressSpace")
+    global_: str = field(name="GlobalDefaultAddressSpace")
+
+
+class RequestPoolRequest(Struct, frozen=True):
+    """`pool` empty asks for any; `sub_pool` is `--ip-range`."""
+
+    address_space: Text = field(name="AddressSpace")
+    pool: Text = field(name="Pool", default="")
+    sub_pool: Text = field(name="SubPool", default="")
+    options: dict[str, Any] | None = field(name="Options", default=None)
+    v6: bool = field(name="V6", default=False)
+
+
+class RequestPoolResponse(Struct, frozen=True):
+    """`pool_id` is all that later calls bring back."""
+
+    pool_id: str = field(name="PoolID")
+    pool: str = field(name="Pool")
+    data: dict[str, str] = field(name="Data", default_factory=dict)
+
+
+class PoolRequest(Struct, frozen=True):
+    """A pool, by id."""
+
+    pool_id: Text = field(name="PoolID")
+
+
+class RequestAddressRequest(PoolRequest, frozen=True):
+    """`address` empty asks for any."""
+
+    address: Text = field(name="Address", default="")
+    options: dict[str, Any] | None = field(name="Options", default=None)
+
+
+class RequestAddressResponse(Struct, frozen=True):
+    """The address with the pool's prefix length."""
+
+    address: str = field(name="Address")
+    data: dict[str, str] = field(name="Data", default_factory=dict)
+
+
+class ReleaseAddressRequest(PoolRequest, frozen=True):
+    """A bare address of a pool."""
+
+    address: Text = field(name="Address")
+
+
+class ErrorResponse(Struct, frozen=True):
+    """Network drivers' errors are read from `Err`, IPAM drivers' from either, by status."""
+
+    err: str = field(name="Err")
+    error: str = field(name="Error")
+
+
+def decode_request(body: bytes, kind: type[T]) -> T:
+    """Read a request.
+
+    Raises:
+        InvalidRequest: the body is empty (the engine's retry of a broken call: it must not count as
+            done), is not JSON, or has not the form of `kind`.
+    """
+    if not body:
+        raise InvalidRequest("empty request body: a broken call was retried without it; try again")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"malformed request: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"request body is not JSON: {error}") from None

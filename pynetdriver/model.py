@@ -1,0 +1,117 @@
+"""What pynet remembers: networks, endpoints, pools, leases, host settings. Plain frozen records."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from netaddr import IPAddress, IPNetwork
+
+#: creating: the engine never got a yes; ready: it did; deleting: it was told so and work may be left.
+Phase = Literal["creating", "ready", "deleting"]
+
+T = TypeVar("T")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row of the store; `phase` says what a restart has to do with it."""
+
+    phase: Phase = "ready"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a backend needs to know of the host, as it was when the network was made."""
+
+    #: MTU in bytes of the link that carries the default route.
+    uplink_mtu: int = 1500
+
+
+class Subnet(msgspec.Struct, frozen=True):
+    """A pool of a network with the address that the host takes in it."""
+
+    pool: IPNetwork
+    gateway: IPAddress | None = None
+
+
+class Network(Record, frozen=True, kw_only=True):
+    """One `docker network`; `options` is what the user typed after `-o`."""
+
+    id: str
+    backend: str
+    options: dict[str, str]
+    subnets: tuple[Subnet, ...]
+    internal: bool = False
+    facts: Facts = Facts()
+
+
+class PortMapping(msgspec.Struct, frozen=True):
+    """A published port, after a host port was chosen; 0.0.0.0 and :: mean all host addresses."""
+
+    protocol: str
+    host_address: IPAddress
+    host_port: int
+    port: int
+
+
+class Endpoint(Record, frozen=True, kw_only=True):
+    """One attachment of one container run to one network.
+
+    `mac_given` says that the engine named the MAC, which must then not be returned to it. `sandbox` is
+    the engine's key of the container's namespace while the endpoint is joined.
+    """
+
+    id: str
+    network_id: str
+    mac: str
+    mac_given: bool
+    address4: IPNetwork | None = None
+    address6: IPNetwork | None = None
+    ifname: str | None = None
+    sandbox: str | None = None
+    ports: tuple[PortMapping, ...] = ()
+
+
+class Pool(Record, frozen=True, kw_only=True):
+    """A range of addresses that the engine holds; `range` is `--ip-range`."""
+
+    id: str
+    space: str
+    subnet: IPNetwork
+    range: IPNetwork | None = None
+
+
+class Lease(Record, frozen=True, kw_only=True):
+    """An address of a pool. `released` is None while it is held, then a number that grows with time."""
+
+    pool_id: str
+    address: IPAddress
+    released: int | None = None
+
+
+class Setting(Record, frozen=True, kw_only=True):
+    """A host-wide sysctl that pynet changed, with what was there before."""
+
+    path: str
+    version: int
+    former: str
+    value: str
+
+
+def _encode(value: Any) -> str:
+    if isinstance(value, IPAddress | IPNetwork):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def _decode(kind: type, value: Any) -> Any:
+    return kind(value)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Write a record as JSON."""
+    return msgspec.json.encode(record, enc_hook=_encode)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Read back what `encode` wrote."""
+    return msgspec.json.decode(data, type=kind, dec_hook=_decode)

@@ -1,0 +1,129 @@
+"""Plans: what one network or endpoint wants to exist on this host, as data, in creation order.
+
+Objects are things in the kernel that pynet makes and removes; settings are host-wide switches that are
+counted and put back; intents are firewall wishes, not rules. Plans are pure: same records, same plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netaddr import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A bridge that pynet makes; its MAC is fixed so that ports coming and going do not change it."""
+
+    name: str
+    mac: str
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"link {self.name} type bridge mtu {self.mtu} address {self.mac}"
+
+
+@dataclass(frozen=True)
+class Veth:
+    """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both."""
+
+    name: str
+    peer: str
+    peer_mac: str
+    mtu: int
+    bridge: str
+    isolated: bool
+
+    def __str__(self) -> str:
+        isolated = " isolated" if self.isolated else ""
+        return f"link {self.name} type veth mtu {self.mtu} master {self.bridge}{isolated} peer {self.peer}"
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address of a link, e.g. 10.9.0.1/24."""
+
+    link: str
+    address: IPNetwork
+
+    def __str__(self) -> str:
+        return f"address {self.address} dev {self.link}"
+
+
+@dataclass(frozen=True)
+class LinkSysctl:
+    """A per-link switch under net/<family>/conf/<link>/; gone with the link."""
+
+    family: str
+    link: str
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"sysctl net.{self.family}.conf.{self.link}.{self.key} = {self.value}"
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """A host-wide switch: route packets of this IP version (4 or 6)."""
+
+    version: int
+
+    def __str__(self) -> str:
+        return f"forwarding ipv{self.version}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """How packets may cross the edge of one network, which is its `link` on the host.
+
+    `isolated` keeps its containers apart, `internal` keeps them in.
+    """
+
+    link: str
+    subnets: tuple[IPNetwork, ...]
+    masquerade: bool
+    internal: bool
+    isolated: bool
+
+    def __str__(self) -> str:
+        flags = {"internal": self.internal, "isolated": self.isolated, "masquerade": self.masquerade}
+        words = [word for word, holds in flags.items() if holds]
+        return f"segment {self.link} {' '.join([*map(str, self.subnets), *words])}"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A host port that leads into a container; an unspecified host address means all of the host's."""
+
+    protocol: str
+    host_address: IPAddress
+    host_port: int
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        host, container = bracketed(self.host_address), bracketed(self.address)
+        return f"publish {self.protocol} {host}:{self.host_port} -> {container}:{self.port}"
+
+
+Object = Bridge | Veth | Address | LinkSysctl
+Intent = Segment | Publication
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything one owner (`network:<id>` or `endpoint:<id>`) wants."""
+
+    owner: str
+    settings: tuple[Forwarding, ...] = ()
+    objects: tuple[Object, ...] = ()
+    intents: tuple[Intent, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])
+
+
+def bracketed(address: IPAddress) -> str:
+    """Write an address so that a port can follow it (RFC 3986, section 3.2.2)."""
+    return f"[{address}]" if address.version == 6 else str(address)

@@ -1,0 +1,30 @@
+"""What was answered, on disk: a few kinds of records behind one small interface.
+
+A later store on several hosts implements the same two calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Change:
+    """Put `data` under a key of a kind, or remove the key if `data` is None."""
+
+    kind: str
+    key: str
+    data: bytes | None
+
+
+class Store(Protocol):
+    """Records by kind and key."""
+
+    def load(self, kind: str) -> dict[str, bytes]:
+        """Read all records of a kind."""
+        ...
+
+    def write(self, *changes: Change) -> None:
+        """Carry out all changes or none; on return they survive a crash of process and machine."""
+        ...
