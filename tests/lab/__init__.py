@@ -11,7 +11,9 @@ Needs root. Nothing of the machine's own network, mounts or engine is touched.
 | roots   | root file systems of the engines, built once and kept              |
 | image   | the busybox image that every engine gets                           |
 | machine | a root file system, a mount and a pid namespace: all but the kernel |
+| cgroup  | the cgroups of a machine that is no more                           |
 | engine  | dockerd on such a machine, and its client                          |
 | lan     | a second machine beside an engine                                  |
 | daemon  | the plugin daemon under test                                       |
+| sweep   | what a killed test run has left                                    |
 """

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 from . import unix
-from .command import CommandFailed, LabError, Unavailable, run
+from .command import LabError, Unavailable, run
 from .image import busybox_image
 from .machine import Iptables, Machine
 from .netns import Namespace
@@ -186,6 +186,3 @@ def _root(version: str) -> Path:
     if not shutil.which("dockerd"):
         raise Unavailable("this machine has no dockerd of its own")
     return Path("/")
-
-
-__all__ = ["CommandFailed", "Engine", "Unavailable"]

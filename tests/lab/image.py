@@ -43,7 +43,7 @@ def busybox_image() -> Path:
 
 
 def _build(target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="pnlab-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pnimage-") as folder:
         debian, tree, archive = (Path(folder, name) for name in ("debian", "tree", "archive"))
         # "extract" unpacks busybox and libc and sets nothing up: two seconds.
         recipe = Recipe("bookworm", "", packages=("busybox",))

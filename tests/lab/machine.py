@@ -10,21 +10,17 @@ Layout of its folder on the host:
 | root    | /, mounted in the machine's namespace only   |
 """
 
-import contextlib
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from . import command
+from . import cgroup, command
 from .command import LabError
 from .netns import Namespace
-from .wait import eventually
 
 Iptables = Literal["nft", "legacy"]
 
 SCRIPT = Path(__file__).with_name("machine.sh")
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Machine:
@@ -84,7 +80,7 @@ class Machine:
         finally:
             self._init.kill()
             self._init = None
-        self._remove_cgroups()
+        cgroup.remove(self.cgroup, self.folder)
 
     def run(
         self,
@@ -118,20 +114,3 @@ class Machine:
             *("nsenter", f"--net={namespaces}/net", f"--mount={namespaces}/mnt"),
             *(f"--pid={namespaces}/pid_for_children", "--", *cmd),
         )
-
-    def _remove_cgroups(self) -> None:
-        eventually(lambda: not any([_remove_tree(tree) for tree in self._cgroup_trees()]))
-
-    def _cgroup_trees(self) -> Iterator[Path]:
-        # Version 2 has one tree, version 1 one for each controller.
-        yield from CGROUPS.glob(self.cgroup.lstrip("/"))
-        yield from CGROUPS.glob(f"*{self.cgroup}")
-
-
-def _remove_tree(cgroup: Path) -> bool:
-    """Try to remove a cgroup and those in it; true if it is still there."""
-    with contextlib.suppress(OSError):
-        # Deepest first. The files in a cgroup are the kernel's and don't count.
-        for folder in sorted(cgroup.glob("**/"), reverse=True):
-            folder.rmdir()
-    return cgroup.exists()

@@ -41,12 +41,12 @@ for name in iptables ip6tables; do
 done
 
 # Not chroot: `docker exec` would land in the host's own root.
-mkdir "$new/.old"
+mkdir "$new/.pnlab"
 cd "$new"
-pivot_root . .old
+pivot_root . .pnlab
 cd /
-umount -l /.old
-rmdir /.old
+umount -l /.pnlab
+rmdir /.pnlab
 
 # The shell is a good init while it waits: it collects every orphan. When the end of
 # the pipe goes, by whatever death of its holder, the kernel ends all that runs in here.

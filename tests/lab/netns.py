@@ -13,16 +13,23 @@ from typing import Any
 from . import command
 from .wait import eventually
 
+#: Begins the name of everything the lab makes; the maker's process id comes next.
+PREFIX = "pnlab-"
+FOLDER = Path("/run/netns")
+
 
 class Namespace:
     """A network namespace of its own, from `with` to the end of the block.
 
     `lo` is up and forwarding is off, whatever the machine's own settings are.
+
+    Args:
+        name: that of a namespace to take over and close; a new one makes its own.
     """
 
-    def __init__(self) -> None:
-        self.name = f"pnlab-{secrets.token_hex(3)}"
-        self.path = Path("/run/netns") / self.name
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}"
+        self.path = FOLDER / self.name
 
     def __enter__(self) -> "Namespace":
         command.run("ip", "netns", "add", self.name)
