@@ -22,6 +22,7 @@ class CommandFailed(LabError):
     def __init__(self, cmd: tuple[str, ...], outcome: str, stdout: str, stderr: str) -> None:
         super().__init__(f"{shlex.join(cmd)}: {outcome}\nstdout: {stdout}\nstderr: {stderr}")
         self.cmd = cmd
+        self.outcome = outcome
         self.stdout = stdout
         self.stderr = stderr
 

@@ -86,7 +86,9 @@ def debootstrap(target: Path, recipe: Recipe, *options: str) -> None:
             timeout_s=900)
         # fmt: on
     except CommandFailed as error:
-        raise Unavailable(f"mmdebstrap can't build {recipe.suite}: {error}") from error
+        # The first complaint is the cause; the whole is in the chained error.
+        said = next((line for line in error.stderr.splitlines() if line), error.outcome)
+        raise Unavailable(f"mmdebstrap can't build {recipe.suite}: {said}") from error
 
 
 def _build_root(recipe: Recipe, target: Path) -> None:
