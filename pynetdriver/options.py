@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from netaddr import AddrFormatError, IPAddress
 
@@ -93,7 +93,7 @@ def choice(*values: str) -> Kind:
     return Kind(parse, ", ".join(values))
 
 
-def address(version: int) -> Kind:
+def address(version: Literal[4, 6]) -> Kind:
     """Take a bare address of the given IP version."""
     return Kind(lambda text: IPAddress(text, version), f"an IPv{version} address")
 

@@ -120,6 +120,11 @@ class Plan:
     objects: tuple[Object, ...] = ()
     intents: tuple[Intent, ...] = ()
 
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Links that stay on the host while the endpoint lives: when one is gone, so is its sandbox."""
+        return tuple(one.name for one in self.objects if isinstance(one, Veth))
+
     def __str__(self) -> str:
         return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])
 

@@ -76,7 +76,5 @@ def backend_named(name: str) -> Backend:
 def owners_of(option: str) -> list[str]:
     """List the backends that know an option's name."""
     return [
-        name
-        for name in NAMES
-        if any(option in one.names for one in declared(backend_named(name).Options).values())
+        name for name in NAMES if any(option in one.names for one in declared(backend_named(name).Options).values())
     ]

@@ -90,9 +90,7 @@ def check(network: Network, networks: Mapping[str, Network], links: Collection[s
         )
     for other in networks.values():
         if _bridge(other) == _bridge(network):
-            raise Conflict(
-                f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name'
-            )
+            raise Conflict(f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name')
         for ours in network.subnets:
             for theirs in other.subnets:
                 if ours.pool in theirs.pool or theirs.pool in ours.pool:
@@ -145,9 +143,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     options = parse_options(Options, network.options)
     addresses = {net.version: net.ip for net in (endpoint.address4, endpoint.address6) if net is not None}
     publications: list[Intent] = [
-        Publication(
-            port.protocol, port.host_address, port.host_port, addresses[port.host_address.version], port.port
-        )
+        Publication(port.protocol, port.host_address, port.host_port, addresses[port.host_address.version], port.port)
         for port in endpoint.ports
     ]
     return Plan(

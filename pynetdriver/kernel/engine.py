@@ -50,9 +50,7 @@ class EngineChains:
                 for direction in _DIRECTIONS:
                     if not any(_is_ours(rule, direction) for rule in rules):
                         await _run(command, "-I", CHAIN, str(position), *_rule(direction))
-                        log.info(
-                            "forwarding allowed beside the engine's rules", command=command, rule=direction
-                        )
+                        log.info("forwarding allowed beside the engine's rules", command=command, rule=direction)
 
     async def disallow(self) -> None:
         """Remove the rules."""
@@ -64,14 +62,13 @@ class EngineChains:
 
     async def _commands(self) -> list[str]:
         """Find the iptables commands in whose tables the chain is, without making any table."""
-        return [
-            command
-            for family, legacy, command in (("ip", "ip", "iptables"), ("ip6", "ip6", "ip6tables"))
-            for command in (
-                *([f"{command}-nft"] if await asyncio.to_thread(self._in_nftables, family) else []),
-                *([f"{command}-legacy"] if _has_legacy_filter(legacy) else []),
-            )
-        ]
+        found = []
+        for family, command in (("ip", "iptables"), ("ip6", "ip6tables")):
+            if await asyncio.to_thread(self._in_nftables, family):
+                found.append(f"{command}-nft")
+            if _has_legacy_filter(family):
+                found.append(f"{command}-legacy")
+        return found
 
     def _in_nftables(self, family: str) -> bool:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from netaddr import IPAddress
@@ -17,6 +16,7 @@ from netaddr import IPAddress
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest
 from pynetdriver.model import PortMapping
 from pynetdriver.plan import bracketed
+from pynetdriver.portmap import PortRequest
 
 _SOCKETS = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
@@ -26,57 +26,52 @@ _SOCKETS = {
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-@dataclass(frozen=True)
-class PortRequest:
-    """A container port to publish on the same host port of every address, from `low` to `high`.
-
-    Both 0 means any ephemeral port.
-    """
-
-    protocol: str
-    host_addresses: tuple[IPAddress, ...]
-    low: int
-    high: int
-    port: int
-
-
 class HostPorts:
-    """All host ports that endpoints of pynet hold; `Key` is protocol, host address, port."""
+    """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
     def __init__(self) -> None:
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
-        self._held: dict[str, list[tuple[PortMapping, socket.socket | None]]] = {}
+        self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
 
     def hold(self, holder: str, requests: Iterable[PortRequest]) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
 
         Raises:
-            Conflict: a port is taken; the sentence says by whom where that can be known.
+            PortTaken: a port is in use; the sentence says by whom where that can be known.
             Exhausted: nothing in the range is free.
             InvalidRequest: the host does not have the address.
         """
-        before = len(self._held.setdefault(holder, []))
+        new: list[PortMapping] = []
         try:
             # Fixed ports first, so that a range does not choose what another entry names.
             for request in sorted(requests, key=lambda one: (one.low == 0, one.high - one.low)):
-                self._hold_one(holder, request)
+                new += self._hold_one(holder, request)
         except BaseException:
-            for mapping, bound in self._held[holder][before:]:
-                self._free(mapping, bound)
-            del self._held[holder][before:]
+            self.release(holder, new)
             raise
-        return tuple(mapping for mapping, _ in self._held[holder][before:])
+        return tuple(new)
 
-    def release(self, holder: str) -> None:
-        """Free everything that an endpoint holds."""
-        for mapping, bound in self._held.pop(holder, ()):
-            self._free(mapping, bound)
+    def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
+        """Free some of what an endpoint holds."""
+        held = self._held.get(holder, {})
+        for mapping in mappings:
+            bound = held.pop(mapping, None)
+            if bound is not None:
+                bound.close()
+            key = (mapping.protocol, mapping.host_port)
+            addresses = self._holders.get(key, {})
+            if addresses.get(mapping.host_address) == holder:
+                del addresses[mapping.host_address]
+            if not addresses:
+                self._holders.pop(key, None)
+        if not held:
+            self._held.pop(holder, None)
 
     def close(self) -> None:
         """Free everything."""
-        for holder in list(self._held):
-            self.release(holder)
+        for holder, held in list(self._held.items()):
+            self.release(holder, list(held))
 
     def holder_of(self, protocol: str, address: IPAddress, port: int) -> str | None:
         """Tell which endpoint holds a port on an address that overlaps the given one."""
@@ -85,7 +80,7 @@ class HostPorts:
                 return holder
         return None
 
-    def _hold_one(self, holder: str, request: PortRequest) -> None:
+    def _hold_one(self, holder: str, request: PortRequest) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
             bound: list[socket.socket | None] = []
@@ -100,17 +95,15 @@ class HostPorts:
                     raise
                 conflict = error
                 continue
+            held = self._held.setdefault(holder, {})
             for address, one in zip(request.host_addresses, bound, strict=True):
-                mapping = PortMapping(request.protocol, address, number, request.port)
+                held[PortMapping(request.protocol, address, number, request.port)] = one
                 self._holders.setdefault((request.protocol, number), {})[address] = holder
-                self._held[holder].append((mapping, one))
-            return
+            return [PortMapping(request.protocol, address, number, request.port) for address in request.host_addresses]
         if conflict is not None and request.low == request.high != 0:
             raise conflict
         low, high = (request.low, request.high) if request.low else _ephemeral_range()
-        raise Exhausted(
-            f"no free {request.protocol} host port from {low} to {high} for container port {request.port}"
-        )
+        raise Exhausted(f"no free {request.protocol} host port from {low} to {high} for container port {request.port}")
 
     def _candidates(self, request: PortRequest) -> Iterator[int]:
         if request.low:
@@ -128,7 +121,7 @@ class HostPorts:
         where = f"{bracketed(address)}:{number}/{protocol}"
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
-            raise PortTaken(f"host port {where} is taken by {holder}", holder)
+            raise PortTaken(f"host port {where} is taken by pynet's endpoint {holder[:12]}", holder)
         kind, number_of_protocol = _SOCKETS[protocol]
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         try:
@@ -143,23 +136,13 @@ class HostPorts:
         except OSError as error:
             bound.close()
             if error.errno == errno.EADDRINUSE:
-                raise PortTaken(
-                    f"host port {where} is taken by {_process_at(protocol, number)}", None
-                ) from None
+                raise PortTaken(f"host port {where} is taken by {_process_at(protocol, number)}", None) from None
             if error.errno == errno.EADDRNOTAVAIL:
                 raise InvalidRequest(
                     f"cannot publish on {where}: this host has no address {address}; publish on one that it has"
                 ) from None
             raise HostError.of(error.errno or errno.EIO, f"hold host port {where}") from error
         return bound
-
-    def _free(self, mapping: PortMapping, bound: socket.socket | None) -> None:
-        if bound is not None:
-            bound.close()
-        key = (mapping.protocol, mapping.host_port)
-        self._holders[key].pop(mapping.host_address)
-        if not self._holders[key]:
-            del self._holders[key]
 
 
 class PortTaken(Conflict):

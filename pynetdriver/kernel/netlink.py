@@ -11,7 +11,7 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -45,11 +45,24 @@ class Netlink:
         self._threads.shutdown()
         for one in self._sockets:
             one.close()
-        await self._netlink.close()
+        self._netlink.close()
 
     def links(self) -> set[str]:
         """List the names of this namespace's links; cheap even with thousands."""
         return {name for _, name in socket.if_nameindex()}
+
+    def is_missing(self, names: Iterable[str]) -> bool:
+        """Tell whether any of these links does not exist."""
+        return any(_index(name) is None for name in names)
+
+    async def is_in_use(self, name: str) -> bool:
+        """Tell whether a pair reaches into another namespace, or a bridge has ports; dumps all links."""
+        index = _index(name)
+        if index is None:
+            return False
+        if (await self._link(index)).get("link_netnsid") is not None:
+            return True
+        return any([link.get("master") == index async for link in await self._netlink.link("dump")])
 
     async def uplink_mtu(self) -> int | None:
         """Tell the MTU of the link that the default route uses, None without one."""

@@ -31,9 +31,7 @@ class Nftables:
         try:
             self._library = ctypes.CDLL("libnftables.so.1")
         except OSError:
-            raise HostError(
-                "libnftables.so.1 is missing; install the package libnftables1 (or nftables)"
-            ) from None
+            raise HostError("libnftables.so.1 is missing; install the package libnftables1 (or nftables)") from None
         self._library.nft_ctx_new.restype = ctypes.c_void_p
         self._library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
         self._library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p

@@ -12,27 +12,29 @@ rules however many there are. Nothing is read back: deltas come from what is kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Intent, Publication, Segment
 
 TABLE = "inet pynet"
 
+_MAPS = {
+    "publish4": "type inet_proto . inet_service : ipv4_addr . inet_service;",
+    "publish6": "type inet_proto . inet_service : ipv6_addr . inet_service;",
+    "publish4_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
+    "publish6_at": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
+    "to": "type ifname : verdict;",
+    "from": "type ifname : verdict;",
+    "leave4": "type ipv4_addr : verdict; flags interval;",
+    "leave6": "type ipv6_addr : verdict; flags interval;",
+}
+
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
 # accepts is let through there by one rule in DOCKER-USER. Packets to 127/8 that come from elsewhere are
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
-_SKELETON = f"""
-table {TABLE} {{
-  map publish4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-  map publish6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
-  map publish4_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
-  map publish6_at {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
-  map to {{ type ifname : verdict; }}
-  map from {{ type ifname : verdict; }}
-  map leave4 {{ type ipv4_addr : verdict; flags interval; }}
-  map leave6 {{ type ipv6_addr : verdict; flags interval; }}
-  set engine_bridges {{ type ifname; }}
+_CHAINS = f"""
   chain publish {{
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish6_at
@@ -72,13 +74,47 @@ table {TABLE} {{
     type filter hook input priority -10; policy accept;
     iifname vmap @from
   }}
-}}
 """
 
 
+@dataclass
+class Content:
+    """What intents put into the table: chains by name, map elements by map and key."""
+
+    chains: dict[str, list[str]] = field(default_factory=dict)
+    elements: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def add_element(self, into: str, key: str, data: str) -> None:
+        """Put one element."""
+        self.elements.setdefault(into, {})[key] = data
+
+
+def content(intents: Iterable[Intent]) -> Content:
+    """Say what intents come to."""
+    result = Content()
+    for intent in intents:
+        match intent:
+            case Publication():
+                _publish(result, intent)
+            case Segment():
+                _bound(result, intent)
+    return result
+
+
 def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
-    """Write the commands that replace the whole table, in one transaction."""
-    return clear() + _SKELETON + change((), intents) + change_bridges((), engine_bridges)
+    """Write the commands that replace the whole table, in one transaction.
+
+    One block with its elements inside: libnftables 1.0.6 sends elements of an interval map that stand in
+    commands of their own before the chains of a new table.
+    """
+    whole = content(intents)
+    lines = [
+        f"  map {name} {{ {kind} {_inline([f'{k} : {v}' for k, v in whole.elements.get(name, {}).items()])} }}"
+        for name, kind in _MAPS.items()
+    ]
+    lines.append(f"  set engine_bridges {{ type ifname; {_inline(_quoted(engine_bridges))} }}")
+    lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
+    return "\n".join([f"{clear()}table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
 
 
 def clear() -> str:
@@ -87,96 +123,71 @@ def clear() -> str:
 
 
 def change(old: Iterable[Intent], new: Iterable[Intent]) -> str:
-    """Write the commands that lead from one owner's old intents to its new ones."""
-    # Dicts rather than sets: the order stays that of the plan, so equal plans give equal text.
-    before, after = dict.fromkeys(old), dict.fromkeys(new)
-    gone = [intent for intent in before if intent not in after]
-    come = [intent for intent in after if intent not in before]
-    lines = _elements("delete", [one for one in gone if isinstance(one, Publication)])
-    for intent in gone:
-        if isinstance(intent, Segment):
-            lines += _without_segment(intent)
-    for intent in come:
-        if isinstance(intent, Segment):
-            lines += _with_segment(intent)
-    lines += _elements("add", [one for one in come if isinstance(one, Publication)])
+    """Write the commands that lead from one owner's old intents to its new ones; empty if none do."""
+    before, after = content(old), content(new)
+    lines = []
+    for into in _MAPS:
+        was, is_now = before.elements.get(into, {}), after.elements.get(into, {})
+        lines += _elements("delete", into, [key for key in was if is_now.get(key) != was[key]])
+    for name in before.chains:
+        if before.chains[name] != after.chains.get(name):
+            lines += [f"flush chain {TABLE} {name}", f"delete chain {TABLE} {name}"]
+    for name, rules in after.chains.items():
+        if rules != before.chains.get(name):
+            lines.append(f"add chain {TABLE} {name}")
+            lines += [f"add rule {TABLE} {name} {rule}" for rule in rules]
+    for into in _MAPS:
+        was, is_now = before.elements.get(into, {}), after.elements.get(into, {})
+        new_ones = [f"{key} : {data}" for key, data in is_now.items() if was.get(key) != data]
+        lines += _elements("add", into, new_ones)
     return "".join(f"{line}\n" for line in lines)
 
 
 def change_bridges(old: Iterable[str], new: Iterable[str]) -> str:
     """Write the commands that update the set of the engine's own bridges."""
     old, new = set(old), set(new)
-    return "".join(
-        f'{verb} element {TABLE} engine_bridges {{ "{name}" }}\n'
-        for verb, names in (("delete", old - new), ("add", new - old))
-        for name in sorted(names)
-    )
+    lines = _elements("delete", "engine_bridges", _quoted(old - new))
+    lines += _elements("add", "engine_bridges", _quoted(new - old))
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _elements(verb: str, publications: list[Publication]) -> list[str]:
-    maps: dict[str, list[str]] = {}
-    for one in publications:
-        version = one.host_address.version
-        key = f"{one.protocol} . {one.host_port}"
-        name = f"publish{version}"
-        if int(one.host_address) != 0:
-            key, name = f"{one.host_address} . {key}", f"{name}_at"
-        data = f" : {one.address} . {one.port}" if verb == "add" else ""
-        maps.setdefault(name, []).append(key + data)
-    return [f"{verb} element {TABLE} {name} {{ {', '.join(keys)} }}" for name, keys in maps.items()]
+def _publish(result: Content, one: Publication) -> None:
+    key, name = f"{one.protocol} . {one.host_port}", f"publish{one.host_address.version}"
+    if int(one.host_address) != 0:
+        key, name = f"{one.host_address} . {key}", f"{name}_at"
+    result.add_element(name, key, f"{one.address} . {one.port}")
 
 
-def _chains(segment: Segment) -> Mapping[str, list[str]]:
-    """The chains of a network, by the map that leads into them."""
+def _bound(result: Content, segment: Segment) -> None:
+    """Guard the edge of a network."""
     link = f'"{segment.link}"'
+    to, leave = f"to_{segment.link}", f"leave_{segment.link}"
+    among = f"iifname {link} {'drop' if segment.isolated else 'accept'}"
+    result.add_element("to", link, f"jump {to}")
     if segment.internal:
-        # On input the packet has no outgoing link: only addresses of this very link are let in.
-        return {
-            "to": ["drop"] if segment.isolated else [f"iifname {link} accept", "drop"],
-            "from": [
-                f"oifname {link} return",
-                "fib daddr . iif type { local, broadcast, multicast } return",
-                "drop",
-            ],
-        }
-    return {
-        "to": [
-            "ct status dnat accept",
-            f"iifname {link} {'drop' if segment.isolated else 'accept'}",
-            "drop",
-        ],
-        # A published port reached from inside its own network: the answer must come back this way.
-        "leave": [
-            f"oifname {link} ct status dnat masquerade",
-            f"oifname {link} return",
-            *(["masquerade"] if segment.masquerade else []),
-        ],
-    }
+        result.chains[to] = [among, "drop"]
+        # On input, where there is no outgoing link, only this link's own addresses are let in.
+        away = f"from_{segment.link}"
+        local = "fib daddr . iif type { local, broadcast, multicast } return"
+        result.chains[away] = [f"oifname {link} return", local, "drop"]
+        result.add_element("from", link, f"jump {away}")
+        return
+    result.chains[to] = ["ct status dnat accept", among, "drop"]
+    # A published port reached from inside its own network: the answer must come back this way.
+    result.chains[leave] = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
+    if segment.masquerade:
+        result.chains[leave].append("masquerade")
+    for subnet in segment.subnets:
+        result.add_element(f"leave{subnet.version}", str(subnet), f"jump {leave}")
 
 
-def _keys(segment: Segment, chain: str) -> list[tuple[str, str]]:
-    """The map elements that lead into a network's chain: map name and key."""
-    if chain == "leave":
-        return [(f"leave{subnet.version}", str(subnet)) for subnet in segment.subnets]
-    return [(chain, f'"{segment.link}"')]
+def _elements(verb: str, into: str, elements: list[str]) -> list[str]:
+    return [f"{verb} element {TABLE} {into} {{ {', '.join(elements)} }}"] if elements else []
 
 
-def _with_segment(segment: Segment) -> list[str]:
-    lines = []
-    for chain, rules in _chains(segment).items():
-        name = f"{chain}_{segment.link}"
-        lines.append(f"add chain {TABLE} {name}")
-        lines += [f"add rule {TABLE} {name} {rule}" for rule in rules]
-        lines += [
-            f"add element {TABLE} {into} {{ {key} : jump {name} }}" for into, key in _keys(segment, chain)
-        ]
-    return lines
+def _inline(elements: list[str]) -> str:
+    return f"elements = {{ {', '.join(elements)} }}" if elements else ""
 
 
-def _without_segment(segment: Segment) -> list[str]:
-    lines = []
-    for chain in _chains(segment):
-        name = f"{chain}_{segment.link}"
-        lines += [f"delete element {TABLE} {into} {{ {key} }}" for into, key in _keys(segment, chain)]
-        lines += [f"flush chain {TABLE} {name}", f"delete chain {TABLE} {name}"]
-    return lines
+def _quoted(names: Iterable[str]) -> list[str]:
+    return [f'"{name}"' for name in sorted(names)]

@@ -62,9 +62,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise HostError(
-            f"cannot read {path}: {error.strerror}; is that protocol enabled in the kernel?"
-        ) from error
+        raise HostError(f"cannot read {path}: {error.strerror}; is that protocol enabled in the kernel?") from error
 
 
 def _write(path: Path, value: str) -> None:

@@ -1,0 +1,183 @@
+"""The command `pynet`: reads settings, builds the objects once, passes them in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import click
+import structlog
+
+from pynetdriver import __version__
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.errors import PynetError
+from pynetdriver.ipam import IpamDriver, unique_local_prefix
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.engine import EngineChains
+from pynetdriver.kernel.firewall import NftablesFirewall
+from pynetdriver.kernel.hostport import HostPorts
+from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel.nftables import Nftables
+from pynetdriver.monitor import Monitor
+from pynetdriver.restore import restore
+from pynetdriver.server import Server, routes
+from pynetdriver.store.sqlite import SqliteStore
+
+log = structlog.get_logger()
+
+#: One daemon a network namespace: abstract sockets belong to it, so this name is held in it alone.
+_HOST_LOCK = "\0pynet"
+
+
+@click.group()
+@click.version_option(__version__, prog_name="pynet")
+def main() -> None:
+    """A network driver for Docker: docker network create -d pynet."""
+
+
+@main.command(context_settings={"auto_envvar_prefix": "PYNET"})
+@click.option(
+    "--socket",
+    "socket_path",
+    envvar="PYNET_SOCKET",
+    type=click.Path(path_type=Path),
+    default=Path("/run/docker/plugins/pynet.sock"),
+    show_default=True,
+    help="Where the engine looks for the driver.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=Path("/var/lib/pynet"),
+    show_default=True,
+    help="Where networks, endpoints and leases are kept.",
+)
+@click.option(
+    "--firewall",
+    type=click.Choice(["auto", "nftables"]),
+    default="auto",
+    show_default=True,
+    help="Which kernel interface holds pynet's rules; auto is nftables.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="The least severe messages to write.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people or for programs.",
+)
+def serve(socket_path: Path, state_dir: Path, firewall: str, log_level: str, log_format: str) -> None:
+    """Run the driver in the foreground.
+
+    Every flag has an environment twin: PYNET_SOCKET, PYNET_STATE_DIR and so on. SIGTERM and SIGINT finish
+    the calls in hand and leave links and rules in place.
+    """
+    _configure_log(log_level, log_format)
+    try:
+        asyncio.run(_serve(socket_path, state_dir))
+    except PynetError as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(socket_path: Path, state_dir: Path) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for every published port
+    store = SqliteStore(state_dir)
+    with _only_daemon(state_dir):
+        netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
+        kernel = Kernel(netlink, NftablesFirewall(Nftables()))
+        journal = Journal(store, kernel)
+        driver = NetworkDriver(journal, kernel, ports, chains)
+        ipam = IpamDriver(store, netlink.networks_in_use, unique_local_prefix(_machine_id()))
+        monitor = Monitor(journal, kernel, driver, chains)
+        server = Server(socket_path, routes(driver, ipam, monitor.engine_started))
+        await restore(journal, kernel, driver)
+        watching = asyncio.create_task(monitor.run())
+        await server.start()
+        _tell_service_manager("READY=1")
+        log.info("serving", socket=str(socket_path), version=__version__)
+        await stop.wait()
+        _tell_service_manager("STOPPING=1")
+        await server.stop()
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await netlink.close()
+        ports.close()
+        store.close()
+        log.info("stopped; links and rules stay in place")
+
+
+@contextlib.contextmanager
+def _only_daemon(state_dir: Path) -> Iterator[None]:
+    """Refuse to share the host's network or a state folder with another daemon."""
+    held: TextIO = (state_dir / "lock").open("w")
+    host = socket.socket(socket.AF_UNIX)
+    try:
+        host.bind(_HOST_LOCK)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise PynetError(
+            f"another pynet manages this host's network or uses {state_dir} already; stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        host.close()
+        held.close()
+
+
+def _machine_id() -> str:
+    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        with contextlib.suppress(OSError):
+            return path.read_text().strip()
+    return socket.gethostname()
+
+
+def _tell_service_manager(state: str) -> None:
+    """Speak sd_notify(3) if a service manager listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
+def _configure_log(level: str, form: str) -> None:
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    if form == "json":
+        processors.append(structlog.processors.JSONRenderer())
+    else:
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

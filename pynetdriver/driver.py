@@ -1,0 +1,411 @@
+"""NetworkDriver: what the engine asks for networks and endpoints, in the order in which things must happen.
+
+Checks and marks in memory come before the first `await`, so parallel calls see each other; a lock per id
+is for the same call arriving twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+from netaddr import EUI, AddrFormatError, IPAddress, IPNetwork, mac_unix_expanded
+
+from pynetdriver import messages as wire
+from pynetdriver.backends import DEFAULT, Backend, backend_named, owners_of
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.engine import EngineChains
+from pynetdriver.kernel.hostport import HostPorts, PortTaken
+from pynetdriver.model import Endpoint, Facts, Network, PortMapping, Subnet
+from pynetdriver.names import endpoint_mac
+from pynetdriver.options import link_name, parse_options
+from pynetdriver.plan import Plan
+from pynetdriver.pool import parse_network, parse_subnet
+from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
+
+log = structlog.get_logger()
+
+IFNAME_OPTION = "com.docker.network.endpoint.ifname"
+#: Keys under this are the engine's own, and more come with its versions.
+ENGINE_OPTIONS = "com.docker.network."
+
+
+class Locks:
+    """A lock per key, which exists while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def __call__(self, key: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+
+class NetworkDriver:
+    """Networks and endpoints, all in memory, all in the journal first."""
+
+    def __init__(self, journal: Journal, kernel: Kernel, ports: HostPorts, chains: EngineChains) -> None:
+        self._journal = journal
+        self._kernel = kernel
+        self._ports = ports
+        self._chains = chains
+        self._lock = Locks()
+        self.networks: dict[str, Network] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self._by_address: dict[tuple[str, IPAddress], str] = {}
+
+    # Networks
+
+    async def create_network(self, request: wire.CreateNetworkRequest) -> wire.Empty:
+        """Make a network; the same request again is answered again."""
+        network = requested_network(request)
+        backend = backend_named(network.backend)
+        async with self._lock(network.id):
+            known = self.networks.get(network.id)
+            if known is not None:
+                if replace(known, facts=network.facts) != network:
+                    raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
+                return wire.Empty()
+            uplink_mtu = await self._kernel.netlink.uplink_mtu()
+            if uplink_mtu is not None:
+                network = replace(network, facts=Facts(uplink_mtu))
+            backend.check(network, self.networks, self._kernel.netlink.links())
+            self.networks[network.id] = replace(network, phase="creating")
+            try:
+                await self._journal.create(network, backend.network_plan(network))
+            except BaseException:
+                del self.networks[network.id]
+                raise
+            self.networks[network.id] = network
+            await self._chains.allow()
+        return wire.Empty()
+
+    async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
+        """Remove a network and what the engine forgot to remove of it; an unknown one is gone already."""
+        async with self._lock(request.network_id):
+            network = self.networks.get(request.network_id)
+            if network is None:
+                return wire.Empty()
+            self.networks[network.id] = replace(network, phase="deleting")
+            for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
+                with suppress(PynetError):  # the journal tries again
+                    await self._delete_endpoint(endpoint.id)
+            try:
+                await self._journal.delete(network, self.network_plan(network))
+            finally:
+                del self.networks[network.id]
+            if not self.networks:
+                await self._chains.disallow()
+        return wire.Empty()
+
+    # Endpoints
+
+    async def create_endpoint(self, request: wire.CreateEndpointRequest) -> wire.CreateEndpointResponse:
+        """Make an endpoint's link; answers the MAC if the engine left it open."""
+        network = self._network(request.network_id)
+        endpoint = requested_endpoint(request, network)
+        answer = wire.EndpointInterface(mac_address="" if endpoint.mac_given else endpoint.mac)
+        async with self._lock(endpoint.id):
+            known = self.endpoints.get(endpoint.id)
+            if known is not None:
+                if replace(known, sandbox=None, ports=()) != endpoint:
+                    raise Conflict(f"endpoint {endpoint.id[:12]} exists already, made differently or being removed")
+                return wire.CreateEndpointResponse(answer)
+            for address in _addresses(endpoint):
+                await self._collect_if_dead(self._by_address.get((network.id, address)))
+            for address in _addresses(endpoint):
+                holder = self._by_address.get((network.id, address))
+                if holder is not None:
+                    raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of the same network")
+            self._network(network.id)
+            self._know(replace(endpoint, phase="creating"))
+            try:
+                await self._journal.create(endpoint, self.endpoint_plan(endpoint))
+            except BaseException:
+                self._forget(endpoint)
+                raise
+            self._know(endpoint)
+        return wire.CreateEndpointResponse(answer)
+
+    async def delete_endpoint(self, request: wire.EndpointRequest) -> wire.Empty:
+        """Remove an endpoint; an unknown one is gone already."""
+        await self._delete_endpoint(request.endpoint_id)
+        return wire.Empty()
+
+    async def oper_info(self, request: wire.EndpointRequest) -> wire.OperInfoResponse:
+        """Answer at once, whatever is asked: up to engine 27 an error here fails a container's start."""
+        return wire.OperInfoResponse()
+
+    async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
+        """Name the link to move into the sandbox, made again if it was lost since."""
+        async with self._lock(request.endpoint_id):
+            endpoint = self._endpoint(request)
+            if endpoint.sandbox not in (None, request.sandbox_key):
+                raise Conflict(f"endpoint {endpoint.id[:12]} is joined to another sandbox; leave that first")
+            network = self._network(endpoint.network_id)
+            plan = self.endpoint_plan(endpoint)
+            if self._kernel.netlink.is_missing(plan.anchors):
+                await self._kernel.apply_objects(plan)
+            if endpoint.sandbox is None:
+                endpoint = replace(endpoint, sandbox=request.sandbox_key)
+                self._journal.write(endpoint)
+                self._know(endpoint)
+        attachment = backend_named(network.backend).attachment(network, endpoint)
+        return wire.JoinResponse(
+            interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
+            gateway=str(attachment.gateway4 or ""),
+            gateway_ipv6=str(attachment.gateway6 or ""),
+            static_routes=list(attachment.routes),
+            # Without it the engine would add a second interface on a bridge of its own.
+            disable_gateway_service=not (attachment.gateway4 or attachment.gateway6),
+        )
+
+    async def leave(self, request: wire.EndpointRequest) -> wire.Empty:
+        """Forget the sandbox and unpublish; the link is still inside and goes with DeleteEndpoint."""
+        async with self._lock(request.endpoint_id):
+            endpoint = self.endpoints.get(request.endpoint_id)
+            if endpoint is not None and endpoint.phase == "ready" and (endpoint.sandbox or endpoint.ports):
+                await self._set_ports(endpoint, replace(endpoint, sandbox=None, ports=()))
+        return wire.Empty()
+
+    async def program(self, request: wire.ProgramRequest) -> wire.Empty:
+        """Publish the container's ports here, in place of what was published before."""
+        async with self._lock(request.endpoint_id):
+            endpoint = self._endpoint(request)
+            network = self._network(endpoint.network_id)
+            if network.internal:
+                return wire.Empty()
+            bindings = (request.options and request.options.port_map) or []
+            defaults = backend_named(network.backend).publish_addresses(network)
+            kept, wanted = split_satisfied(port_requests(bindings, endpoint, defaults), endpoint.ports)
+            new = await self._hold(endpoint, wanted)
+            try:
+                await self._set_ports(endpoint, replace(endpoint, ports=(*kept, *new)))
+            except BaseException:
+                self._ports.release(endpoint.id, new)
+                raise
+        return wire.Empty()
+
+    async def revoke(self, request: wire.EndpointRequest) -> wire.Empty:
+        """Unpublish; nothing published or an unknown endpoint is fine."""
+        async with self._lock(request.endpoint_id):
+            endpoint = self.endpoints.get(request.endpoint_id)
+            if endpoint is not None and endpoint.phase == "ready" and endpoint.ports:
+                await self._set_ports(endpoint, replace(endpoint, ports=()))
+        return wire.Empty()
+
+    # What the host knows and the engine does not say
+
+    async def collect_dead(self) -> None:
+        """Remove endpoints whose link went with its sandbox without a word from the engine."""
+        links = self._kernel.netlink.links()
+        for endpoint in list(self.endpoints.values()):
+            if endpoint.phase == "ready" and not links.issuperset(self.endpoint_plan(endpoint).anchors):
+                log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
+                await self._delete_endpoint(endpoint.id)
+
+    def network_plan(self, network: Network) -> Plan:
+        """Tell what a network wants."""
+        return self._backend(network).network_plan(network)
+
+    def endpoint_plan(self, endpoint: Endpoint) -> Plan:
+        """Tell what an endpoint wants."""
+        network = self.networks[endpoint.network_id]
+        return self._backend(network).endpoint_plan(network, endpoint)
+
+    def restore(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
+        """Take up networks and endpoints of an earlier process."""
+        self.networks = {one.id: one for one in networks}
+        for endpoint in endpoints:
+            self._know(endpoint)
+
+    def drop(self, record: Network | Endpoint) -> None:
+        """Forget what is being removed by others."""
+        if isinstance(record, Network):
+            self.networks.pop(record.id, None)
+        else:
+            self._forget(record)
+
+    def restore_ports(self, endpoint: Endpoint) -> None:
+        """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
+        for mapping in endpoint.ports:
+            request = PortRequest(
+                mapping.protocol, (mapping.host_address,), mapping.host_port, mapping.host_port, mapping.port
+            )
+            try:
+                self._ports.hold(endpoint.id, [request])
+            except PynetError as error:
+                log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
+
+    async def _delete_endpoint(self, endpoint_id: str) -> None:
+        async with self._lock(endpoint_id):
+            endpoint = self.endpoints.get(endpoint_id)
+            if endpoint is None:
+                return
+            self._know(replace(endpoint, phase="deleting"))
+            try:
+                await self._journal.delete(endpoint, self.endpoint_plan(endpoint))
+            finally:
+                self._ports.release(endpoint.id, endpoint.ports)
+                self._forget(endpoint)
+
+    async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
+        await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
+        self._know(endpoint)
+        self._ports.release(endpoint.id, [one for one in former.ports if one not in endpoint.ports])
+
+    async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest]) -> tuple[PortMapping, ...]:
+        while True:
+            try:
+                return self._ports.hold(endpoint.id, wanted)
+            except PortTaken as taken:
+                if taken.holder == endpoint.id or not await self._collect_if_dead(taken.holder):
+                    raise
+
+    async def _collect_if_dead(self, endpoint_id: str | None) -> bool:
+        """Remove an endpoint that only we still know of: after a crash the engine does not say so."""
+        endpoint = self.endpoints.get(endpoint_id or "")
+        if endpoint is None or endpoint.phase != "ready":
+            return False
+        if not self._kernel.netlink.is_missing(self.endpoint_plan(endpoint).anchors):
+            return False
+        await self._delete_endpoint(endpoint.id)
+        return True
+
+    def _know(self, endpoint: Endpoint) -> None:
+        self.endpoints[endpoint.id] = endpoint
+        for address in _addresses(endpoint):
+            self._by_address[endpoint.network_id, address] = endpoint.id
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        self.endpoints.pop(endpoint.id, None)
+        for address in _addresses(endpoint):
+            self._by_address.pop((endpoint.network_id, address), None)
+
+    def _network(self, network_id: str) -> Network:
+        network = self.networks.get(network_id)
+        if network is None:
+            raise InvalidRequest(f"network {network_id[:12]} is not known to pynet; remove it and create it again")
+        if network.phase != "ready":
+            raise Conflict(f"network {network_id[:12]} is being made or removed")
+        return network
+
+    def _endpoint(self, request: wire.EndpointRequest) -> Endpoint:
+        endpoint = self.endpoints.get(request.endpoint_id)
+        if endpoint is None or endpoint.network_id != request.network_id:
+            raise InvalidRequest(
+                f"endpoint {request.endpoint_id[:12]} is not known on network {request.network_id[:12]};"
+                " start the container again"
+            )
+        if endpoint.phase != "ready":
+            raise Conflict(f"endpoint {endpoint.id[:12]} is being made or removed")
+        return endpoint
+
+    @staticmethod
+    def _backend(network: Network) -> Backend:
+        return backend_named(network.backend)
+
+
+def requested_network(request: wire.CreateNetworkRequest) -> Network:
+    """Read a request for a network, its options checked. Raises InvalidRequest."""
+    given = request.options or wire.NetworkOptions()
+    typed = dict(given.generic or {})
+    name = typed.pop("backend", DEFAULT)
+    backend = backend_named(name)
+    for key in typed:
+        owners = owners_of(key)
+        if owners and name not in owners:
+            raise InvalidOption(f'option "{key}" belongs to backend {" and ".join(owners)}, not to {name}')
+    parse_options(backend.Options, typed)
+    subnets = []
+    for version, data in ((4, request.ipv4_data), (6, request.ipv6_data)):
+        for one in data or []:
+            pool = parse_subnet(one.pool, "subnet")
+            if pool.version != version:
+                raise InvalidRequest(f"subnet {pool} is not an IPv{version} subnet")
+            if pool.prefixlen == 0:
+                continue  # the engine's null IPAM: no addresses
+            gateway = parse_network(one.gateway, "gateway") if one.gateway else None
+            subnets.append(Subnet(pool, gateway.ip if gateway else None))
+    return Network(
+        id=request.network_id,
+        backend=name,
+        options=typed,
+        subnets=tuple(subnets),
+        internal=given.internal,
+    )
+
+
+def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) -> Endpoint:
+    """Read a request for an endpoint of a network. Raises InvalidRequest."""
+    interface = request.interface or wire.EndpointInterface()
+    address4 = _endpoint_address(interface.address, 4, network)
+    address6 = _endpoint_address(interface.address_ipv6, 6, network)
+    given_mac = _parse_mac(interface.mac_address) if interface.mac_address else None
+    return Endpoint(
+        id=request.endpoint_id,
+        network_id=network.id,
+        mac=given_mac or endpoint_mac(request.endpoint_id, address4.ip if address4 else None),
+        mac_given=given_mac is not None,
+        address4=address4,
+        address6=address6,
+        ifname=_endpoint_options(request.options or {}),
+    )
+
+
+def _endpoint_options(options: dict[str, Any]) -> str | None:
+    for name in options:
+        if not name.startswith(ENGINE_OPTIONS):
+            raise InvalidOption.unknown(name, [IFNAME_OPTION], "endpoint option")
+    ifname = options.get(IFNAME_OPTION)
+    if ifname is None:
+        return None
+    try:
+        return str(link_name.parse(str(ifname)))
+    except ValueError:
+        raise InvalidOption.value(IFNAME_OPTION, str(ifname), link_name.allowed) from None
+
+
+def _endpoint_address(text: str, version: int, network: Network) -> IPNetwork | None:
+    if not text:
+        return None
+    address = parse_network(text, "address")
+    if address.version != version:
+        raise InvalidRequest(f"address {text} is not an IPv{version} address")
+    for subnet in network.subnets:
+        if address.ip in subnet.pool:
+            if address.ip == subnet.gateway:
+                raise Conflict(f"address {address.ip} is the gateway of network {network.id[:12]}; choose another")
+            return address
+    pools = ", ".join(str(one.pool) for one in network.subnets if one.pool.version == version) or "none"
+    raise InvalidRequest(f"address {address.ip} is outside the network's IPv{version} subnets ({pools})")
+
+
+def _parse_mac(text: str) -> str:
+    try:
+        mac = EUI(text, version=48, dialect=mac_unix_expanded)
+    except (AddrFormatError, ValueError):
+        raise InvalidRequest(f'MAC address "{text[:64]}" is not of the form 02:42:0a:09:00:02') from None
+    if int(mac) == 0 or mac.words[0] & 1:
+        raise InvalidRequest(f"MAC address {mac} is not one of a single interface; its first byte must be even")
+    return str(mac)
+
+
+def _addresses(endpoint: Endpoint) -> list[IPAddress]:
+    return [one.ip for one in (endpoint.address4, endpoint.address6) if one is not None]

@@ -1,0 +1,151 @@
+"""IpamDriver: pools and addresses, in memory, in the store before the answer.
+
+Nothing here waits except for the host's routes, so calls need no locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from hashlib import sha256
+from typing import Any
+
+from msgspec.structs import replace
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver import messages as wire
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
+from pynetdriver.model import Lease, Pool, decode, encode
+from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
+from pynetdriver.store import Change, Store
+
+LOCAL_SPACE = "pynet-local"
+GLOBAL_SPACE = "pynet-global"
+#: The engine's own IPAM options start with this.
+ENGINE_OPTIONS = "com.docker.network."
+
+
+class IpamDriver:
+    """The pools that the engine holds, and who has what in them."""
+
+    def __init__(
+        self, store: Store, networks_in_use: Callable[[], Awaitable[list[IPNetwork]]], pool6: IPNetwork
+    ) -> None:
+        """Take up the stored pools.
+
+        Args:
+            networks_in_use: lists what the host has routes to or addresses in.
+            pool6: where IPv6 pools come from when none is asked for, a /48 of this host's own.
+        """
+        self._store = store
+        self._networks_in_use = networks_in_use
+        self._pool6 = pool6
+        self._pools = {key: decode(data, Pool) for key, data in store.load("pool").items()}
+        self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
+        leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
+        self._releases = 0
+        for data in store.load("lease").values():
+            lease = decode(data, Lease)
+            leases[lease.pool_id].append(lease)
+            self._releases = max(self._releases, lease.released or 0)
+        for key, found in leases.items():
+            self._allocators[key].restore(
+                held=[one.address for one in found if one.released is None],
+                released=[
+                    one.address for one in sorted(found, key=lambda one: one.released or 0) if one.released is not None
+                ],
+            )
+
+    async def address_spaces(self) -> wire.AddressSpacesResponse:
+        """Name the address spaces; two names, or the engine stops checking for overlaps."""
+        return wire.AddressSpacesResponse(LOCAL_SPACE, GLOBAL_SPACE)
+
+    async def request_pool(self, request: wire.RequestPoolRequest) -> wire.RequestPoolResponse:
+        """Hold the pool that was asked for, or one that overlaps nothing.
+
+        The engine asks again, keeping the first, when it dislikes a pool, so each answer differs.
+        """
+        if request.address_space not in (LOCAL_SPACE, GLOBAL_SPACE):
+            raise InvalidRequest(f'address space "{request.address_space}" is not one of pynet\'s')
+        _refuse_options(request.options or {})
+        version = 6 if request.v6 else 4
+        if not request.pool and request.sub_pool:
+            raise InvalidRequest("--ip-range needs a --subnet that it is a part of")
+        if request.pool:
+            subnet = parse_subnet(request.pool, "subnet")
+            if subnet.version != version:
+                raise InvalidRequest(f"subnet {subnet} is not an IPv{version} subnet")
+        else:
+            in_use = await self._networks_in_use()
+            held = [pool.subnet for pool in self._pools.values()]
+            subnet = free_pool(version, POOLS4 if version == 4 else [self._pool6], [*in_use, *held])
+        within = parse_subnet(request.sub_pool, "IP range") if request.sub_pool else None
+        if within is not None and within not in subnet:
+            raise InvalidRequest(f"IP range {within} is not within subnet {subnet}")
+        for other in self._pools.values():
+            if other.space == request.address_space and overlap(other.subnet, subnet):
+                raise Conflict(f"subnet {subnet} overlaps {other.subnet}, which another network holds; choose another")
+        parts = [request.address_space, str(subnet), *([str(within)] if within else [])]
+        pool = Pool(id="/".join(parts), space=request.address_space, subnet=subnet, range=within)
+        self._store.write(Change("pool", pool.id, encode(pool)))
+        self._pools[pool.id] = pool
+        self._allocators[pool.id] = Allocator(subnet, within)
+        return wire.RequestPoolResponse(pool.id, str(subnet))
+
+    async def release_pool(self, request: wire.PoolRequest) -> wire.Empty:
+        """Let a pool go with all its addresses; an unknown one is gone already."""
+        if request.pool_id in self._pools:
+            prefix = f"{request.pool_id} "
+            leases = [key for key in self._store.load("lease") if key.startswith(prefix)]
+            self._store.write(*(Change("lease", key, None) for key in leases), Change("pool", request.pool_id, None))
+            del self._pools[request.pool_id], self._allocators[request.pool_id]
+        return wire.Empty()
+
+    async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
+        """Hold the address that was asked for, or the next free one."""
+        pool = self._pools.get(request.pool_id)
+        if pool is None:
+            raise InvalidRequest(f'pool "{request.pool_id[:64]}" is not known to pynet; create the network again')
+        wanted = parse_address(request.address, "address") if request.address else None
+        allocator = self._allocators[pool.id]
+        address = allocator.take(wanted)
+        try:
+            self._store.write(_lease(Lease(pool_id=pool.id, address=address)))
+        except BaseException:
+            allocator.give_back(address)
+            raise
+        return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
+
+    async def release_address(self, request: wire.ReleaseAddressRequest) -> wire.Empty:
+        """Let an address go; it is the last to be given again. One that is not held is fine."""
+        allocator = self._allocators.get(request.pool_id)
+        if allocator is None:
+            return wire.Empty()
+        address = parse_address(request.address, "address")
+        if allocator.holds(address):
+            self._releases += 1
+            lease = Lease(pool_id=request.pool_id, address=address, released=self._releases)
+            self._store.write(_lease(lease))
+            forgotten = allocator.give_back(address)
+            if forgotten is not None:
+                self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
+        return wire.Empty()
+
+
+def _lease(lease: Lease) -> Change:
+    return Change("lease", _key(lease), encode(lease))
+
+
+def _key(lease: Lease) -> str:
+    return f"{lease.pool_id} {lease.address}"
+
+
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if not name.startswith(ENGINE_OPTIONS):
+            raise InvalidOption.unknown(name, [], "IPAM option")
+
+
+def unique_local_prefix(seed: str) -> IPNetwork:
+    """Derive this host's own /48 of fd00::/8 (RFC 4193, section 3.2) from something that stays the same."""
+    global_id = int.from_bytes(sha256(b"pynet " + seed.encode()).digest()[:5])
+    return IPNetwork(f"{IPAddress((0xFD << 120) | (global_id << 80), 6)}/48")

@@ -1,0 +1,123 @@
+"""Nothing lost: a record is written before the kernel is touched and after, so a crash at any instant
+leaves a row that says what to do. Creation, restart and repair are the same `apply`; undoing is derived
+from the plan and exists once, here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from msgspec.structs import replace
+
+from pynetdriver.errors import PynetError
+from pynetdriver.kernel import Kernel, sysctl
+from pynetdriver.kernel.engine import engine_bridges
+from pynetdriver.model import Endpoint, Network, Setting, decode, encode
+from pynetdriver.plan import Plan
+from pynetdriver.store import Change, Store
+
+log = structlog.get_logger()
+
+Subject = Network | Endpoint
+
+
+class Journal:
+    """Carries plans out so that store and kernel agree."""
+
+    def __init__(self, store: Store, kernel: Kernel) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._settings = {key: decode(data, Setting) for key, data in store.load("setting").items()}
+        #: Owners by IP version that need the host to forward it.
+        self._forwarding: dict[int, set[str]] = {4: set(), 6: set()}
+        #: Removals that failed; the monitor tries them again.
+        self.unfinished: dict[str, tuple[Subject, Plan]] = {}
+
+    async def create(self, record: Subject, plan: Plan) -> None:
+        """Make what the plan names; on any failure, cancellation too, everything is as before."""
+        self.write(replace(record, phase="creating"))
+        try:
+            self.use_settings(plan)
+            await self._kernel.apply(plan)
+            self.write(replace(record, phase="ready"))
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
+            raise
+
+    async def _undo(self, record: Subject, plan: Plan) -> None:
+        try:
+            await self.delete(record, plan)
+        except PynetError as error:
+            log.error("could not undo a failed call; trying again later", owner=plan.owner, error=str(error))
+
+    async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
+        """Replace an endpoint's record and intents; on any failure both are as before."""
+        self.write(record)
+        try:
+            await self._kernel.firewall.set(plan.owner, plan.intents)
+        except BaseException:
+            self.write(former)
+            await asyncio.shield(asyncio.ensure_future(self._kernel.firewall.set(plan.owner, former_plan.intents)))
+            raise
+
+    async def delete(self, record: Subject, plan: Plan) -> None:
+        """Remove what the plan names and then the record; what fails is tried again later.
+
+        Raises:
+            PynetError: something is left; the record stays, as *deleting*.
+        """
+        self.write(replace(record, phase="deleting"))
+        try:
+            await self._kernel.remove(plan)
+            self._release_settings(plan)
+            self._store.write(Change(_kind(record), record.id, None))
+        except BaseException:
+            self.unfinished[plan.owner] = (record, plan)
+            raise
+        self.unfinished.pop(plan.owner, None)
+
+    async def retry(self) -> None:
+        """Try again what could not be removed."""
+        for record, plan in list(self.unfinished.values()):
+            try:
+                await self.delete(record, plan)
+            except PynetError as error:
+                log.warning("removal failed again", owner=plan.owner, error=str(error))
+
+    def write(self, record: Subject) -> None:
+        """Put a record as it is."""
+        self._store.write(Change(_kind(record), record.id, encode(record)))
+
+    def load(self) -> tuple[list[Network], list[Endpoint]]:
+        """Read all networks and endpoints."""
+        return (
+            [decode(data, Network) for data in self._store.load("network").values()],
+            [decode(data, Endpoint) for data in self._store.load("endpoint").values()],
+        )
+
+    def use_settings(self, plan: Plan) -> None:
+        """Turn on the host-wide switches that a plan needs, remembering what was there before."""
+        for setting in plan.settings:
+            self._forwarding[setting.version].add(plan.owner)
+            for needed in sysctl.needed(setting):
+                # The first former value is the host's own: a later one may be what a crash left.
+                if needed.path not in self._settings:
+                    self._settings[needed.path] = needed
+                    self._store.write(Change("setting", needed.path, encode(needed)))
+                sysctl.change(needed)
+
+    def _release_settings(self, plan: Plan) -> None:
+        for version in (4, 6):
+            self._forwarding[version].discard(plan.owner)
+        # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
+        in_use = bool(engine_bridges(self._kernel.netlink.links()))
+        for setting in list(self._settings.values())[::-1]:
+            if not self._forwarding[setting.version] and not in_use:
+                sysctl.put_back(setting)
+                del self._settings[setting.path]
+                self._store.write(Change("setting", setting.path, None))
+
+
+def _kind(record: Subject) -> str:
+    return "network" if isinstance(record, Network) else "endpoint"

@@ -1,0 +1,87 @@
+"""At start: store and kernel are compared and made to match, without touching traffic that flows.
+
+*ready* is ensured again, *creating* is removed (the engine never got a yes), *deleting* is finished,
+endpoints whose link went with its sandbox are dropped, and links that bear pynet's names but have no
+record are collected, unless a container uses them. A failure in one place stops nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import structlog
+
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.errors import PynetError
+from pynetdriver.journal import Journal, Subject
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.engine import engine_bridges
+from pynetdriver.model import Endpoint
+from pynetdriver.names import PREFIX_LENGTH
+from pynetdriver.plan import Plan
+
+log = structlog.get_logger()
+
+_OUR_NAMES = re.compile(rf"pn-[0-9a-z]{{{PREFIX_LENGTH}}}|pn[hc][0-9a-z]{{{PREFIX_LENGTH}}}")
+
+
+async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> None:
+    """Bring the kernel to what the store says, and the driver to know it."""
+    networks, endpoints = journal.load()
+    known = {one.id for one in networks}
+    driver.restore(networks, [one for one in endpoints if one.network_id in known])
+    links = kernel.netlink.links()
+    plans: dict[str, Plan] = {}
+    unwanted: list[tuple[Subject, Plan]] = []
+    for network in networks:
+        plan = driver.network_plan(network)
+        if network.phase == "ready":
+            plans[plan.owner] = plan
+        else:
+            unwanted.append((network, plan))
+    for endpoint in driver.endpoints.values():
+        plan = driver.endpoint_plan(endpoint)
+        if endpoint.phase == "ready" and links.issuperset(plan.anchors):
+            plans[plan.owner] = plan
+            driver.restore_ports(endpoint)
+        else:
+            unwanted.append((endpoint, plan))
+    for plan in plans.values():
+        try:
+            journal.use_settings(plan)
+            await kernel.apply_objects(plan)
+        except PynetError as error:
+            log.error("could not restore", owner=plan.owner, error=str(error))
+    await kernel.firewall.set_engine_bridges(engine_bridges(links))
+    await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
+    for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
+        await _drop(journal, driver, record, plan)
+    await _collect(kernel, plans.values())
+    log.info("restored", networks=len(driver.networks), endpoints=len(driver.endpoints))
+
+
+async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: Plan) -> None:
+    log.info("removing what is left", owner=plan.owner, phase=record.phase)
+    try:
+        await journal.delete(record, plan)
+    except PynetError as error:
+        log.error("could not remove; trying again later", owner=plan.owner, error=str(error))
+    driver.drop(record)
+
+
+async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
+    """Remove links of ours that no plan names; a link whose other end is in a container is in use."""
+    wanted = {name for plan in plans for one in plan.objects for name in _names(one)}
+    for name in sorted(kernel.netlink.links() - wanted, reverse=True):
+        if not _OUR_NAMES.fullmatch(name):
+            continue
+        if await kernel.netlink.is_in_use(name):
+            log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
+        else:
+            log.info("removing a link that nothing names", link=name)
+            await kernel.netlink.remove_link(name)
+
+
+def _names(one: object) -> list[str]:
+    return [name for name in (getattr(one, "name", None), getattr(one, "peer", None)) if name]

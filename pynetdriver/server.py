@@ -1,0 +1,204 @@
+"""The plugin's socket: HTTP in, one handler, JSON out. The only place that knows aiohttp.
+
+Rules of the wire are those of libnetwork's remote driver: bodies are JSON whatever the headers say, only
+status 200 with a JSON body is a yes, an unknown path is 404, an error carries its text under both `Err`
+and `Error`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from pynetdriver import messages as wire
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.errors import InvalidRequest, Overdue, PynetError
+from pynetdriver.ipam import IpamDriver
+
+log = structlog.get_logger()
+
+CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
+#: The engine itself waits without end for a v1 plugin.
+DEADLINE_S = 15.0
+#: The engine keeps idle connections; one closed by us as it writes costs it a retry without the body.
+KEEPALIVE_S = 24 * 3600.0
+MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method of the protocol: the form of its request (None if it has no body), and who answers."""
+
+    request: type[Any] | None
+    handler: Callable[..., Awaitable[Any]]
+
+
+def routes(network: NetworkDriver, ipam: IpamDriver, engine_started: Callable[[], None]) -> dict[str, Route]:
+    """The whole protocol; `engine_started` is called when an engine introduces itself."""
+
+    async def activate() -> wire.ActivateResponse:
+        engine_started()
+        return wire.ActivateResponse(["NetworkDriver", "IpamDriver"])
+
+    async def network_capabilities() -> wire.NetworkCapabilities:
+        engine_started()
+        return wire.NetworkCapabilities()
+
+    async def ipam_capabilities() -> wire.IpamCapabilities:
+        return wire.IpamCapabilities()
+
+    async def gateway_check(request: wire.AnyRequest) -> wire.GwAllocCheckResponse:
+        return wire.GwAllocCheckResponse()
+
+    async def discover(request: wire.AnyRequest) -> wire.Empty:
+        return wire.Empty()
+
+    async def allocate(request: wire.NetworkRequest) -> wire.Empty:
+        raise InvalidRequest("pynet networks live on one host; create this one without --scope swarm")
+
+    async def free(request: wire.NetworkRequest) -> wire.Empty:
+        return wire.Empty()
+
+    return {
+        "/Plugin.Activate": Route(None, activate),
+        "/NetworkDriver.GetCapabilities": Route(None, network_capabilities),
+        "/NetworkDriver.GwAllocCheck": Route(wire.AnyRequest, gateway_check),
+        "/NetworkDriver.AllocateNetwork": Route(wire.NetworkRequest, allocate),
+        "/NetworkDriver.FreeNetwork": Route(wire.NetworkRequest, free),
+        "/NetworkDriver.CreateNetwork": Route(wire.CreateNetworkRequest, network.create_network),
+        "/NetworkDriver.DeleteNetwork": Route(wire.NetworkRequest, network.delete_network),
+        "/NetworkDriver.CreateEndpoint": Route(wire.CreateEndpointRequest, network.create_endpoint),
+        "/NetworkDriver.DeleteEndpoint": Route(wire.EndpointRequest, network.delete_endpoint),
+        "/NetworkDriver.EndpointOperInfo": Route(wire.EndpointRequest, network.oper_info),
+        "/NetworkDriver.Join": Route(wire.JoinRequest, network.join),
+        "/NetworkDriver.Leave": Route(wire.EndpointRequest, network.leave),
+        "/NetworkDriver.ProgramExternalConnectivity": Route(wire.ProgramRequest, network.program),
+        "/NetworkDriver.RevokeExternalConnectivity": Route(wire.EndpointRequest, network.revoke),
+        "/NetworkDriver.DiscoverNew": Route(wire.AnyRequest, discover),
+        "/NetworkDriver.DiscoverDelete": Route(wire.AnyRequest, discover),
+        "/IpamDriver.GetCapabilities": Route(None, ipam_capabilities),
+        "/IpamDriver.GetDefaultAddressSpaces": Route(None, ipam.address_spaces),
+        "/IpamDriver.RequestPool": Route(wire.RequestPoolRequest, ipam.request_pool),
+        "/IpamDriver.ReleasePool": Route(wire.PoolRequest, ipam.release_pool),
+        "/IpamDriver.RequestAddress": Route(wire.RequestAddressRequest, ipam.request_address),
+        "/IpamDriver.ReleaseAddress": Route(wire.ReleaseAddressRequest, ipam.release_address),
+    }
+
+
+class Server:
+    """Serves the routes on a Unix socket that only root can open."""
+
+    def __init__(self, path: Path, table: dict[str, Route], deadline_s: float = DEADLINE_S) -> None:
+        self._path = path
+        self._table = table
+        self._deadline_s = deadline_s
+        application = web.Application(client_max_size=MAXIMUM_BODY_BYTES)
+        application.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(
+            application, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=deadline_s + 5
+        )
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            PynetError: the path is in use, or is something else than a socket.
+        """
+        _clear_stale_socket(self._path)
+        await self._runner.setup()
+        former = os.umask(0o177)
+        try:
+            await web.UnixSite(self._runner, str(self._path)).start()
+        except OSError as error:
+            raise PynetError(f"cannot listen on {self._path}: {error}") from error
+        finally:
+            os.umask(former)
+
+    async def stop(self) -> None:
+        """Take no more calls, finish those in hand, remove the socket."""
+        await self._runner.cleanup()
+        self._path.unlink(missing_ok=True)
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        route = self._table.get(request.path) if request.method == "POST" else None
+        if route is None:
+            return _answer(404, _error(f"pynet has no method {request.path[:64]}"))
+        started = time.perf_counter()
+        body = b""
+        try:
+            body = await request.read()
+            async with asyncio.timeout(self._deadline_s):
+                if route.request is None:
+                    result = await route.handler()
+                else:
+                    result = await route.handler(wire.decode_request(body, route.request))
+            status, answer = 200, result
+        except TimeoutError:
+            overdue = Overdue(f"not done within {self._deadline_s:g} s, so it was undone; see pynet's log")
+            status, answer = overdue.status, _error(str(overdue))
+        except PynetError as error:
+            status, answer = error.status, _error(str(error))
+        except web.HTTPException as error:
+            status, answer = error.status, _error(str(error.reason))
+        except Exception:
+            log.exception("unexpected failure", call=request.path)
+            status, answer = 500, _error("pynet met an internal error; its log has the details")
+        _log_call(request.path, body, status, answer, time.perf_counter() - started)
+        return _answer(status, answer)
+
+
+def _answer(status: int, body: msgspec.Struct) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=CONTENT_TYPE)
+
+
+def _error(text: str) -> wire.ErrorResponse:
+    return wire.ErrorResponse(text, text)
+
+
+class _Ids(msgspec.Struct):
+    network: str = msgspec.field(name="NetworkID", default="")
+    endpoint: str = msgspec.field(name="EndpointID", default="")
+
+
+def _log_call(path: str, body: bytes, status: int, answer: msgspec.Struct, seconds: float) -> None:
+    """Write one line a call, with ids shortened."""
+    try:
+        ids = msgspec.json.decode(body or b"{}", type=_Ids)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        ids = _Ids()
+    words: dict[str, Any] = {"network": ids.network[:12], "endpoint": ids.endpoint[:12]}
+    words = {key: value for key, value in words.items() if value}
+    words["ms"] = round(seconds * 1000, 1)
+    if isinstance(answer, wire.ErrorResponse):
+        log.warning(path[1:], status=status, error=answer.err, **words)
+    else:
+        log.info(path[1:], **words)
+
+
+def _clear_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on any more; make the folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise PynetError(f"{path} exists and is not a socket; remove it or choose another --socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise PynetError(f"another process serves {path} already; stop it first")
