@@ -27,8 +27,7 @@ from pynetdriver.plan import Address, Bridge, Veth
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
 _DELETING_THREADS = 4
-#: Any global address does: the kernel is asked which link it would leave by, nothing is sent.
-_SOMEWHERE = "192.0.2.1"
+_RTN_UNICAST = 1
 
 
 class Netlink:
@@ -66,12 +65,16 @@ class Netlink:
 
     async def uplink_mtu(self) -> int | None:
         """Tell the MTU of the link that the default route uses, None without one."""
-        try:
-            (route,) = await self._netlink.route("get", dst=_SOMEWHERE)
-            (link,) = await self._netlink.link("get", index=route.get("oif"))
-        except NetlinkError:
-            return None
-        return int(link.get("mtu"))
+        for family in (socket.AF_INET, socket.AF_INET6):
+            routes = [
+                route
+                async for route in await self._netlink.get_routes(family=family)
+                if not route["dst_len"] and route.get("oif") and route["type"] == _RTN_UNICAST
+            ]
+            if routes:
+                best = min(routes, key=lambda route: route.get("priority") or 0)
+                return int((await self._link(best.get("oif"))).get("mtu"))
+        return None
 
     async def networks_in_use(self) -> list[IPNetwork]:
         """List every prefix that the host has a route to or an address in, default routes left out."""
