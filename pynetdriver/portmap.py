@@ -55,6 +55,8 @@ def port_requests(
         given = parse_address(binding.host_ip, "host address") if binding.host_ip else None
         versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
         addresses = [given] if given is not None else [one for one in defaults if one.version in versions]
+        if given is not None and given.is_loopback() and given.version == 6:
+            raise InvalidRequest("cannot publish on ::1: the kernel routes nothing to or from it; use 127.0.0.1")
         if given is not None and given.version not in versions:
             raise InvalidRequest(
                 f"cannot publish on {given}: the container has no IPv{given.version} address on this network"

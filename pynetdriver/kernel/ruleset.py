@@ -34,6 +34,8 @@ _MAPS = {
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
 # accepts is let through there by one rule in DOCKER-USER. Packets to 127/8 that come from elsewhere are
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
+# ::1 has no route_localnet: an answer from a container could not come back to it, so it is refused at
+# once instead, and programs that try "localhost" go on to 127.0.0.1.
 _CHAINS = f"""
   chain publish {{
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
@@ -53,6 +55,7 @@ _CHAINS = f"""
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
+    ip6 daddr ::1 return
     fib daddr type local jump publish
   }}
   chain postrouting {{
