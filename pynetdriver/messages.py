@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, field
 
 from pynetdriver.errors import InvalidRequest
 
-Id = Annotated[str, Meta(pattern="^[0-9a-z]{12,64}$")]
+Id = Annotated[str, Meta(pattern=r"^[0-9a-z]{12,64}\Z")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Text = Annotated[str, Meta(max_length=256)]
 
