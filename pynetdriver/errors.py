@@ -83,5 +83,6 @@ class HostError(PynetError):
 
 
 def shortened(text: str) -> str:
-    """Cut what a user typed to a length that still fits into a sentence."""
+    """Cut what a user typed to what still fits into one line of a sentence."""
+    text = "".join(one if one.isprintable() else "?" for one in text[:65])
     return text if len(text) <= 64 else f"{text[:61]}..."
