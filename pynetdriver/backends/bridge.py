@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 from netaddr import IPAddress, IPNetwork
 
@@ -25,6 +26,7 @@ from pynetdriver.plan import (
     Segment,
     Veth,
 )
+from pynetdriver.pool import overlap
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
@@ -99,6 +101,9 @@ def check(network: Network, networks: Mapping[str, Network], links: Collection[s
                     )
     if _bridge(network) in links:
         raise Conflict(f'a link named "{_bridge(network)}" exists on this host already; choose another name')
+    for one, other_one in combinations(network.subnets, 2):
+        if overlap(one.pool, other_one.pool):
+            raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")
     for subnet in network.subnets:
         if subnet.gateway is not None and subnet.gateway not in subnet.pool:
             raise InvalidRequest(f"gateway {subnet.gateway} is outside its subnet {subnet.pool}")
