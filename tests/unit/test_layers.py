@@ -1,0 +1,84 @@
+"""The rooms of the house: who may know whom."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pynetdriver
+from pynetdriver.backends import NAMES
+
+PACKAGE = Path(pynetdriver.__file__).parent
+CORE = {"errors", "messages", "names", "options", "model", "plan", "pool", "portmap"}
+#: What each room may import besides itself; names are those right below the package.
+ALLOWED = {
+    **dict.fromkeys(CORE, CORE),
+    "backends": CORE,
+    "kernel": CORE,
+    "store": CORE,
+    **dict.fromkeys(
+        ["driver", "ipam", "journal", "restore", "monitor"],
+        CORE | {"backends", "kernel", "store", "driver", "ipam", "journal", "restore", "monitor"},
+    ),
+}
+ALLOWED["server"] = ALLOWED["driver"]
+ALLOWED["__main__"] = ALLOWED["driver"] | {"server", ""}
+ALLOWED[""] = set()
+#: Third parties that one room alone knows.
+OWNED = {"aiohttp": "server", "pyroute2": "kernel", "sqlite3": "store", "click": "__main__", "ctypes": "kernel"}
+#: No module of these says which backends there are.
+BLIND = {"driver", "ipam", "journal", "restore", "monitor", "server"}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(source: Path) -> str:
+    first = source.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(source: Path) -> Iterator[str]:
+    """Yield the dotted names that a module imports, at its top or anywhere inside."""
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(source: Path) -> set[str]:
+    found = set()
+    for name in imported(source):
+        parts = name.split(".")
+        if parts[0] == "pynetdriver":
+            exists = (PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").exists()
+            found.add(parts[1] if exists else "")
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(source: Path) -> None:
+    """A module imports its own room and the rooms below, never one above or beside."""
+    assert rooms_imported(source) - {room(source)} <= ALLOWED[room(source)]
+
+
+@pytest.mark.parametrize("library", OWNED)
+def test_library_is_known_to_one_room(library: str) -> None:
+    """What could be exchanged is imported in one room alone."""
+    users = {room(source) for source in SOURCES for name in imported(source) if name.split(".")[0] == library}
+    assert users == {OWNED[library]}
+
+
+@pytest.mark.parametrize("source", [one for one in SOURCES if room(one) in BLIND], ids=lambda path: path.name)
+def test_backends_are_not_named_outside(source: Path) -> None:
+    """Neither an import nor a string outside the backends names one of them."""
+    names = {"bridge", "macvlan", "ipvlan", *NAMES}
+    assert not {part for name in imported(source) for part in name.split(".")} & names
+    constants = [node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)]
+    assert not [value for value in constants if isinstance(value, str) and value in names]
+
+
+def test_every_module_is_in_the_table() -> None:
+    """A new module has to find its room first."""
+    assert {room(source) for source in SOURCES} == set(ALLOWED)

@@ -1,0 +1,97 @@
+"""From `-p` to host ports."""
+
+import pytest
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.errors import InvalidRequest
+from pynetdriver.messages import PortBinding
+from pynetdriver.model import Endpoint, PortMapping
+from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
+
+ANY4, ANY6 = IPAddress("0.0.0.0"), IPAddress("::")
+TCP, UDP, SCTP, ICMP = 6, 17, 132, 1
+V4 = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False, address4=IPNetwork("10.9.0.2/24"))
+DUAL = Endpoint(
+    id="a" * 64,
+    network_id="9" * 64,
+    mac="",
+    mac_given=False,
+    address4=IPNetwork("10.9.0.2/24"),
+    address6=IPNetwork("fd00::2/64"),
+)
+BARE = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False)
+
+
+def requested(endpoint: Endpoint, *bindings: PortBinding) -> list[PortRequest]:
+    return port_requests(bindings, endpoint, (ANY4, ANY6))
+
+
+@pytest.mark.parametrize(("number", "name"), [(TCP, "tcp"), (UDP, "udp"), (SCTP, "sctp")])
+def test_port_is_requested_for_every_family_of_the_container(number: int, name: str) -> None:
+    """Without a host address the port is the same on all addresses of each family."""
+    binding = PortBinding(number, 80, "", 8080, 8080)
+    assert requested(V4, binding) == [PortRequest(name, (ANY4,), 8080, 8080, 80)]
+    assert requested(DUAL, binding) == [PortRequest(name, (ANY4, ANY6), 8080, 8080, 80)]
+
+
+def test_port_is_requested_once_when_named_twice() -> None:
+    """The port list is a set: engines repeat themselves."""
+    binding = PortBinding(TCP, 80, "", 8080, 8080)
+    assert len(requested(V4, binding, binding)) == 1
+
+
+def test_port_range_ends_where_it_starts_when_no_end_is_given() -> None:
+    """An end of 0 means no range."""
+    assert requested(V4, PortBinding(TCP, 80, "127.0.0.1", 8080)) == [
+        PortRequest("tcp", (IPAddress("127.0.0.1"),), 8080, 8080, 80)
+    ]
+    assert requested(V4, PortBinding(TCP, 80)) == [PortRequest("tcp", (ANY4,), 0, 0, 80)]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "binding", "said"),
+    [
+        (V4, PortBinding(ICMP, 80), "protocol number 1"),
+        (V4, PortBinding(TCP, 80, "", 9001, 9000), "9001-9000"),
+        (V4, PortBinding(TCP, 80, "", 0, 9000), "0-9000"),
+        (V4, PortBinding(TCP, 80, "nowhere"), '"nowhere"'),
+        (V4, PortBinding(TCP, 80, "x" * 200), "is not an IP address"),
+        (V4, PortBinding(TCP, 80, "fd00::1"), "no IPv6 address"),
+        (DUAL, PortBinding(TCP, 80, "::1"), "127.0.0.1"),
+        (BARE, PortBinding(TCP, 80), "no address"),
+    ],
+)
+def test_port_is_refused_when_it_cannot_be(endpoint: Endpoint, binding: PortBinding, said: str) -> None:
+    """What cannot be published is refused, saying what and why."""
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        requested(endpoint, binding)
+    assert len(str(caught.value)) < 200
+
+
+def test_ports_are_kept_when_they_answer_the_same_request() -> None:
+    """A repeated Program keeps the ports that the first one chose."""
+    held = [PortMapping("tcp", ANY4, 40001, 80), PortMapping("tcp", ANY6, 40001, 80), PortMapping("tcp", ANY4, 7, 7)]
+    ephemeral = PortRequest("tcp", (ANY4, ANY6), 0, 0, 80)
+    assert split_satisfied([ephemeral], held) == (held[:2], [])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PortRequest("udp", (ANY4,), 0, 0, 80),
+        PortRequest("tcp", (ANY4,), 0, 0, 81),
+        PortRequest("tcp", (ANY4,), 8000, 9000, 80),
+        PortRequest("tcp", (ANY4, ANY6), 0, 0, 80),
+        PortRequest("tcp", (IPAddress("127.0.0.1"),), 0, 0, 80),
+    ],
+)
+def test_ports_are_asked_for_anew_when_they_differ(request_: PortRequest) -> None:
+    """What differs in protocol, container port, range or address is another port."""
+    assert split_satisfied([request_], [PortMapping("tcp", ANY4, 40001, 80)]) == ([], [request_])
+
+
+def test_ports_answer_one_request_each() -> None:
+    """One held port does not answer two requests."""
+    low, any_ = PortRequest("tcp", (ANY4,), 40001, 40001, 80), PortRequest("tcp", (ANY4,), 0, 0, 80)
+    held = [PortMapping("tcp", ANY4, 40001, 80)]
+    assert split_satisfied([low, any_], held) == (held, [any_])
