@@ -119,9 +119,9 @@ def test_allocator_gives_forgotten_addresses_again() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 15)), max_size=60), st.integers(0, 59))
 def test_allocator_agrees_with_a_plain_model(steps: list[tuple[bool, int]], restart: int) -> None:
     """Nothing is given twice, fresh goes before released, released in order, a restart changes nothing."""
-    subnet = IPNetwork("10.9.0.0/28")
+    subnet = IPNetwork("10.9.0.0/30")
     allocator, held, released = Allocator(subnet, None), list[IPAddress](), list[IPAddress]()
-    everything = [IPAddress(int(subnet.first) + n) for n in range(1, 15)]
+    everything = [IPAddress(int(subnet.first) + n) for n in range(1, 3)]
     for step, (take, number) in enumerate(steps):
         if step == restart:
             allocator = Allocator(subnet, None)
