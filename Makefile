@@ -1,0 +1,46 @@
+# Each target is one command a person could type; `make help` lists them.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv deps lint test run demo clean root
+
+# The first interpreter that is new enough and can make a virtual environment.
+PYTHON ?= $(shell tests/lab/packages.sh --python)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+venv: .venv/installed ## make .venv with pynet and its tools (Python 3.11 or newer)
+
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make venv: no Python 3.11 or newer with its venv module here;" \
+		"'make deps' as root installs it on Debian 12, Ubuntu 22.04 and newer" >&2; exit 1; }
+	@echo "venv: installing pynet and its tools into .venv with $(PYTHON) (half a minute)"
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@# An older pip knows no dependency groups.
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	.venv/bin/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+deps: ## install the system packages that are missing (Debian and Ubuntu, as root)
+	@tests/lab/packages.sh
+
+lint: venv ## check style and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines
+	.venv/bin/pytest
+
+run: venv ## serve this machine's own engine in the foreground (as root)
+	.venv/bin/pynet serve
+
+demo: root deps venv ## see pynet at work with a private Docker Engine, which goes again (as root)
+	@.venv/bin/python -m tests.demo
+
+clean: ## remove .venv, the engines kept in .lab, and caches
+	rm -rf --one-file-system .venv .lab .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+root:
+	@test "$$(id -u)" = 0 || { echo "this needs root, for network namespaces: try 'sudo make demo'" >&2; exit 1; }
