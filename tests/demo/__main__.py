@@ -46,7 +46,8 @@ def main() -> None:
             Story(screen, stack, traces).tell()
             with screen.step("The engine and its machines go"):
                 stack.close()
-                traces.check()
+                left = traces.found()
+                check(not left, "something is left")
                 screen.say("no namespace, link, rule, process, mount, cgroup or file is left of it")
                 screen.say("kept for the next time: .venv and .lab; 'make clean' removes them")
     except (DemoFailed, LabError, RuntimeError, TimeoutError) as failure:
@@ -56,8 +57,8 @@ def main() -> None:
         screen.title("\nInterrupted.")
         code = 130
     if code:
-        traces.check()
-        screen.title("Nothing of the demo is left but .venv and .lab.")
+        left = traces.found()
+        screen.title("\n".join(left) if left else "Nothing of the demo is left but .venv and .lab.")
         sys.exit(code)
     screen.title(f"\nDone in {time.monotonic() - start:.0f} s.")
 
