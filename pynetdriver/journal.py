@@ -52,10 +52,10 @@ class Journal:
             log.error("could not undo a failed call; trying again later", owner=plan.owner, error=str(error))
 
     async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
-        """Replace an endpoint's record and intents; on any failure both are as before."""
+        """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
         self.write(record)
         try:
-            await self._kernel.firewall.set(plan.owner, plan.intents)
+            await self._kernel.apply(plan, former_plan)
         except BaseException:
             self.write(former)
             await asyncio.shield(asyncio.ensure_future(self._kernel.firewall.set(plan.owner, former_plan.intents)))

@@ -40,6 +40,20 @@ class Veth:
 
 
 @dataclass(frozen=True)
+class Hairpin:
+    """A port that may send a packet back to where it came from; gone with the link.
+
+    With br_netfilter loaded the kernel bridges what is translated back into the same bridge, so a
+    container would not reach its own published port (net/bridge/br_netfilter_hooks.c).
+    """
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"hairpin {self.link}"
+
+
+@dataclass(frozen=True)
 class Address:
     """An address of a link, e.g. 10.9.0.1/24."""
 
@@ -107,7 +121,7 @@ class Publication:
         return f"publish {self.protocol} {host}:{self.host_port} -> {container}:{self.port}"
 
 
-Object = Bridge | Veth | Address | LinkSysctl
+Object = Bridge | Veth | Hairpin | Address | LinkSysctl
 Intent = Segment | Publication
 
 

@@ -18,6 +18,7 @@ from pynetdriver.plan import (
     Address,
     Bridge,
     Forwarding,
+    Hairpin,
     Intent,
     LinkSysctl,
     Object,
@@ -119,6 +120,9 @@ def network_plan(network: Network) -> Plan:
     if _has_ipv6(network):
         objects.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
         objects.append(LinkSysctl("ipv6", name, "accept_ra", "0"))
+        # The link-local address is the source of forwarded neighbour solicitations: with duplicate
+        # address detection the first container of a network would be out of reach for two seconds.
+        objects.append(LinkSysctl("ipv6", name, "accept_dad", "0"))
     else:
         objects.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
     objects += [
@@ -151,18 +155,18 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
         Publication(port.protocol, port.host_address, port.host_port, addresses[port.host_address.version], port.port)
         for port in endpoint.ports
     ]
+    link = host_link(endpoint.id)
+    veth = Veth(
+        name=link,
+        peer=container_link(endpoint.id),
+        peer_mac=endpoint.mac,
+        mtu=_mtu(network),
+        bridge=_bridge(network),
+        isolated=not options.icc,
+    )
     return Plan(
         owner=f"endpoint:{endpoint.id}",
-        objects=(
-            Veth(
-                name=host_link(endpoint.id),
-                peer=container_link(endpoint.id),
-                peer_mac=endpoint.mac,
-                mtu=_mtu(network),
-                bridge=_bridge(network),
-                isolated=not options.icc,
-            ),
-        ),
+        objects=(veth, Hairpin(link)) if publications else (veth,),
         intents=tuple(publications),
     )
 

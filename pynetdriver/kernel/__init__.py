@@ -15,7 +15,7 @@ from pynetdriver.errors import PynetError
 from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.sysctl import ensure_link_sysctl
-from pynetdriver.plan import Address, Bridge, LinkSysctl, Object, Plan, Veth
+from pynetdriver.plan import Address, Bridge, Hairpin, LinkSysctl, Object, Plan, Veth
 
 
 class Kernel:
@@ -25,19 +25,23 @@ class Kernel:
         self.netlink = netlink
         self.firewall = firewall
 
-    async def apply(self, plan: Plan) -> None:
+    async def apply(self, plan: Plan, former: Plan | None = None) -> None:
         """Make everything that the plan names, or bring in line what exists.
+
+        Args:
+            former: the owner's plan that is in place already; what it names is not looked at.
 
         Raises:
             PynetError: the first thing that could not be done; what was done before it stays.
         """
-        await self.apply_objects(plan)
+        await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
 
-    async def apply_objects(self, plan: Plan) -> None:
+    async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
         for one in plan.objects:
-            await self._ensure(one)
+            if former is None or one not in former.objects:
+                await self._ensure(one)
 
     async def remove(self, plan: Plan) -> None:
         """Remove everything that the plan names, in reverse order, going on past failures.
@@ -64,6 +68,8 @@ class Kernel:
                 await self.netlink.ensure_bridge(one)
             case Veth():
                 await self.netlink.ensure_veth(one)
+            case Hairpin():
+                await self.netlink.ensure_hairpin(one)
             case Address():
                 await self.netlink.ensure_address(one)
             case LinkSysctl():
@@ -73,5 +79,5 @@ class Kernel:
         match one:
             case Bridge() | Veth():
                 await self.netlink.remove_link(one.name)
-            case Address() | LinkSysctl():
+            case Hairpin() | Address() | LinkSysctl():
                 pass  # goes with its link

@@ -22,7 +22,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.names import LINK_GROUP
-from pynetdriver.plan import Address, Bridge, Veth
+from pynetdriver.plan import Address, Bridge, Hairpin, Veth
 
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
@@ -120,6 +120,11 @@ class Netlink:
                 await self._netlink.link("set", index=index, master=bridge, state="up")
                 if veth.isolated:
                     await self._isolate(veth.name)
+
+    async def ensure_hairpin(self, hairpin: Hairpin) -> None:
+        """Let a bridge port send packets back to where they came from."""
+        with _told(f"set hairpin mode of {hairpin.link}"):
+            await self._netlink.brport("set", index=socket.if_nametoindex(hairpin.link), mode=1)
 
     async def ensure_address(self, address: Address) -> None:
         """Give a link an address; IPv6 without duplicate address detection, to be usable at once."""

@@ -46,6 +46,12 @@ class Machine:
         """Whether it runs."""
         return self._init is not None
 
+    def path(self, inside: str) -> Path:
+        """Where the host finds a path of the machine, its mounts included."""
+        if self._init is None:
+            raise LabError("the machine is not booted")
+        return Path(f"/proc/{self._init.pid}/root{inside}")
+
     def boot(self) -> None:
         """Start the machine, with nothing but an init in it."""
         for name in ("shared", "plugins", "data", "root"):

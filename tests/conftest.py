@@ -1,0 +1,33 @@
+"""What all tests share: leftovers of killed runs are swept first, and the end says which engines ran."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.sweep import sweep
+
+#: Engines that tests ran through, by what they are, and why others did not.
+engines_run: Counter[str] = Counter()
+engines_missing: dict[str, str] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _swept() -> Iterator[None]:
+    if os.geteuid() == 0:
+        sweep()
+    yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was covered, so that nothing is skipped unseen."""
+    if not engines_run and not engines_missing:
+        return
+    terminalreporter.section("engines")
+    for name, count in engines_run.items():
+        terminalreporter.write_line(f"ran {count} tests through {name}")
+    for name, reason in engines_missing.items():
+        terminalreporter.write_line(f"NOT RUN: engine {name}: {reason}", red=True)

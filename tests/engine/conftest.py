@@ -1,0 +1,46 @@
+"""A lab per engine for the whole run; every test leaves it as it found it, or fails."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import engines_missing, engines_run
+from tests.engine.lab import Lab
+from tests.lab.command import Unavailable
+from tests.lab.daemon import Daemon
+from tests.lab.engine import Engine
+from tests.lab.lan import Lan
+
+#: Version and iptables flavour: Debian stable's, its successor, the distribution's own.
+ENGINES = (("26.1", "nft"), ("28.5", "nft"), ("20.10", "nft"), ("26.1", "legacy"))
+
+
+@pytest.fixture(scope="session", params=ENGINES, ids=lambda one: f"{one[0]}-{one[1]}")
+def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    version, iptables = request.param
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(Engine(version, iptables=iptables))
+        except Unavailable as error:
+            engines_missing[f"{version} ({iptables})"] = str(error)
+            pytest.skip(f"engine {version} is not to be had: {error}")
+        lan = stack.enter_context(Lan(engine.netns))
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        daemon = stack.enter_context(Daemon(engine.netns, engine.plugins / "pynet.sock", state))
+        lab = Lab(f"{engine.version} with iptables-{iptables}", engine, lan, daemon)
+        lab.baseline = lab.state()
+        yield lab
+
+
+@pytest.fixture
+def lab(session_lab: Lab) -> Iterator[Lab]:
+    """The lab; afterwards nothing is left on the host, in the store, in the engine's chain."""
+    engines_run[session_lab.name] += 1
+    yield session_lab
+    session_lab.clean()
+    assert session_lab.state() == session_lab.baseline

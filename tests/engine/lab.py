@@ -1,0 +1,138 @@
+"""One engine with pynet beside it and a second machine on its LAN."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.command import CommandFailed
+from tests.lab.daemon import Daemon
+from tests.lab.engine import Engine
+from tests.lab.lan import Lan
+from tests.lab.netns import Namespace
+
+
+@dataclass
+class Lab:
+    """An engine, a daemon and a LAN, with words for what tests do all the time."""
+
+    name: str
+    engine: Engine
+    lan: Lan
+    daemon: Daemon
+    baseline: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def host(self) -> Namespace:
+        """The host that the engine runs on."""
+        return self.engine.netns
+
+    @property
+    def neighbour(self) -> Namespace:
+        """The second machine."""
+        return self.lan.neighbour
+
+    def docker(self, *arguments: str, timeout_s: float = 60) -> str:
+        """Run a docker command."""
+        return self.engine.docker(*arguments, timeout_s=timeout_s).strip()
+
+    def refused(self, *arguments: str) -> str:
+        """Run a docker command that must fail, and return what the user reads."""
+        try:
+            self.engine.docker(*arguments)
+        except CommandFailed as error:
+            return error.stderr.strip()
+        raise AssertionError(f"docker {' '.join(arguments)} was not refused")
+
+    def network(self, name: str, *arguments: str) -> str:
+        """Create a pynet network; returns its id."""
+        return self.docker("network", "create", "-d", "pynet", *arguments, name)
+
+    def run(self, name: str, *arguments: str, command: tuple[str, ...] = ("sleep", "3600")) -> None:
+        """Start a container that stays."""
+        self.docker("run", "-d", "--name", name, "--hostname", name, *arguments, "busybox", *command)
+
+    def web(self, name: str, *arguments: str) -> None:
+        """Start a web server on port 80 whose page /hostname is its own name."""
+        self.run(name, *arguments, command=("httpd", "-f", "-p", "80", "-h", "/etc"))
+
+    def inside(self, container: str, *command: str) -> str:
+        """Run a command in a container."""
+        return self.docker("exec", container, *command)
+
+    def pings(self, container: str, target: str) -> bool:
+        """Tell whether a container reaches an address or a name."""
+        return "1 packets received" in self.engine.docker("exec", container, "ping", "-c1", "-W1", target, check=False)
+
+    def sandbox(self, container: str, *command: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command of this machine in a container's network namespace."""
+        key = self.docker("inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container)
+        namespace = self.engine.machine.path(f"/run/docker/netns/{Path(key).name}")
+        return subprocess.Popen(["nsenter", f"--net={namespace}", "--", *command], **options)
+
+    def fetches(self, container: str, url: str) -> str | None:
+        """Fetch a page from within a container; None if nobody answers within two seconds."""
+        page = self.engine.docker("exec", container, "timeout", "2", "wget", "-qO-", url, check=False).strip()
+        return page or None
+
+    def page(self, where: Namespace, url: str) -> str | None:
+        """Fetch a page from a machine; None if nobody answers within two seconds."""
+        return where.run("curl", "-gsm2", url, check=False).strip() or None
+
+    def addresses(self, container: str, network: str) -> dict[str, Any]:
+        """What `docker inspect` says of a container on a network."""
+        found: dict[str, Any] = json.loads(self.docker("inspect", container))[0]
+        settings: dict[str, Any] = found["NetworkSettings"]["Networks"][network]
+        return settings
+
+    def links(self) -> list[dict[str, Any]]:
+        """The host's links."""
+        found: list[dict[str, Any]] = json.loads(self.host.run("ip", "-d", "-j", "addr"))
+        return found
+
+    def rules(self) -> str:
+        """The table of pynet, empty if there is none."""
+        return self.host.run("nft", "list", "table", "inet", "pynet", check=False)
+
+    def rows(self, *kinds: str) -> list[tuple[str, str]]:
+        """Kind and key of what the daemon has stored."""
+        with sqlite3.connect(f"file:{self.daemon.state_dir}/pynet.db?mode=ro", uri=True) as store:
+            found = store.execute("SELECT kind, key FROM record").fetchall()
+        return [(kind, key) for kind, key in found if not kinds or kind in kinds]
+
+    def host_port(self, container: str, network: str, port: int) -> int:
+        """The host port that pynet chose: `docker port` cannot show it for any plugin."""
+        endpoint = self.addresses(container, network)["EndpointID"]
+        with sqlite3.connect(f"file:{self.daemon.state_dir}/pynet.db?mode=ro", uri=True) as store:
+            (data,) = store.execute(
+                "SELECT data FROM record WHERE kind = 'endpoint' AND key = ?", (endpoint,)
+            ).fetchone()
+        (number,) = {one["host_port"] for one in json.loads(data)["ports"] if one["port"] == port}
+        return int(number)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that pynet may change on the host."""
+        tables = {}
+        for command in ("iptables", "ip6tables"):
+            saved = self.engine.machine.run(f"{command}-save", check=False)
+            rules = [line for line in saved.splitlines() if "DOCKER-USER" in line and line.startswith("-A DOCKER-USER")]
+            tables[command] = rules
+        return {
+            "links": sorted(link["ifname"] for link in self.links() if link["ifname"].startswith("pn")),
+            "rules": self.rules(),
+            "engine's chain": tables,
+            "rows": self.rows("network", "endpoint", "pool", "lease"),
+        }
+
+    def clean(self) -> None:
+        """Remove all containers and all networks of pynet."""
+        containers = self.docker("ps", "-aq").split()
+        if containers:
+            self.docker("rm", "-f", *containers, timeout_s=180)
+        networks = self.docker("network", "ls", "-q", "--filter", "driver=pynet").split()
+        if networks:
+            self.docker("network", "rm", *networks, timeout_s=180)
