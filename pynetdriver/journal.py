@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel, sysctl
-from pynetdriver.kernel.engine import engine_bridges
+from pynetdriver.kernel.engine import engine_routes
 from pynetdriver.model import Endpoint, Network, Setting, decode, encode
 from pynetdriver.plan import Plan
 from pynetdriver.store import Change, Store
@@ -110,13 +110,13 @@ class Journal:
     def _release_settings(self, plan: Plan) -> None:
         for version in (4, 6):
             self._forwarding[version].discard(plan.owner)
-        # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
-        in_use = bool(engine_bridges(self._kernel.netlink.links()))
         for setting in list(self._settings.values())[::-1]:
-            if not self._forwarding[setting.version] and not in_use:
-                sysctl.put_back(setting)
-                del self._settings[setting.path]
-                self._store.write(Change("setting", setting.path, None))
+            # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
+            if self._forwarding[setting.version] or engine_routes(self._kernel.netlink.links(), setting.version):
+                continue
+            sysctl.put_back(setting)
+            del self._settings[setting.path]
+            self._store.write(Change("setting", setting.path, None))
 
 
 def _kind(record: Subject) -> str:

@@ -33,6 +33,19 @@ def engine_bridges(links: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in links if _BRIDGE.fullmatch(name))
 
 
+def engine_routes(links: Iterable[str], version: int) -> bool:
+    """Tell whether a network of the engine's own needs the host to forward this IP version."""
+    bridges = engine_bridges(links)
+    if version == 4:
+        return bool(bridges)
+    try:
+        addresses = Path("/proc/self/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return False
+    # Columns: address, index, prefix length, scope (00 is global), flags, name.
+    return any(line.split()[3] == "00" and line.split()[5] in bridges for line in addresses)
+
+
 class EngineChains:
     """The accept rules in DOCKER-USER, for IPv4 and IPv6, wherever that chain is."""
 

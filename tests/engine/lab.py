@@ -16,6 +16,9 @@ from tests.lab.lan import Lan
 from tests.lab.netns import Namespace
 
 
+FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/lan0/accept_ra")
+
+
 @dataclass
 class Lab:
     """An engine, a daemon and a LAN, with words for what tests do all the time."""
@@ -125,7 +128,8 @@ class Lab:
             "links": sorted(link["ifname"] for link in self.links() if link["ifname"].startswith("pn")),
             "rules": self.rules(),
             "engine's chain": tables,
-            "rows": self.rows("network", "endpoint", "pool", "lease"),
+            "rows": self.rows(),
+            "forwarding": [self.host.sysctl(name).strip() for name in FORWARDING],
         }
 
     def clean(self) -> None:
