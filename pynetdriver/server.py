@@ -115,15 +115,16 @@ class Server:
         Raises:
             PynetError: the path is in use, or is something else than a socket.
         """
-        _clear_stale_socket(self._path)
-        await self._runner.setup()
-        former = os.umask(0o177)
         try:
-            await web.UnixSite(self._runner, str(self._path)).start()
+            _clear_stale_socket(self._path)
+            await self._runner.setup()
+            former = os.umask(0o177)
+            try:
+                await web.UnixSite(self._runner, str(self._path)).start()
+            finally:
+                os.umask(former)
         except OSError as error:
             raise PynetError(f"cannot listen on {self._path}: {error}") from error
-        finally:
-            os.umask(former)
 
     async def stop(self) -> None:
         """Take no more calls, finish those in hand, remove the socket."""
