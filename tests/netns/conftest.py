@@ -1,0 +1,30 @@
+"""A host for each test; all of them need root."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .host import Host
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("tests/netns makes network namespaces, which takes root", pytrace=False)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path, since a socket's path has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="pn-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def host(_root: None, folder: Path) -> Iterator[Host]:
+    """A namespace with a daemon that has nothing yet."""
+    with Host(folder) as made:
+        yield made

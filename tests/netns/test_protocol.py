@@ -1,0 +1,184 @@
+"""The rules of the wire, and of being one daemon on one host."""
+
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.daemon import Daemon
+from tests.lab.netns import Namespace
+
+from .host import NETWORK, PROGRAM, Host, assert_refusal, endpoint, network, port, program
+
+WITHOUT_ARGUMENTS = [
+    "Plugin.Activate",
+    "NetworkDriver.GetCapabilities",
+    "IpamDriver.GetCapabilities",
+    "IpamDriver.GetDefaultAddressSpaces",
+]
+WITH_ARGUMENTS = [
+    "NetworkDriver.GwAllocCheck",
+    "NetworkDriver.AllocateNetwork",
+    "NetworkDriver.FreeNetwork",
+    "NetworkDriver.CreateNetwork",
+    "NetworkDriver.DeleteNetwork",
+    "NetworkDriver.CreateEndpoint",
+    "NetworkDriver.DeleteEndpoint",
+    "NetworkDriver.EndpointOperInfo",
+    "NetworkDriver.Join",
+    "NetworkDriver.Leave",
+    "NetworkDriver.ProgramExternalConnectivity",
+    "NetworkDriver.RevokeExternalConnectivity",
+    "NetworkDriver.DiscoverNew",
+    "NetworkDriver.DiscoverDelete",
+    "IpamDriver.RequestPool",
+    "IpamDriver.ReleasePool",
+    "IpamDriver.RequestAddress",
+    "IpamDriver.ReleaseAddress",
+]
+
+
+def test_methods_without_arguments_take_an_empty_body(host: Host) -> None:
+    """Handshake and capabilities come with an empty body and are answered as the engine wants."""
+    answers = {method: host.raw(method, b"") for method in WITHOUT_ARGUMENTS}
+    assert all(status == 200 for status, _ in answers.values())
+    assert answers["Plugin.Activate"][1] == {"Implements": ["NetworkDriver", "IpamDriver"]}
+    assert answers["NetworkDriver.GetCapabilities"][1]["Scope"] == "local"
+    spaces = answers["IpamDriver.GetDefaultAddressSpaces"][1]
+    assert len(set(spaces.values())) == 2 and all(spaces.values())
+
+
+def test_methods_with_arguments_refuse_an_empty_body(host: Host) -> None:
+    """An empty body is the retry of a broken call and gets 400, or the engine takes it for done."""
+    host.ok("CreateNetwork", network())
+    before = host.state()
+    for method in WITH_ARGUMENTS:
+        status, answer = host.raw(method, b"")
+        assert status == 400, method
+        assert_refusal(status, answer)
+    assert host.state() == before
+
+
+@pytest.mark.parametrize("path", ["NetworkDriver.Nonsense", "", "NetworkDriver", "x" * 5000, "plugin.activate"])
+def test_unknown_path_is_404(host: Host, path: str) -> None:
+    """404 means "not implemented" to the engine, and is said of unknown paths alone."""
+    status, answer = host.raw(path, b"{}")
+    assert status == 404 and answer["Err"] == answer["Error"] and len(answer["Err"]) < 200
+
+
+@pytest.mark.parametrize("verb", ["GET", "PUT", "HEAD", "DELETE"])
+def test_calls_are_posts(folder: Path, verb: str) -> None:
+    """Whatever is not a POST is no call."""
+    with Host(folder) as host:
+        if verb != "HEAD":
+            assert host.raw("Plugin.Activate", b"", verb)[0] == 404
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(host.daemon.socket))
+            client.sendall(f"{verb} /Plugin.Activate HTTP/1.1\r\nHost:\r\nContent-Length: 0\r\n\r\n".encode())
+            assert client.recv(100).startswith(b"HTTP/1.1 404 ")
+
+
+def test_request_is_read_whatever_its_headers_say(host: Host) -> None:
+    """Engines send no Content-Type, and an empty Host before 23.0."""
+    body = b'{"NetworkID": "%s"}\n' % NETWORK.encode()
+    head = b"POST /NetworkDriver.DeleteNetwork HTTP/1.1\r\nHost: \r\nContent-Type: text/plain\r\n"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(host.daemon.socket))
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_socket_is_root_only(host: Host) -> None:
+    """Whoever can write to the socket can change the network."""
+    mode = host.daemon.socket.lstat().st_mode
+    assert stat.S_ISSOCK(mode) and mode & 0o777 == 0o600
+
+
+def test_sigterm_leaves_links_and_rules(host: Host) -> None:
+    """SIGTERM ends with 0, removes the socket and touches no traffic."""
+    host.ok("CreateNetwork", network())
+    host.ok("CreateEndpoint", endpoint())
+    host.ok(PROGRAM, program(2, port(8080)))
+    before = host.state()
+    assert host.daemon.stop() == 0
+    assert host.state() == before
+    assert not host.daemon.socket.exists()
+    host.daemon.start()
+    assert host.state() == before
+
+
+def test_stale_socket_is_replaced(host: Host) -> None:
+    """A socket that a killed daemon left is no obstacle."""
+    host.daemon.kill()
+    assert host.daemon.socket.exists()
+    host.daemon.start()
+    assert host.raw("Plugin.Activate", b"")[0] == 200
+
+
+def refusal_of(daemon: Daemon) -> str:
+    """Start a daemon that must not come up; returns the last line it wrote."""
+    with pytest.raises(RuntimeError, match="the daemon ended with 1"):
+        daemon.start()
+    lines = daemon.log.strip().splitlines()
+    assert "Traceback" not in daemon.log, daemon.log
+    assert lines[-1].startswith("Error: ")
+    return lines[-1]
+
+
+def test_live_socket_is_not_taken(host: Host, folder: Path) -> None:
+    """The socket of another process stays its own."""
+    with Namespace() as elsewhere:
+        second = Daemon(elsewhere, host.daemon.socket, folder / "other")
+        # The first one answers on the socket, so the second one has to be seen ending.
+        with second.log_file.open("ab") as log:
+            process = elsewhere.popen(*second._cmd, cwd=Path.cwd(), stdout=log, stderr=log)
+            assert process.wait(20) == 1
+        assert "another process serves" in second.log and "Traceback" not in second.log
+    assert host.raw("Plugin.Activate", b"")[0] == 200
+
+
+def test_second_daemon_on_one_host_is_refused(host: Host, folder: Path) -> None:
+    """Two daemons with folders of their own would fight over one host's table."""
+    host.ok("CreateNetwork", network())
+    before = host.state()
+    second = Daemon(host.netns, folder / "other.sock", folder / "other")
+    assert "another pynet manages this host's network" in refusal_of(second)
+    assert host.state() == before
+
+
+def test_second_daemon_on_one_folder_is_refused(host: Host, folder: Path) -> None:
+    """Two daemons on two hosts would fight over one store."""
+    with Namespace() as elsewhere:
+        second = Daemon(elsewhere, folder / "other.sock", host.daemon.state_dir)
+        second.log_file = folder / "second.log"
+        assert "another pynet" in refusal_of(second)
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    with Namespace() as made:
+        yield made
+
+
+def test_file_in_place_of_the_socket_is_left_alone(netns: Namespace, folder: Path) -> None:
+    """What is not a socket is not removed."""
+    (folder / "pynet.sock").write_text("precious")
+    assert "is not a socket" in refusal_of(Daemon(netns, folder / "pynet.sock", folder / "state"))
+    assert (folder / "pynet.sock").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["x" * 200 + ".sock", "file/pynet.sock"])
+def test_impossible_socket_is_refused_in_a_sentence(netns: Namespace, folder: Path, name: str) -> None:
+    """A path where no socket can be is refused in words, not by a traceback."""
+    (folder / "file").write_text("")
+    assert name in refusal_of(Daemon(netns, folder / name, folder / "state"))
+
+
+def test_damaged_store_is_refused_in_a_sentence(netns: Namespace, folder: Path) -> None:
+    """A damaged state file is named, and stays for whoever can mend it."""
+    (folder / "state").mkdir()
+    (folder / "state" / "pynet.db").write_bytes(b"nonsense" * 1000)
+    assert "pynet.db" in refusal_of(Daemon(netns, folder / "pynet.sock", folder / "state"))
+    assert (folder / "state" / "pynet.db").read_bytes() == b"nonsense" * 1000
