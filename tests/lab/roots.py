@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +81,13 @@ def debootstrap(target: Path, recipe: Recipe, *options: str) -> None:
         raise Unavailable("building a root file system needs root and mmdebstrap")
     include = f"--include={','.join(recipe.packages)}"
     fixed = ("--quiet", "--format=directory", include)
+    asked = (*fixed, *EXCLUDED, *recipe.options, *options, recipe.suite, str(target))
+    # In namespaces of its own: however it ends, its mounts and its children go with it.
+    apart = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc")
     try:
-        # fmt: off
-        run("mmdebstrap", *fixed, *EXCLUDED, *recipe.options, *options, recipe.suite, str(target),
-            timeout_s=900)
-        # fmt: on
+        with tempfile.TemporaryDirectory(prefix="pnlab-debootstrap-") as scratch:
+            Path(scratch).chmod(0o755)  # apt has a user of its own
+            run(*apart, "mmdebstrap", *asked, timeout_s=900, env={**os.environ, "TMPDIR": scratch})
     except CommandFailed as error:
         # The first complaint is the cause; the whole is in the chained error.
         said = next((line for line in error.stderr.splitlines() if line), error.outcome)
