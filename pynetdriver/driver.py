@@ -7,6 +7,7 @@ is for the same call arriving twice.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -34,6 +35,10 @@ log = structlog.get_logger()
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 #: Keys under this are the engine's own, and more come with its versions.
 ENGINE_OPTIONS = "com.docker.network."
+
+
+#: The engine joins an endpoint at once after it made it, and deletes it at once after it left.
+FORGOTTEN_S = 300
 
 
 class Locks:
@@ -68,6 +73,7 @@ class NetworkDriver:
         self._lock = Locks()
         self.networks: dict[str, Network] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self._unjoined: dict[str, float] = {}
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
@@ -87,13 +93,18 @@ class NetworkDriver:
                 network = replace(network, facts=Facts(uplink_mtu))
             backend.check(network, self.networks, self._kernel.netlink.links())
             self.networks[network.id] = replace(network, phase="creating")
+            plan = backend.network_plan(network)
             try:
-                await self._journal.create(network, backend.network_plan(network))
+                await self._journal.create(network, plan)
+                try:
+                    await self._chains.allow()
+                except BaseException:
+                    await asyncio.shield(asyncio.ensure_future(self._journal.delete(network, plan)))
+                    raise
             except BaseException:
                 del self.networks[network.id]
                 raise
             self.networks[network.id] = network
-            await self._chains.allow()
         return wire.Empty()
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
@@ -191,6 +202,8 @@ class NetworkDriver:
             network = self._network(endpoint.network_id)
             if network.internal:
                 return wire.Empty()
+            if endpoint.sandbox is None:
+                raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
             bindings = (request.options and request.options.port_map) or []
             defaults = backend_named(network.backend).publish_addresses(network)
             kept, wanted = split_satisfied(port_requests(bindings, endpoint, defaults), endpoint.ports)
@@ -213,12 +226,23 @@ class NetworkDriver:
     # What the host knows and the engine does not say
 
     async def collect_dead(self) -> None:
-        """Remove endpoints whose link went with its sandbox without a word from the engine."""
-        links = self._kernel.netlink.links()
-        for endpoint in list(self.endpoints.values()):
-            if endpoint.phase == "ready" and not links.issuperset(self.endpoint_plan(endpoint).anchors):
+        """Remove endpoints that the engine will not mention again.
+
+        Those are the ones whose link went with its sandbox, and those that stay without a sandbox long
+        after the engine would have joined or deleted them.
+        """
+        links, now = self._kernel.netlink.links(), time.monotonic()
+        self._unjoined = {
+            one.id: self._unjoined.get(one.id, now) for one in self.endpoints.values() if one.sandbox is None
+        }
+        for number, endpoint in enumerate(list(self.endpoints.values())):
+            forgotten = now - self._unjoined.get(endpoint.id, now) > FORGOTTEN_S
+            gone = forgotten or not links.issuperset(self.endpoint_plan(endpoint).anchors)
+            if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
                 log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
                 await self._delete_endpoint(endpoint.id)
+            if number % 100 == 99:
+                await asyncio.sleep(0)  # let calls go first
 
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""
@@ -276,14 +300,17 @@ class NetworkDriver:
                 return self._ports.hold(endpoint.id, wanted)
             except PortTaken as taken:
                 if taken.holder == endpoint.id or not await self._collect_if_dead(taken.holder):
-                    raise
+                    raise await asyncio.to_thread(taken.named) from None
 
     async def _collect_if_dead(self, endpoint_id: str | None) -> bool:
-        """Remove an endpoint that only we still know of: after a crash the engine does not say so."""
+        """Remove an endpoint that only we still know of: after a crash the engine does not say so.
+
+        What it holds was promised to another one meanwhile, so one that is in no sandbox counts as dead.
+        """
         endpoint = self.endpoints.get(endpoint_id or "")
         if endpoint is None or endpoint.phase != "ready":
             return False
-        if not self._kernel.netlink.is_missing(self.endpoint_plan(endpoint).anchors):
+        if endpoint.sandbox and not self._kernel.netlink.is_missing(self.endpoint_plan(endpoint).anchors):
             return False
         await self._delete_endpoint(endpoint.id)
         return True

@@ -96,7 +96,7 @@ def check(network: Network, networks: Mapping[str, Network], links: Collection[s
             raise Conflict(f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name')
         for ours in network.subnets:
             for theirs in other.subnets:
-                if ours.pool in theirs.pool or theirs.pool in ours.pool:
+                if overlap(ours.pool, theirs.pool):
                     raise Conflict(
                         f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet"
                     )

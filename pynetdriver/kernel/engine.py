@@ -25,7 +25,7 @@ CHAIN = "DOCKER-USER"
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: Bridges of the engine's own networks; one with a name that its user chose is not recognised.
 _BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
-_TIMEOUT_S = 10
+_TIMEOUT_S = 5
 
 
 def engine_bridges(links: Iterable[str]) -> frozenset[str]:

@@ -121,7 +121,7 @@ class HostPorts:
         where = f"{bracketed(address)}:{number}/{protocol}"
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
-            raise PortTaken(f"host port {where} is taken by pynet's endpoint {holder[:12]}", holder)
+            raise PortTaken(where, protocol, number, holder)
         kind, number_of_protocol = _SOCKETS[protocol]
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         try:
@@ -136,7 +136,7 @@ class HostPorts:
         except OSError as error:
             bound.close()
             if error.errno == errno.EADDRINUSE:
-                raise PortTaken(f"host port {where} is taken by {_process_at(protocol, number)}", None) from None
+                raise PortTaken(where, protocol, number, None) from None
             if error.errno == errno.EADDRNOTAVAIL:
                 raise InvalidRequest(
                     f"cannot publish on {where}: this host has no address {address}; publish on one that it has"
@@ -148,9 +148,20 @@ class HostPorts:
 class PortTaken(Conflict):
     """A host port is in use; `holder` is the endpoint if it is one of pynet's."""
 
-    def __init__(self, message: str, holder: str | None) -> None:
-        super().__init__(message)
+    def __init__(self, where: str, protocol: str, number: int, holder: str | None) -> None:
+        by = f"pynet's endpoint {holder[:12]}" if holder else "another process"
+        super().__init__(f"host port {where} is taken by {by}; publish on another one")
+        self.where = where
+        self.protocol = protocol
+        self.number = number
         self.holder = holder
+
+    def named(self) -> Conflict:
+        """Say which process it is, as far as /proc tells; looks through all of them, so not on the loop."""
+        process = None if self.holder else _process_at(self.protocol, self.number)
+        if process is None:
+            return self
+        return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")
 
 
 def _ephemeral_range() -> tuple[int, int]:
@@ -158,8 +169,7 @@ def _ephemeral_range() -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _process_at(protocol: str, number: int) -> str:
-    """Name the process that has a local port bound, as far as /proc tells."""
+def _process_at(protocol: str, number: int) -> str | None:
     inodes = set()
     for table in (Path(f"/proc/self/net/{protocol}"), Path(f"/proc/self/net/{protocol}6")):
         if table.exists():
@@ -174,4 +184,4 @@ def _process_at(protocol: str, number: int) -> str:
                 return f"process {process.name} ({(process / 'comm').read_text().strip()})"
         except OSError:
             continue
-    return "another process"
+    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from typing import Any
 
 from pynetdriver.errors import HostError
@@ -19,8 +20,12 @@ class NftablesError(Exception):
     """The kernel or the library refused a transaction; nothing of it was carried out."""
 
 
+#: The library has state that its contexts share, so no two threads are in it at once.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class Nftables:
-    """A libnftables context; not for use by two threads at once."""
+    """A libnftables context."""
 
     def __init__(self) -> None:
         """Load the library.
@@ -41,15 +46,17 @@ class Nftables:
 
     def commit(self, commands: str) -> None:
         """Carry out all commands, or none and raise NftablesError."""
-        self._run(commands)
+        with _ONE_AT_A_TIME:
+            self._run(commands)
 
     def listing(self, what: str) -> list[dict[str, Any]]:
         """List e.g. `chain ip filter FORWARD` as libnftables-json(5) objects; NftablesError if absent."""
-        self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
-        try:
-            output = self._run(f"list {what}")
-        finally:
-            self._library.nft_ctx_output_set_flags(self._context, 0)
+        with _ONE_AT_A_TIME:
+            self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
+            try:
+                output = self._run(f"list {what}")
+            finally:
+                self._library.nft_ctx_output_set_flags(self._context, 0)
         objects: list[dict[str, Any]] = json.loads(output)["nftables"]
         return objects
 

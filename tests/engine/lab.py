@@ -15,7 +15,6 @@ from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace
 
-
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/lan0/accept_ra")
 
 
