@@ -24,7 +24,7 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping, Subnet
-from pynetdriver.names import endpoint_mac
+from pynetdriver.names import PREFIX_LENGTH, endpoint_mac
 from pynetdriver.options import link_name, parse_options
 from pynetdriver.plan import Plan
 from pynetdriver.pool import parse_network, parse_subnet
@@ -138,6 +138,8 @@ class NetworkDriver:
                 if replace(known, sandbox=None, ports=()) != endpoint:
                     raise Conflict(f"endpoint {endpoint.id[:12]} exists already, made differently or being removed")
                 return wire.CreateEndpointResponse(answer)
+            if any(one.id[:PREFIX_LENGTH] == endpoint.id[:PREFIX_LENGTH] for one in self.endpoints.values()):
+                raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
             for address in _addresses(endpoint):
                 await self._collect_if_dead(self._by_address.get((network.id, address)))
             for address in _addresses(endpoint):
