@@ -142,6 +142,11 @@ class Host:
         assert status == 200 and "Err" not in answer, (method, body, answer)
         return answer
 
+    def attach(self, number: int = 2, network_id: str = NETWORK, subnet: int = 9, *, dual: bool = False) -> None:
+        """Make an endpoint and join it."""
+        self.ok("CreateEndpoint", endpoint(number, network_id, subnet, dual=dual))
+        self.ok("Join", join(number, network_id))
+
     def refused(self, method: str, body: Mapping[str, Any]) -> str:
         """Call what must be refused; returns the sentence."""
         status, answer = self.call(method, body)

@@ -74,8 +74,7 @@ def test_network_and_endpoint_come_and_go(host: Host) -> None:
 def test_ports_are_free_without_a_revoke(host: Host, last: str) -> None:
     """Leave, DeleteEndpoint and DeleteNetwork imply Revoke, which engines forget."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
-    host.ok("Join", join())
+    host.attach()
     host.ok(PROGRAM, program(2, port(8080)))
     assert not can_bind(host, 8080)
     host.ok(last, ids() if last != "DeleteNetwork" else {"NetworkID": NETWORK})
@@ -87,7 +86,7 @@ def test_network_takes_its_endpoints_along(host: Host) -> None:
     before = host.state()
     host.ok("CreateNetwork", network())
     for number in (2, 3):
-        host.ok("CreateEndpoint", endpoint(number))
+        host.attach(number)
     host.ok(PROGRAM, program(3, port(8080)))
     host.ok("DeleteNetwork", {"NetworkID": NETWORK})
     assert host.state() == before
@@ -96,7 +95,7 @@ def test_network_takes_its_endpoints_along(host: Host) -> None:
 def test_program_replaces_what_was_published(host: Host) -> None:
     """A second Program without a Revoke publishes its ports in place of the first one's."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     host.ok(PROGRAM, program(2, port(8080), port(8081)))
     host.ok(PROGRAM, program(2, port(8081), port(8082)))
     assert [can_bind(host, number) for number in (8080, 8081, 8082)] == [True, False, False]
@@ -109,7 +108,7 @@ def test_program_replaces_what_was_published(host: Host) -> None:
 def test_program_keeps_its_choice_when_repeated(host: Host) -> None:
     """The same call twice gives the same ports, those that pynet chose included."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     host.ok(PROGRAM, program(2, port(0), port(8000, 81, end=8005)))
     first = host.state()
     host.ok(PROGRAM, program(2, port(8000, 81, end=8005), port(0)))
@@ -122,7 +121,7 @@ def test_program_does_nothing_on_an_internal_network(host: Host) -> None:
     """Newest engines ask for ports on internal networks; nothing is published there."""
     host.ok("CreateNetwork", network(internal=True))
     assert host.netns.sysctl(FORWARD4) == "0"
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     before = host.state()
     host.ok(PROGRAM, program(2, port(8080)))
     assert host.state() == before and can_bind(host, 8080)
@@ -133,7 +132,7 @@ def test_program_does_nothing_on_an_internal_network(host: Host) -> None:
 def test_port_is_refused_when_a_process_has_it(host: Host) -> None:
     """A taken port is refused with its number and who has it, and nothing else is published."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     code = BIND + ";import time; print('up', flush=True); time.sleep(60)"
     with host.netns.popen("python3", "-c", code, "SOCK_STREAM", "0.0.0.0", "8080", stdout=-1) as server:
         assert server.stdout is not None and server.stdout.readline() == b"up\n"
@@ -150,7 +149,7 @@ def test_port_is_refused_when_another_endpoint_has_it(host: Host) -> None:
     """A port of another endpoint is refused, on a single address too."""
     host.ok("CreateNetwork", network())
     for number in (2, 3):
-        host.ok("CreateEndpoint", endpoint(number))
+        host.attach(number)
     host.ok(PROGRAM, program(2, port(8080)))
     before = host.state()
     assert endpoint_id(2)[:12] in host.refused(PROGRAM, program(3, port(8080)))
@@ -161,11 +160,12 @@ def test_port_is_refused_when_another_endpoint_has_it(host: Host) -> None:
 def test_port_of_a_dead_endpoint_goes_to_the_next(host: Host) -> None:
     """An endpoint whose link went with its sandbox keeps neither port nor address."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     host.ok(PROGRAM, program(2, port(8080)))
     host.netns.run("ip", "link", "delete", HOST_END)
     again = {**endpoint(3), "Interface": endpoint(2)["Interface"]}
     host.ok("CreateEndpoint", again)
+    host.ok("Join", join(3))
     host.ok(PROGRAM, program(3, port(8080)))
     assert ("endpoint", endpoint_id(2)) not in host.state().rows
 

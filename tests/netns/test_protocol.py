@@ -10,7 +10,7 @@ import pytest
 from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 
-from .host import NETWORK, PROGRAM, Host, assert_refusal, endpoint, network, port, program
+from .host import NETWORK, PROGRAM, Host, assert_refusal, network, port, program
 
 WITHOUT_ARGUMENTS = [
     "Plugin.Activate",
@@ -99,7 +99,7 @@ def test_socket_is_root_only(host: Host) -> None:
 def test_sigterm_leaves_links_and_rules(host: Host) -> None:
     """SIGTERM ends with 0, removes the socket and touches no traffic."""
     host.ok("CreateNetwork", network())
-    host.ok("CreateEndpoint", endpoint())
+    host.attach()
     host.ok(PROGRAM, program(2, port(8080)))
     before = host.state()
     assert host.daemon.stop() == 0
