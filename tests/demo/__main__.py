@@ -36,7 +36,7 @@ def main() -> None:
         sys.exit("the demo needs root, for network namespaces: try 'sudo make demo'")
     signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
-    start, screen, traces = time.monotonic(), Screen(steps=9), Traces()
+    start, screen, traces = time.monotonic(), Screen(steps=10), Traces()
     screen.title("pynet at work, with a Docker Engine in a network namespace of its own:")
     screen.title("the network and the engine of this machine stay as they are.")
     code = 0
@@ -73,7 +73,7 @@ class Story:
             traces.watch(self.engine.netns)
             self.lan = stack.enter_context(Lan(self.engine.netns))
             traces.watch(self.lan.neighbour)
-            screen.say(f"Docker {self.engine.version} runs on 'host', {Lan.HOST4}")
+            screen.say(f"Docker {self.engine.version} runs in 'host', {Lan.HOST4}")
             screen.say(f"'neighbour', {Lan.NEIGHBOUR4}, is on the same wire")
         with screen.step("pynet, where the engine looks for plugins"):
             socket, state = self.engine.plugins / "pynet.sock", self.engine.folder / "state"
@@ -100,6 +100,11 @@ class Story:
             eventually(lambda: self.engine.docker("exec", "client", "wget", "-qO-", "http://web/"))
             self._docker("exec client wget -qO- http://web/", contains=PAGE)
             say(f"the engine's DNS knows web as {self._address('web')}, and client gets its page")
+        with step("Containers reach the world"):
+            self._docker(f"exec client ping -c 1 {Lan.NEIGHBOUR4}", contains="1 packets received")
+            ways = self.lan.neighbour.run("ip", "route")
+            check("10.9." not in ways and "default" not in ways, f"the neighbour has a way to the network: {ways}")
+            say("neighbour knows no way to 10.9.0.0/24: what it answered came from the host's address")
         with step("The published port serves host and neighbour; the container's address stays private"):
             self._curl("host", "http://127.0.0.1:8080/")
             self._curl("neighbour", f"http://{Lan.HOST4}:8080/")
@@ -215,7 +220,9 @@ def _engine(screen: Screen, stack: ExitStack) -> Engine:
     """Start the first engine that works here."""
     for version in ENGINES:
         try:
-            if version != "own":
+            if version == "own":
+                screen.say("looking for this machine's own dockerd, to run a second one from it")
+            else:
                 screen.say(f"setting up Docker {version} from Debian's packages (half a minute, the first time)")
             return stack.enter_context(Engine(version))
         except (LabError, RuntimeError, TimeoutError) as failure:
