@@ -67,11 +67,11 @@ _CHAINS = f"""
   chain forward {{
     type filter hook forward priority -10; policy accept;
     iifgroup != {LINK_GROUP} oifgroup != {LINK_GROUP} accept
-    ct state established,related accept
     iifname vmap @from
+    oifname vmap @to
+    iifgroup {LINK_GROUP} oifname @engine_bridges ct state established,related accept
     iifgroup {LINK_GROUP} oifname @engine_bridges ct status dnat accept
     iifgroup {LINK_GROUP} oifname @engine_bridges drop
-    oifname vmap @to
   }}
   chain input {{
     type filter hook input priority -10; policy accept;
@@ -169,13 +169,14 @@ def _bound(result: Content, segment: Segment) -> None:
     result.add_element("to", link, f"jump {to}")
     if segment.internal:
         result.chains[to] = [among, "drop"]
+        # Whatever conntrack remembers: an address may have been that of a container on another network.
         # On input, where there is no outgoing link, only this link's own addresses are let in.
         away = f"from_{segment.link}"
         local = "fib daddr . iif type { local, broadcast, multicast } return"
         result.chains[away] = [f"oifname {link} return", local, "drop"]
         result.add_element("from", link, f"jump {away}")
         return
-    result.chains[to] = ["ct status dnat accept", among, "drop"]
+    result.chains[to] = ["ct state established,related accept", "ct status dnat accept", among, "drop"]
     # A published port reached from inside its own network: the answer must come back this way.
     result.chains[leave] = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
     if segment.masquerade:

@@ -15,6 +15,12 @@ from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace
 
+#: A UDP server that says it is up, then prints what it receives: python3 -c LISTENER ADDRESS PORT SECONDS
+LISTENER = (
+    "import socket,sys;s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind((sys.argv[1],int(sys.argv[2])));"
+    "print('up',flush=True);s.settimeout(float(sys.argv[3]));print(s.recv(99).decode(),flush=True)"
+)
+FORGE = str(Path(__file__).with_name("forge.py"))
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/lan0/accept_ra")
 
 
@@ -75,6 +81,11 @@ class Lab:
         key = self.docker("inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container)
         namespace = self.engine.machine.path(f"/run/docker/netns/{Path(key).name}")
         return subprocess.Popen(["nsenter", f"--net={namespace}", "--", *command], **options)
+
+    def mac(self, link: str) -> str:
+        """The MAC address of one of the host's links."""
+        (found,) = [one["address"] for one in self.links() if one["ifname"] == link]
+        return str(found)
 
     def fetches(self, container: str, url: str) -> str | None:
         """Fetch a page from within a container; None if nobody answers within two seconds."""

@@ -100,6 +100,29 @@ def test_an_internal_network_lets_nothing_in_or_out(lab: Lab) -> None:
     assert lab.fetches("outside", f"http://{two}/hostname") is None
 
 
+def test_an_internal_network_is_closed_to_what_conntrack_remembers(lab: Lab) -> None:
+    """A flow of an earlier container with the same address on an open network opens nothing."""
+    echo = (
+        "import socket;s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('',7007));print('up',flush=True)\n"
+        "while True: s.sendto(*s.recvfrom(99))"
+    )
+    ask = (
+        "import socket;s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('',5555));s.settimeout(1)\n"
+        f"s.sendto(b'x',('{lab.lan.NEIGHBOUR4}',7007));s.recv(99)"
+    )
+    server = lab.neighbour.popen("python3", "-c", echo, stdout=-1)
+    assert server.stdout is not None and server.stdout.readline() == b"up\n"
+    for arguments, answered in (((), True), (("--internal",), False)):
+        lab.network("net", "--subnet", "10.6.0.0/24", *arguments)
+        lab.run("one", "--network", "net", "--cap-add", "NET_ADMIN")
+        lab.inside("one", "sh", "-c", "ip route add default via 10.6.0.1 2>/dev/null || true")
+        assert (lab.sandbox("one", "python3", "-c", ask, stderr=-3).wait() == 0) is answered
+        lab.clean()
+    server.kill()
+    server.wait()
+    server.stdout.close()
+
+
 def test_networks_are_isolated_from_each_other(lab: Lab) -> None:
     """A container address is out of reach from another pynet network and from the second machine."""
     lab.network("left", "--subnet", "10.6.0.0/24")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.lab import Lab
+from tests.engine.lab import FORGE, LISTENER, Lab
 from tests.lab.wait import eventually
 
 
@@ -41,30 +41,25 @@ def test_a_port_on_one_host_address_is_on_no_other(lab: Lab) -> None:
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") is None
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8081/hostname") == "web"
     assert lab.page(lab.host, "http://127.0.0.1:8081/hostname") is None
-    lab.neighbour.write_sysctl("net/ipv4/conf/all/route_localnet", "1")
-    lab.neighbour.run("ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
-    lab.neighbour.run("ip", "route", "add", "127.0.0.0/8", "via", lab.lan.HOST4, "src", lab.lan.NEIGHBOUR4)
-    try:
-        assert lab.page(lab.neighbour, "http://127.0.0.1:8080/hostname") is None
-    finally:
-        lab.neighbour.run("ip", "route", "del", "127.0.0.0/8")
-        lab.neighbour.run("ip", "route", "add", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
+    lab.run("udp", "--network", "net", "-p", "127.0.0.1:5353:53/udp", "-p", f"{lab.lan.HOST4}:5454:53/udp")
+    for target, port, arrives in (("127.0.0.1", "5353", False), (lab.lan.HOST4, "5454", True)):
+        server = lab.sandbox("udp", "python3", "-c", LISTENER, "0.0.0.0", "53", "1.5", stdout=-1, stderr=-3)
+        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        forged = ("eth0", lab.mac("lan0"), lab.lan.NEIGHBOUR4, target, port)
+        lab.neighbour.run("python3", FORGE, *forged)
+        assert (server.communicate()[0] == b"forged\n") is arrives
 
 
 def test_a_container_does_not_reach_the_hosts_own_loopback(lab: Lab) -> None:
     """127.0.0.1 can be published because the bridge routes it, but nobody may send to it from there."""
-    lab.network("net", "--subnet", "10.6.0.0/24")
-    lab.run("evil", "--network", "net", "--privileged")
-    server = lab.host.popen("python3", "-m", "http.server", "9009", "--bind", "127.0.0.1", stdout=-3, stderr=-3)
-    try:
-        eventually(lambda: lab.page(lab.host, "http://127.0.0.1:9009/"))
-        lab.inside("evil", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
-        lab.inside("evil", "ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
-        lab.inside("evil", "ip", "route", "add", "127.0.0.0/8", "via", "10.6.0.1", "src", "10.6.0.2")
-        assert lab.fetches("evil", "http://127.0.0.1:9009/") is None
-    finally:
-        server.kill()
-        server.wait()
+    bridge = lab.network("net", "--subnet", "10.6.0.0/24")
+    lab.run("evil", "--network", "net")
+    mac = lab.mac(f"pn-{bridge[:12]}")
+    for target, arrives in (("127.0.0.1", False), ("10.6.0.1", True)):
+        server = lab.host.popen("python3", "-c", LISTENER, target, "9009", "1.5", stdout=-1, stderr=-3)
+        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        assert lab.sandbox("evil", "python3", FORGE, "eth0", mac, "10.6.0.2", target, "9009").wait() == 0
+        assert (server.communicate()[0] == b"forged\n") is arrives
 
 
 def test_udp_ports_carry_datagrams_both_ways(lab: Lab) -> None:
