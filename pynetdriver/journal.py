@@ -67,8 +67,8 @@ class Journal:
         Raises:
             PynetError: something is left; the record stays, as *deleting*.
         """
-        self.write(replace(record, phase="deleting"))
         try:
+            self.write(replace(record, phase="deleting"))
             await self._kernel.remove(plan)
             self._release_settings(plan)
             self._store.write(Change(_kind(record), record.id, None))
@@ -115,8 +115,8 @@ class Journal:
             if self._forwarding[setting.version] or engine_routes(self._kernel.netlink.links(), setting.version):
                 continue
             sysctl.put_back(setting)
-            del self._settings[setting.path]
             self._store.write(Change("setting", setting.path, None))
+            del self._settings[setting.path]
 
 
 def _kind(record: Subject) -> str:
