@@ -172,7 +172,7 @@ def assert_refusal(status: int, answer: Any) -> None:
     assert "Traceback" not in sentence and "internal error" not in sentence, sentence
 
 
-def network(id: str = NETWORK, number: int = 9, *, dual: bool = False, internal: bool = False, **options: str) -> Any:
+def network(id: str = NETWORK, number: int = 9, *, dual: bool = False, internal: bool = False, **options: Any) -> Any:
     """Write a CreateNetwork request as the engine does."""
     return {
         "NetworkID": id,

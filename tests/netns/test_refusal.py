@@ -28,6 +28,7 @@ from .test_protocol import WITH_ARGUMENTS
 LONG = "a" * 200
 POOL = "pynet-local/10.7.0.0/24"
 NAME = "com.docker.network.bridge.name"
+MEMBERS = ["NetworkID", "EndpointID", "PoolID", "AddressSpace", "Address", "SandboxKey"]
 Cases = dict[str, tuple[str, Any]]
 
 
@@ -247,8 +248,9 @@ def test_members_of_the_wrong_type_are_refused(busy: Host) -> None:
     for method in WITH_ARGUMENTS:
         if method.endswith(("GwAllocCheck", "DiscoverNew", "DiscoverDelete")):
             continue
-        for wrong in (3, None, [], {}, True, LONG * 10):
-            body = dict.fromkeys(["NetworkID", "EndpointID", "PoolID", "AddressSpace", "Address", "SandboxKey"], wrong)
+        wrongs: tuple[Any, ...] = (3, None, [], {}, True, LONG * 10)
+        for wrong in wrongs:
+            body: Any = dict.fromkeys(MEMBERS, wrong)
             status, answer = busy.raw(method, json.dumps(body).encode())
             assert status == 400, (method, body, answer)
             assert_refusal(status, answer)

@@ -1,0 +1,285 @@
+"""Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL HOW`.
+
+Runs inside the namespace, with the real kernel and store behind a trap. HOW is `fail`, `cancel` or `kill`;
+`kill` ends a forked child in the middle and lets another one restore. Exits with a traceback if store,
+links, rules or switches are not as they must be; else writes the number of steps.
+"""
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pynetdriver import messages as wire
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.errors import HostError, PynetError
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.engine import EngineChains
+from pynetdriver.kernel.firewall import NftablesFirewall
+from pynetdriver.kernel.hostport import HostPorts
+from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel.nftables import Nftables
+from pynetdriver.plan import Address, Bridge, Intent, Veth
+from pynetdriver.restore import restore
+from pynetdriver.store import Change
+from pynetdriver.store.sqlite import SqliteStore
+from tests.lab.netns import Namespace
+
+from . import host
+from .host import State
+
+
+class Trap:
+    """Strikes at the n-th step after it was set, once."""
+
+    def __init__(self, strike: Callable[[], None]) -> None:
+        self._strike = strike
+        self._left = 0
+        self.sprung = False
+
+    def set(self, at: int) -> None:
+        self._left, self.sprung = at, False
+
+    def disarm(self) -> None:
+        self._left = 0
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.sprung = True
+            self._strike()
+
+
+class TrappedStore(SqliteStore):
+    """The real store, one step a transaction."""
+
+    def __init__(self, folder: Path, trap: Trap) -> None:
+        super().__init__(folder)
+        self._trap = trap
+
+    def write(self, *changes: Change) -> None:
+        self._trap.step()
+        super().write(*changes)
+
+
+class TrappedNetlink(Netlink):
+    """The real kernel, one step an object."""
+
+    def __init__(self, trap: Trap) -> None:
+        super().__init__()
+        self._trap = trap
+
+    async def ensure_bridge(self, bridge: Bridge) -> None:
+        self._trap.step()
+        await super().ensure_bridge(bridge)
+
+    async def ensure_veth(self, veth: Veth) -> None:
+        self._trap.step()
+        await super().ensure_veth(veth)
+
+    async def ensure_address(self, address: Address) -> None:
+        self._trap.step()
+        await super().ensure_address(address)
+
+    async def remove_link(self, name: str) -> None:
+        self._trap.step()
+        await super().remove_link(name)
+
+
+class TrappedFirewall(NftablesFirewall):
+    """The real table, one step a change."""
+
+    def __init__(self, trap: Trap) -> None:
+        super().__init__(Nftables())
+        self._trap = trap
+
+    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+        self._trap.step()
+        await super().set(owner, intents)
+
+
+class Process:
+    """What a daemon is made of, without its socket."""
+
+    def __init__(self, folder: Path, trap: Trap) -> None:
+        self.trap = trap
+        self._store = TrappedStore(folder, trap)
+        self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
+        self._kernel = Kernel(self._netlink, TrappedFirewall(trap))
+        self.journal = Journal(self._store, self._kernel)
+        self.driver = NetworkDriver(self.journal, self._kernel, self._ports, chains)
+
+    async def __aenter__(self) -> "Process":
+        await restore(self.journal, self._kernel, self.driver)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._netlink.close()
+        self._ports.close()
+        self._store.close()
+
+    async def call(self, method: str, body: Any) -> None:
+        handlers: dict[str, tuple[type[Any], Callable[[Any], Awaitable[Any]]]] = {
+            "CreateNetwork": (wire.CreateNetworkRequest, self.driver.create_network),
+            "DeleteNetwork": (wire.NetworkRequest, self.driver.delete_network),
+            "CreateEndpoint": (wire.CreateEndpointRequest, self.driver.create_endpoint),
+            "DeleteEndpoint": (wire.EndpointRequest, self.driver.delete_endpoint),
+            "Join": (wire.JoinRequest, self.driver.join),
+            "Leave": (wire.EndpointRequest, self.driver.leave),
+            host.PROGRAM: (wire.ProgramRequest, self.driver.program),
+            host.REVOKE: (wire.EndpointRequest, self.driver.revoke),
+        }
+        kind, handler = handlers[method]
+        await handler(msgspec.convert(body, kind))
+
+
+NETWORK: tuple[str, Any] = ("CreateNetwork", host.network(dual=True))
+ENDPOINT: tuple[str, Any] = ("CreateEndpoint", host.endpoint(dual=True))
+JOIN: tuple[str, Any] = ("Join", host.join())
+PROGRAM: tuple[str, Any] = (host.PROGRAM, host.program(2, host.port(8080), host.port(8081, 81)))
+REVOKE: tuple[str, Any] = (host.REVOKE, host.ids())
+LEAVE: tuple[str, Any] = ("Leave", host.ids())
+DELETE_ENDPOINT: tuple[str, Any] = ("DeleteEndpoint", host.ids())
+DELETE_NETWORK: tuple[str, Any] = ("DeleteNetwork", {"NetworkID": host.NETWORK})
+#: The call to break, and what comes before it.
+CALLS: dict[str, list[tuple[str, Any]]] = {
+    "create network": [NETWORK],
+    "create endpoint": [NETWORK, ENDPOINT],
+    "join": [NETWORK, ENDPOINT, JOIN],
+    "program": [NETWORK, ENDPOINT, JOIN, PROGRAM],
+    "revoke": [NETWORK, ENDPOINT, JOIN, PROGRAM, REVOKE],
+    "leave": [NETWORK, ENDPOINT, JOIN, PROGRAM, LEAVE],
+    "delete endpoint": [NETWORK, ENDPOINT, JOIN, PROGRAM, DELETE_ENDPOINT],
+    "delete network": [NETWORK, ENDPOINT, JOIN, PROGRAM, DELETE_NETWORK],
+    "delete empty network": [NETWORK, DELETE_NETWORK],
+}
+
+
+def fail() -> None:
+    raise HostError("cannot go on: the trap was sprung")
+
+
+def cancel() -> None:
+    raise asyncio.CancelledError
+
+
+def kill() -> None:
+    os._exit(9)
+
+
+class Experiment:
+    """One call, broken at every step."""
+
+    def __init__(self, netns: Namespace, folder: Path, call: str, how: str) -> None:
+        self._netns, self._folder, self._how = netns, folder, how
+        *self._before, self._call = CALLS[call]
+        self._deletes = call.startswith("delete")
+
+    def state(self, folder: Path) -> State:
+        return State(host.rows(folder), host.links(self._netns), host.rules(self._netns), host.sysctls(self._netns))
+
+    def run(self) -> int:
+        nothing = Trap(fail)
+        states = list[State]()
+
+        async def undisturbed() -> None:
+            async with Process(self._folder / "0", nothing) as process:
+                for one in self._before:
+                    await process.call(*one)
+                states.append(self.state(self._folder / "0"))
+                await process.call(*self._call)
+                states.append(self.state(self._folder / "0"))
+                await process.call(*DELETE_NETWORK)
+
+        asyncio.run(undisturbed())
+        for number in range(1, 100):
+            folder = self._folder / str(number)
+            done = (
+                self._killed(folder, number, *states) if self._how == "kill" else self._raised(folder, number, *states)
+            )
+            if done:
+                return number - 1
+        raise AssertionError("no end of steps")
+
+    def _raised(self, folder: Path, number: int, before: State, after: State) -> bool:
+        trap = Trap(fail if self._how == "fail" else cancel)
+
+        async def broken() -> None:
+            async with Process(folder, trap) as process:
+                for one in self._before:
+                    await process.call(*one)
+                trap.set(number)
+                try:
+                    await process.call(*self._call)
+                except (PynetError, asyncio.CancelledError):
+                    assert trap.sprung
+                trap.disarm()
+                if trap.sprung:
+                    if self._deletes:
+                        await process.journal.retry()
+                        if self._how == "fail":
+                            compare(self.state(folder), after, f"step {number}: after the retry")
+                    else:
+                        compare(self.state(folder), before, f"step {number}: after the failure")
+                await process.call(*self._call)
+                compare(self.state(folder), after, f"step {number}: after the repeated call")
+                await process.call(*DELETE_NETWORK)
+
+        asyncio.run(broken())
+        return not trap.sprung
+
+    def _killed(self, folder: Path, number: int, before: State, after: State) -> bool:
+        trap = Trap(kill)
+
+        async def broken() -> None:
+            async with Process(folder, trap) as process:
+                for one in self._before:
+                    await process.call(*one)
+                trap.set(number)
+                await process.call(*self._call)
+
+        async def restored() -> None:
+            async with Process(folder, Trap(fail)) as process:
+                found = self.state(folder)
+                # A network goes after its endpoints, one by one.
+                if found != before and self._call is not DELETE_NETWORK:
+                    compare(found, after, f"step {number}: after the restart, neither before nor")
+                await process.call(*self._call)
+                compare(self.state(folder), after, f"step {number}: after the repeated call")
+                await process.call(*DELETE_NETWORK)
+
+        code = forked(broken)
+        assert code in (0, 9), code
+        assert forked(restored) == 0
+        return code == 0
+
+
+def forked(work: Callable[[], Any]) -> int:
+    """Run in a child; returns its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            asyncio.run(work())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def compare(found: State, wanted: State, when: str) -> None:
+    for part in ("rows", "links", "rules", "sysctls"):
+        left, right = getattr(found, part), getattr(wanted, part)
+        assert left == right, f"{when}: {part}\nfound:  {left}\nwanted: {right}"
+
+
+if __name__ == "__main__":
+    name, path, call, how = sys.argv[1:]
+    sys.stdout.write(f"{Experiment(Namespace(name), Path(path), call, how).run()}\n")
