@@ -48,6 +48,7 @@ network:{"9f" * 32}
   sysctl net.ipv4.conf.pn-9f9f9f9f9f9f.route_localnet = 1
   sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.disable_ipv6 = 0
   sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.accept_ra = 0
+  sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.accept_dad = 0
   address 10.9.0.1/24 dev pn-9f9f9f9f9f9f
   address fd00:9::1/64 dev pn-9f9f9f9f9f9f
   segment pn-9f9f9f9f9f9f 10.9.0.0/24 fd00:9::/64 masquerade""",
@@ -112,6 +113,7 @@ def test_endpoint_plan_names_published_ports() -> None:
     )
     endpoint = an_endpoint(ports=ports, address6=IPNetwork("fd00:9::2/64"))
     assert str(BRIDGE.endpoint_plan(a_network(subnets=(V4, V6)), endpoint)).splitlines()[2:] == [
+        "  hairpin pnhabababababab",
         "  publish tcp 0.0.0.0:8080 -> 10.9.0.2:80",
         "  publish tcp [::]:8080 -> [fd00:9::2]:80",
         "  publish udp 127.0.0.1:53 -> 10.9.0.2:53",
