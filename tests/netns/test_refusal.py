@@ -49,6 +49,10 @@ def with_pools(pool: Any, gateway: Any = None, id: str = OTHER) -> Any:
     return {**network(id), "IPv4Data": [{"Pool": pool, "Gateway": gateway}]}
 
 
+def named(value: str, option: str = NAME) -> Any:
+    return {**network(OTHER, 8), "Options": {GENERIC: {option: value}}}
+
+
 def with_interface(**members: Any) -> Any:
     return {**ids(7), "Interface": members, "Options": {}}
 
@@ -63,17 +67,17 @@ def address(text: Any, pool_id: Any = POOL) -> Any:
 
 NETWORKS: Cases = {
     "unknown option": ("nonsense", network(OTHER, 8, nonsense="1")),
-    "unknown option, 200 characters": ("unknown network option", network(OTHER, 8, **{LONG: "1"})),
+    "unknown option, 200 characters": ("unknown network option", named("1", LONG)),
     "unknown backend": ("backend", network(OTHER, 8, backend="nonsense")),
     "no backend": ("backend", network(OTHER, 8, backend="")),
     "MTU too small": ("68 to 65535", network(OTHER, 8, mtu="67")),
     "MTU too small for IPv6": ("1280", network(OTHER, 8, dual=True, mtu="1000")),
     "MTU no number": ("lots", network(OTHER, 8, mtu="lots")),
     "option no string": ("generic", {**network(OTHER, 8), "Options": {GENERIC: {"mtu": 1500}}}),
-    "bridge of another network": ("belongs to", network(OTHER, 8, **{NAME: "pn-9f9f9f9f9f9f"})),
-    "bridge that is lo": ('"lo"', network(OTHER, 8, **{NAME: "lo"})),
-    "bridge that the kernel forbids": ("all", network(OTHER, 8, **{NAME: "all"})),
-    "bridge too long": ("1 to 15", network(OTHER, 8, **{NAME: LONG})),
+    "bridge of another network": ("belongs to", named("pn-9f9f9f9f9f9f")),
+    "bridge that is lo": ('"lo"', named("lo")),
+    "bridge that the kernel forbids": ("all", named("all")),
+    "bridge too long": ("1 to 15", named(LONG)),
     "same pool": ("overlaps", network(OTHER, 9)),
     "pool inside another": ("overlaps", with_pools("10.9.0.128/25")),
     "pool around another": ("overlaps", with_pools("10.0.0.0/8")),
