@@ -33,7 +33,10 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     driver.restore(networks, [one for one in endpoints if one.network_id in known])
     links = kernel.netlink.links()
     plans: dict[str, Plan] = {}
-    unwanted: list[tuple[Subject, Plan]] = []
+    # Left by a removal that failed before its network's; such a link is collected below.
+    unwanted: list[tuple[Subject, Plan]] = [
+        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
+    ]
     for network in networks:
         plan = driver.network_plan(network)
         if network.phase == "ready":
