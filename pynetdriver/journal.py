@@ -37,6 +37,7 @@ class Journal:
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
         self.write(replace(record, phase="creating"))
+        self.unfinished.pop(plan.owner, None)
         try:
             self.use_settings(plan)
             await self._kernel.apply(plan)
