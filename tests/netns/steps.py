@@ -229,6 +229,9 @@ class Experiment:
                         compare(self.state(folder), before, f"step {number}: after the failure")
                 await process.call(*self._call)
                 compare(self.state(folder), after, f"step {number}: after the repeated call")
+                if self._how == "fail":
+                    await process.journal.retry()
+                    compare(self.state(folder), after, f"step {number}: after a late retry")
                 await process.call(*DELETE_NETWORK)
 
         asyncio.run(broken())
