@@ -1,6 +1,6 @@
 """Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL HOW`.
 
-Runs inside the namespace, with the real kernel and store behind a trap. HOW is `fail`, `cancel` or `kill`;
+Runs inside the namespace, with the real kernel and store behind a trap. HOW is `fail`, `fail on`, `cancel` or `kill`;
 `kill` ends a forked child in the middle and lets another one restore. Exits with a traceback if store,
 links, rules or switches are not as they must be; else writes the number of steps.
 """
@@ -36,10 +36,11 @@ from .host import State
 
 
 class Trap:
-    """Strikes at the n-th step after it was set, once."""
+    """Strikes at the n-th step after it was set, once, or from there on until it is disarmed."""
 
-    def __init__(self, strike: Callable[[], None]) -> None:
+    def __init__(self, strike: Callable[[], None], lasting: bool = False) -> None:
         self._strike = strike
+        self._lasting = lasting
         self._left = 0
         self.sprung = False
 
@@ -52,6 +53,7 @@ class Trap:
     def step(self) -> None:
         self._left -= 1
         if self._left == 0:
+            self._left = int(self._lasting)
             self.sprung = True
             self._strike()
 
@@ -208,7 +210,7 @@ class Experiment:
         raise AssertionError("no end of steps")
 
     def _raised(self, folder: Path, number: int, before: State, after: State) -> bool:
-        trap = Trap(fail if self._how == "fail" else cancel)
+        trap = Trap(cancel if self._how == "cancel" else fail, self._how == "fail on")
 
         async def broken() -> None:
             async with Process(folder, trap) as process:
@@ -220,7 +222,9 @@ class Experiment:
                 except (PynetError, asyncio.CancelledError):
                     assert trap.sprung
                 trap.disarm()
-                if trap.sprung:
+                if self._how == "fail on" and self._call is NETWORK:
+                    await process.journal.retry()
+                elif trap.sprung and self._how != "fail on":
                     if self._deletes:
                         await process.journal.retry()
                         if self._how == "fail":
@@ -228,8 +232,9 @@ class Experiment:
                     else:
                         compare(self.state(folder), before, f"step {number}: after the failure")
                 await process.call(*self._call)
-                compare(self.state(folder), after, f"step {number}: after the repeated call")
-                if self._how == "fail":
+                if self._how != "fail on":
+                    compare(self.state(folder), after, f"step {number}: after the repeated call")
+                if self._how.startswith("fail"):
                     await process.journal.retry()
                     compare(self.state(folder), after, f"step {number}: after a late retry")
                 await process.call(*DELETE_NETWORK)
