@@ -18,7 +18,7 @@ from netaddr import EUI, AddrFormatError, IPAddress, IPNetwork, mac_unix_expande
 
 from pynetdriver import messages as wire
 from pynetdriver.backends import DEFAULT, Backend, backend_named, owners_of
-from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError, shortened
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
@@ -430,7 +430,7 @@ def _parse_mac(text: str) -> str:
     try:
         mac = EUI(text, version=48, dialect=mac_unix_expanded)
     except (AddrFormatError, ValueError):
-        raise InvalidRequest(f'MAC address "{text[:64]}" is not of the form 02:42:0a:09:00:02') from None
+        raise InvalidRequest(f'MAC address "{shortened(text)}" is not of the form 02:42:0a:09:00:02') from None
     if int(mac) == 0 or mac.words[0] & 1:
         raise InvalidRequest(f"MAC address {mac} is not one of a single interface; its first byte must be even")
     return str(mac)

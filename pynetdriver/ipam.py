@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
-from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
 from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
 from pynetdriver.store import Change, Store
@@ -104,7 +104,7 @@ class IpamDriver:
         """Hold the address that was asked for, or the next free one."""
         pool = self._pools.get(request.pool_id)
         if pool is None:
-            raise InvalidRequest(f'pool "{request.pool_id[:64]}" is not known to pynet; create the network again')
+            raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is not known to pynet; create the network again')
         wanted = parse_address(request.address, "address") if request.address else None
         allocator = self._allocators[pool.id]
         address = allocator.take(wanted)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from netaddr import AddrFormatError, IPAddress, IPNetwork
+from netaddr import INET_PTON, AddrFormatError, IPAddress, IPNetwork
 
-from pynetdriver.errors import Conflict, Exhausted, InvalidRequest
+from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, shortened
 
 #: Where pools come from when none is asked for: private space (RFC 1918) that is rarely in use.
 POOLS4 = (IPNetwork("10.192.0.0/10"), IPNetwork("172.16.0.0/12"), IPNetwork("192.168.0.0/16"))
@@ -19,14 +19,11 @@ REMEMBERED = 4096
 
 
 def parse_address(text: str, what: str) -> IPAddress:
-    """Read an address; netaddr would take `1` and `0x7f.1` too, so the form is checked first."""
+    """Read an address in its full form, 10.9.0.2 or fd00:9::2."""
     try:
-        address = IPAddress(text)
-        if (":" not in text and text.count(".") != 3) or str(address) != str(IPAddress(text.lower())):
-            raise AddrFormatError
-    except (AddrFormatError, ValueError, TypeError):
-        raise InvalidRequest(f'{what} "{text[:64]}" is not an IP address') from None
-    return address
+        return IPAddress(text, flags=INET_PTON)
+    except (AddrFormatError, ValueError):
+        raise InvalidRequest(f'{what} "{shortened(text)}" is not an IP address') from None
 
 
 def parse_network(text: str, what: str) -> IPNetwork:
@@ -38,14 +35,16 @@ def parse_network(text: str, what: str) -> IPNetwork:
             raise AddrFormatError
         return IPNetwork(text)
     except (AddrFormatError, ValueError):
-        raise InvalidRequest(f'{what} "{text[:64]}" is not an address with a prefix length, like 10.9.0.2/24') from None
+        raise InvalidRequest(
+            f'{what} "{shortened(text)}" is not an address with a prefix length, like 10.9.0.2/24'
+        ) from None
 
 
 def parse_subnet(text: str, what: str) -> IPNetwork:
     """Read a subnet; host bits must be zero."""
     subnet = parse_network(text, what)
     if subnet.ip != subnet.network:
-        raise InvalidRequest(f'{what} "{text}" has host bits set; did you mean {subnet.cidr}?')
+        raise InvalidRequest(f'{what} "{shortened(text)}" has host bits set; did you mean {subnet.cidr}?')
     return subnet
 
 

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from pynetdriver import messages as wire
 from pynetdriver.driver import NetworkDriver
-from pynetdriver.errors import InvalidRequest, Overdue, PynetError
+from pynetdriver.errors import InvalidRequest, Overdue, PynetError, shortened
 from pynetdriver.ipam import IpamDriver
 
 log = structlog.get_logger()
@@ -134,7 +134,7 @@ class Server:
     async def _handle(self, request: web.Request) -> web.Response:
         route = self._table.get(request.path) if request.method == "POST" else None
         if route is None:
-            return _answer(404, _error(f"pynet has no method {request.path[:64]}"))
+            return _answer(404, _error(f"pynet has no method {shortened(request.path)}"))
         started = time.perf_counter()
         body = b""
         try:
