@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ from pynetdriver.model import Endpoint, Facts, Network, PortMapping, Subnet
 from pynetdriver.names import PREFIX_LENGTH, endpoint_mac
 from pynetdriver.options import link_name, parse_options
 from pynetdriver.plan import Plan
-from pynetdriver.pool import parse_network, parse_subnet
+from pynetdriver.pool import is_host_address, parse_network, parse_subnet
 from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
 
 log = structlog.get_logger()
@@ -73,6 +73,8 @@ class NetworkDriver:
         self._lock = Locks()
         self.networks: dict[str, Network] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self._prefixes: set[str] = set()
+        self._removals: set[asyncio.Task[None]] = set()
         self._unjoined: dict[str, float] = {}
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
@@ -91,7 +93,8 @@ class NetworkDriver:
             uplink_mtu = await self._kernel.netlink.uplink_mtu()
             if uplink_mtu is not None:
                 network = replace(network, facts=Facts(uplink_mtu))
-            backend.check(network, self.networks, self._kernel.netlink.links())
+            addresses = await self._kernel.netlink.addresses()
+            backend.check(network, self.networks, self._kernel.netlink.links(), addresses)
             self.networks[network.id] = replace(network, phase="creating")
             plan = backend.network_plan(network)
             try:
@@ -109,20 +112,7 @@ class NetworkDriver:
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
         """Remove a network and what the engine forgot to remove of it; an unknown one is gone already."""
-        async with self._lock(request.network_id):
-            network = self.networks.get(request.network_id)
-            if network is None:
-                return wire.Empty()
-            self.networks[network.id] = replace(network, phase="deleting")
-            for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
-                with suppress(PynetError):  # the journal tries again
-                    await self._delete_endpoint(endpoint.id)
-            try:
-                await self._journal.delete(network, self.network_plan(network))
-            finally:
-                del self.networks[network.id]
-            if not self.networks:
-                await self._chains.disallow()
+        await self._to_the_end(self._delete_network(request.network_id))
         return wire.Empty()
 
     # Endpoints
@@ -138,7 +128,7 @@ class NetworkDriver:
                 if replace(known, sandbox=None, ports=()) != endpoint:
                     raise Conflict(f"endpoint {endpoint.id[:12]} exists already, made differently or being removed")
                 return wire.CreateEndpointResponse(answer)
-            if any(one.id[:PREFIX_LENGTH] == endpoint.id[:PREFIX_LENGTH] for one in self.endpoints.values()):
+            if endpoint.id[:PREFIX_LENGTH] in self._prefixes:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
             for address in _addresses(endpoint):
                 await self._collect_if_dead(self._by_address.get((network.id, address)))
@@ -158,7 +148,7 @@ class NetworkDriver:
 
     async def delete_endpoint(self, request: wire.EndpointRequest) -> wire.Empty:
         """Remove an endpoint; an unknown one is gone already."""
-        await self._delete_endpoint(request.endpoint_id)
+        await self._to_the_end(self._delete_endpoint(request.endpoint_id))
         return wire.Empty()
 
     async def oper_info(self, request: wire.EndpointRequest) -> wire.OperInfoResponse:
@@ -279,6 +269,29 @@ class NetworkDriver:
             except PynetError as error:
                 log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
+    async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
+        """Wait for a removal that goes on when its call is over: the engine will not ask again."""
+        task = asyncio.ensure_future(removal)
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+        await asyncio.shield(task)
+
+    async def _delete_network(self, network_id: str) -> None:
+        async with self._lock(network_id):
+            network = self.networks.get(network_id)
+            if network is None:
+                return
+            self.networks[network.id] = replace(network, phase="deleting")
+            for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
+                with suppress(PynetError):  # the journal tries again
+                    await self._delete_endpoint(endpoint.id)
+            try:
+                await self._journal.delete(network, self.network_plan(network))
+            finally:
+                del self.networks[network.id]
+            if not self.networks:
+                await self._chains.disallow()
+
     async def _delete_endpoint(self, endpoint_id: str) -> None:
         async with self._lock(endpoint_id):
             endpoint = self.endpoints.get(endpoint_id)
@@ -319,11 +332,13 @@ class NetworkDriver:
 
     def _know(self, endpoint: Endpoint) -> None:
         self.endpoints[endpoint.id] = endpoint
+        self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
         for address in _addresses(endpoint):
             self._by_address[endpoint.network_id, address] = endpoint.id
 
     def _forget(self, endpoint: Endpoint) -> None:
         self.endpoints.pop(endpoint.id, None)
+        self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         for address in _addresses(endpoint):
             self._by_address.pop((endpoint.network_id, address), None)
 
@@ -371,6 +386,8 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
             if pool.prefixlen == 0:
                 continue  # the engine's null IPAM: no addresses
             gateway = parse_network(one.gateway, "gateway") if one.gateway else None
+            if gateway is not None and not (gateway.ip in pool and is_host_address(gateway.ip, pool)):
+                raise InvalidRequest(f"gateway {gateway.ip} is not a host address of its subnet {pool}")
             subnets.append(Subnet(pool, gateway.ip if gateway else None))
     return Network(
         id=request.network_id,
@@ -419,8 +436,12 @@ def _endpoint_address(text: str, version: int, network: Network) -> IPNetwork | 
         raise InvalidRequest(f"address {text} is not an IPv{version} address")
     for subnet in network.subnets:
         if address.ip in subnet.pool:
+            if address.prefixlen != subnet.pool.prefixlen:
+                raise InvalidRequest(f"address {text} has not the prefix length of its subnet {subnet.pool}")
             if address.ip == subnet.gateway:
                 raise Conflict(f"address {address.ip} is the gateway of network {network.id[:12]}; choose another")
+            if not is_host_address(address.ip, subnet.pool):
+                raise InvalidRequest(f"address {address.ip} is the network or broadcast address of {subnet.pool}")
             return address
     pools = ", ".join(str(one.pool) for one in network.subnets if one.pool.version == version) or "none"
     raise InvalidRequest(f"address {address.ip} is outside the network's IPv{version} subnets ({pools})")

@@ -64,7 +64,7 @@ class Exhausted(PynetError):
 
 
 class Overdue(PynetError):
-    """The call ran past its deadline and was undone."""
+    """The call ran past its deadline: what it made is undone, what it removes goes on."""
 
     status = 503
 

@@ -36,6 +36,9 @@ class Journal:
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
+        for other, left in list(self.unfinished.values()):
+            if left.links & plan.links:
+                await self.delete(other, left)  # or a later try would remove what is made now
         self.write(replace(record, phase="creating"))
         self.unfinished.pop(plan.owner, None)
         try:

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.errors import PynetError
+
 #: creating: the engine never got a yes; ready: it did; deleting: it was told so and work may be left.
 Phase = Literal["creating", "ready", "deleting"]
 
@@ -113,5 +115,12 @@ def encode(record: msgspec.Struct) -> bytes:
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Read back what `encode` wrote."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_decode)
+    """Read back what `encode` wrote.
+
+    Raises:
+        PynetError: the record is damaged.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_decode)
+    except msgspec.DecodeError as error:
+        raise PynetError(f"a {kind.__name__.lower()} in pynet's state cannot be read: {error}") from error

@@ -135,6 +135,12 @@ class Plan:
     intents: tuple[Intent, ...] = ()
 
     @property
+    def links(self) -> frozenset[str]:
+        """All links that the plan makes, both ends of a pair."""
+        names = {one.name for one in self.objects if isinstance(one, Bridge | Veth)}
+        return frozenset(names | {one.peer for one in self.objects if isinstance(one, Veth)})
+
+    @property
     def anchors(self) -> tuple[str, ...]:
         """Links that stay on the host while the endpoint lives: when one is gone, so is its sandbox."""
         return tuple(one.name for one in self.objects if isinstance(one, Veth))

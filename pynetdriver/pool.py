@@ -48,6 +48,12 @@ def parse_subnet(text: str, what: str) -> IPNetwork:
     return subnet
 
 
+def is_host_address(address: IPAddress, subnet: IPNetwork) -> bool:
+    """Tell whether an address of a subnet may be that of a host in it."""
+    first, last = _usable(subnet)
+    return bool(first <= int(address) <= last)
+
+
 def overlap(one: IPNetwork, other: IPNetwork) -> bool:
     """Tell whether two subnets share an address."""
     return one.version == other.version and one.first <= other.last and other.first <= one.last
@@ -132,8 +138,7 @@ class Allocator:
         if address not in self._subnet:
             raise InvalidRequest(f"address {address} is outside its pool {self._subnet}")
         number = int(address)
-        first, last = _usable(self._subnet)
-        if not first <= number <= last:
+        if not is_host_address(address, self._subnet):
             raise InvalidRequest(f"address {address} is the network or broadcast address of {self._subnet}")
         if number in self._held:
             raise Conflict(f"address {address} of pool {self._subnet} is in use")

@@ -17,7 +17,7 @@ from pynetdriver.errors import PynetError
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import engine_bridges
-from pynetdriver.model import Endpoint
+from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
 
@@ -29,13 +29,15 @@ _OUR_NAMES = re.compile(rf"pn-[0-9a-z]{{{PREFIX_LENGTH}}}|pn[hc][0-9a-z]{{{PREFI
 async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> None:
     """Bring the kernel to what the store says, and the driver to know it."""
     networks, endpoints = journal.load()
+    stored = {one.id for one in networks}
+    networks = [one for one in networks if _is_understood(driver, one)]
     known = {one.id for one in networks}
     driver.restore(networks, [one for one in endpoints if one.network_id in known])
     links = kernel.netlink.links()
     plans: dict[str, Plan] = {}
     # Left by a removal that failed before its network's; such a link is collected below.
     unwanted: list[tuple[Subject, Plan]] = [
-        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
+        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in stored
     ]
     for network in networks:
         plan = driver.network_plan(network)
@@ -64,6 +66,16 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     log.info("restored", networks=len(driver.networks), endpoints=len(driver.endpoints))
 
 
+def _is_understood(driver: NetworkDriver, network: Network) -> bool:
+    """Tell whether this pynet can make a stored network; one of a newer pynet stays in the store."""
+    try:
+        driver.network_plan(network)
+    except PynetError as error:
+        log.error("a stored network is not understood; left alone", network=network.id[:12], error=str(error))
+        return False
+    return True
+
+
 async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: Plan) -> None:
     log.info("removing what is left", owner=plan.owner, phase=record.phase)
     try:
@@ -75,7 +87,7 @@ async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: 
 
 async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     """Remove links of ours that no plan names; a link whose other end is in a container is in use."""
-    wanted = {name for plan in plans for one in plan.objects for name in _names(one)}
+    wanted = {name for plan in plans for name in plan.links}
     for name in sorted(kernel.netlink.links() - wanted, reverse=True):
         if not _OUR_NAMES.fullmatch(name):
             continue
@@ -84,7 +96,3 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
         else:
             log.info("removing a link that nothing names", link=name)
             await kernel.netlink.remove_link(name)
-
-
-def _names(one: object) -> list[str]:
-    return [name for name in (getattr(one, "name", None), getattr(one, "peer", None)) if name]

@@ -146,7 +146,7 @@ class Server:
                     result = await route.handler(wire.decode_request(body, route.request))
             status, answer = 200, result
         except TimeoutError:
-            overdue = Overdue(f"not done within {self._deadline_s:g} s, so it was undone; see pynet's log")
+            overdue = Overdue(f"not done within {self._deadline_s:g} s; see pynet's log for what it waits for")
             status, answer = overdue.status, _error(str(overdue))
         except PynetError as error:
             status, answer = error.status, _error(str(error))

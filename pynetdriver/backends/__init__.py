@@ -6,13 +6,13 @@ of the `Backend` protocol below. Its module name is the value of `-o backend=`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Protocol, cast
 
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import InvalidOption
 from pynetdriver.messages import StaticRoute
@@ -37,8 +37,14 @@ class Backend(Protocol):
 
     Options: type[Any]
 
-    def check(self, network: Network, networks: Mapping[str, Network], links: Collection[str]) -> None:
-        """Refuse what cannot work, or clashes with other networks or the host's links, untouched."""
+    def check(
+        self,
+        network: Network,
+        networks: Mapping[str, Network],
+        links: Collection[str],
+        addresses: Iterable[IPNetwork],
+    ) -> None:
+        """Refuse what cannot work, or clashes with other networks or the host's links and addresses."""
         ...
 
     def network_plan(self, network: Network) -> Plan:

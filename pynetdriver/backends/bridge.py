@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -84,8 +84,10 @@ class Options:
     )
 
 
-def check(network: Network, networks: Mapping[str, Network], links: Collection[str]) -> None:
-    """Refuse a taken bridge name, an overlapping subnet, or an MTU that IPv6 forbids."""
+def check(
+    network: Network, networks: Mapping[str, Network], links: Collection[str], addresses: Iterable[IPNetwork]
+) -> None:
+    """Refuse a taken bridge name, a subnet that overlaps or holds an address of the host, a small MTU for IPv6."""
     options = parse_options(Options, network.options)
     if options.mtu is not None and options.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
         raise InvalidOption.value(
@@ -106,8 +108,9 @@ def check(network: Network, networks: Mapping[str, Network], links: Collection[s
         if overlap(one.pool, other_one.pool):
             raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")
     for subnet in network.subnets:
-        if subnet.gateway is not None and subnet.gateway not in subnet.pool:
-            raise InvalidRequest(f"gateway {subnet.gateway} is outside its subnet {subnet.pool}")
+        for address in addresses:
+            if address.ip in subnet.pool:
+                raise Conflict(f"subnet {subnet.pool} holds this host's address {address.ip}; choose another --subnet")
 
 
 def network_plan(network: Network) -> Plan:

@@ -81,10 +81,15 @@ class NftablesFirewall:
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
         """Say which bridges are the engine's own."""
         async with self._lock:
-            delta = ruleset.change_bridges(self._bridges, names)
+            former = self._bridges
+            delta = ruleset.change_bridges(former, names)
             self._bridges = names
-            if delta and self._owners:
-                await self._change(delta)
+            try:
+                if delta and self._owners:
+                    await self._change(delta)
+            except HostError:
+                self._bridges = former
+                raise
 
     async def _change(self, delta: str) -> None:
         """Commit the delta, or the whole table if there is none or somebody else changed the table."""

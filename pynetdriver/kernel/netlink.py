@@ -76,15 +76,18 @@ class Netlink:
                 return int((await self._link(best.get("oif"))).get("mtu"))
         return None
 
+    async def addresses(self) -> list[IPNetwork]:
+        """List the host's addresses with their prefix lengths."""
+        return [IPNetwork(f"{one.get('address')}/{one['prefixlen']}") async for one in await self._netlink.get_addr()]
+
     async def networks_in_use(self) -> list[IPNetwork]:
         """List every prefix that the host has a route to or an address in, default routes left out."""
-        found = []
-        for route in [one async for one in await self._netlink.get_routes()]:
-            if route["dst_len"] and route.get("dst"):
-                found.append(IPNetwork(f"{route.get('dst')}/{route['dst_len']}"))
-        for one in [one async for one in await self._netlink.get_addr()]:
-            found.append(IPNetwork(f"{one.get('address')}/{one['prefixlen']}").cidr)
-        return found
+        routes = [
+            IPNetwork(f"{route.get('dst')}/{route['dst_len']}")
+            async for route in await self._netlink.get_routes()
+            if route["dst_len"] and route.get("dst")
+        ]
+        return routes + [address.cidr for address in await self.addresses()]
 
     async def ensure_bridge(self, bridge: Bridge) -> None:
         """Make the bridge, or bring one that differs in line."""
@@ -116,10 +119,10 @@ class Netlink:
                     await self._isolate(veth.name)
                 return
             link = await self._link(index)
-            if link.get("master") != bridge or not link["flags"] & _IFF_UP:
-                await self._netlink.link("set", index=index, master=bridge, state="up")
-                if veth.isolated:
-                    await self._isolate(veth.name)
+            if (link.get("master"), link.get("mtu")) != (bridge, veth.mtu) or not link["flags"] & _IFF_UP:
+                await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
+            if veth.isolated:
+                await self._isolate(veth.name)
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""

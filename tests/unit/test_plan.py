@@ -145,7 +145,7 @@ def test_attachment_has_no_gateway_when_internal() -> None:
         (a_network("8" * 64, subnets=(), options={"com.docker.network.bridge.name": "pn-9f9f9f9f9f9f"}), "belongs to"),
         (a_network("8" * 64, subnets=(), options={"com.docker.network.bridge.name": "taken"}), "exists on this host"),
         (a_network("9f" * 6 + "8" * 52, subnets=()), "belongs to"),
-        (a_network("8" * 64, subnets=(Subnet(IPNetwork("10.8.0.0/24"), V4.gateway),)), "outside its subnet"),
+        (a_network("8" * 64, subnets=(Subnet(IPNetwork("192.0.2.0/25")),)), "holds this host's address 192.0.2.1"),
         (a_network("8" * 64, subnets=(V6,), options={"mtu": "1279"}), "1280"),
         (a_network("8" * 64, subnets=(Subnet(IPNetwork("10.8.0.0/24")), Subnet(IPNetwork("10.8.0.0/25")))), "overlaps"),
     ],
@@ -153,7 +153,7 @@ def test_attachment_has_no_gateway_when_internal() -> None:
 def test_network_is_refused_when_it_clashes(network: Network, said: str) -> None:
     """A network that cannot stand beside what is there is refused before anything is made."""
     with pytest.raises(PynetError, match=said):
-        BRIDGE.check(network, {"9f" * 32: a_network()}, {"lo", "taken"})
+        BRIDGE.check(network, {"9f" * 32: a_network()}, {"lo", "taken"}, [IPNetwork("192.0.2.1/24")])
 
 
 @pytest.mark.parametrize("case", PLANS)
