@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from pynetdriver.errors import PynetError
@@ -25,20 +26,24 @@ class SqliteStore:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            # A commit must survive power loss, hence FULL; WAL keeps it at one fsync.
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if found > FORMAT:
-                raise PynetError(f"{path} was written by a newer pynet (format {found}); upgrade pynet")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, data BLOB, PRIMARY KEY (kind, key))"
-                " WITHOUT ROWID"
-            )
-            self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+            with ExitStack() as failed:
+                self._connection = failed.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+                self._prepare(path)
+                failed.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise PynetError(f"cannot open the state file {path}: {error}") from error
+
+    def _prepare(self, path: Path) -> None:
+        # A commit must survive power loss, hence FULL; WAL keeps it at one fsync.
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        (found,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if found > FORMAT:
+            raise PynetError(f"{path} was written by a newer pynet (format {found}); upgrade pynet")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, data BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+        )
+        self._connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def load(self, kind: str) -> dict[str, bytes]:
         """Read all records of a kind."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,19 +114,22 @@ class Lab:
 
     def rows(self, *kinds: str) -> list[tuple[str, str]]:
         """Kind and key of what the daemon has stored."""
-        with sqlite3.connect(f"file:{self.daemon.state_dir}/pynet.db?mode=ro", uri=True) as store:
+        with closing(self._store()) as store:
             found = store.execute("SELECT kind, key FROM record").fetchall()
         return [(kind, key) for kind, key in found if not kinds or kind in kinds]
 
     def host_port(self, container: str, network: str, port: int) -> int:
         """The host port that pynet chose: `docker port` cannot show it for any plugin."""
         endpoint = self.addresses(container, network)["EndpointID"]
-        with sqlite3.connect(f"file:{self.daemon.state_dir}/pynet.db?mode=ro", uri=True) as store:
+        with closing(self._store()) as store:
             (data,) = store.execute(
                 "SELECT data FROM record WHERE kind = 'endpoint' AND key = ?", (endpoint,)
             ).fetchone()
         (number,) = {one["host_port"] for one in json.loads(data)["ports"] if one["port"] == port}
         return int(number)
+
+    def _store(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self.daemon.state_dir}/pynet.db?mode=ro", uri=True)
 
     def state(self) -> dict[str, Any]:
         """Everything that pynet may change on the host."""
