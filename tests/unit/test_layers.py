@@ -15,11 +15,12 @@ CORE = {"errors", "messages", "names", "options", "model", "plan", "pool", "port
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "backends": CORE,
+    "admission": CORE | {"backends"},
     "kernel": CORE,
     "store": CORE,
     **dict.fromkeys(
         ["driver", "ipam", "journal", "restore", "monitor"],
-        CORE | {"backends", "kernel", "store", "driver", "ipam", "journal", "restore", "monitor"},
+        CORE | {"admission", "backends", "kernel", "store", "driver", "ipam", "journal", "restore", "monitor"},
     ),
 }
 ALLOWED["server"] = ALLOWED["driver"]
@@ -28,7 +29,7 @@ ALLOWED[""] = set()
 #: Third parties that one room alone knows.
 OWNED = {"aiohttp": "server", "pyroute2": "kernel", "sqlite3": "store", "click": "__main__", "ctypes": "kernel"}
 #: No module of these says which backends there are.
-BLIND = {"driver", "ipam", "journal", "restore", "monitor", "server"}
+BLIND = {"admission", "driver", "ipam", "journal", "restore", "monitor", "server"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

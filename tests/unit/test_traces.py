@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from pynetdriver import server
-from pynetdriver.driver import NetworkDriver, requested_network
+from pynetdriver.admission import requested_network
+from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request

@@ -1,0 +1,113 @@
+"""What may come in: requests for networks and endpoints, checked on their own and made into records.
+
+Pure; what depends on the host or on other networks is checked by the driver and the backend.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netaddr import EUI, AddrFormatError, IPNetwork, mac_unix_expanded
+
+from pynetdriver import messages as wire
+from pynetdriver.backends import DEFAULT, backend_named, owners_of
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
+from pynetdriver.model import Endpoint, Network, Subnet
+from pynetdriver.names import endpoint_mac
+from pynetdriver.options import link_name, parse_options
+from pynetdriver.pool import is_host_address, parse_network, parse_subnet
+
+IFNAME_OPTION = "com.docker.network.endpoint.ifname"
+#: Keys under this are the engine's own, and more come with its versions.
+ENGINE_OPTIONS = "com.docker.network."
+
+
+def requested_network(request: wire.CreateNetworkRequest) -> Network:
+    """Read a request for a network, its options checked. Raises InvalidRequest."""
+    given = request.options or wire.NetworkOptions()
+    typed = dict(given.generic or {})
+    name = typed.pop("backend", DEFAULT)
+    backend = backend_named(name)
+    for key in typed:
+        owners = owners_of(key)
+        if owners and name not in owners:
+            raise InvalidOption(f'option "{key}" belongs to backend {" and ".join(owners)}, not to {name}')
+    parse_options(backend.Options, typed)
+    subnets = []
+    for version, data in ((4, request.ipv4_data), (6, request.ipv6_data)):
+        for one in data or []:
+            pool = parse_subnet(one.pool, "subnet")
+            if pool.version != version:
+                raise InvalidRequest(f"subnet {pool} is not an IPv{version} subnet")
+            if pool.prefixlen == 0:
+                continue  # the engine's null IPAM: no addresses
+            gateway = parse_network(one.gateway, "gateway") if one.gateway else None
+            if gateway is not None and not (gateway.ip in pool and is_host_address(gateway.ip, pool)):
+                raise InvalidRequest(f"gateway {gateway.ip} is not a host address of its subnet {pool}")
+            subnets.append(Subnet(pool, gateway.ip if gateway else None))
+    return Network(
+        id=request.network_id,
+        backend=name,
+        options=typed,
+        subnets=tuple(subnets),
+        internal=given.internal,
+    )
+
+
+def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) -> Endpoint:
+    """Read a request for an endpoint of a network. Raises InvalidRequest."""
+    interface = request.interface or wire.EndpointInterface()
+    address4 = _endpoint_address(interface.address, 4, network)
+    address6 = _endpoint_address(interface.address_ipv6, 6, network)
+    given_mac = _parse_mac(interface.mac_address) if interface.mac_address else None
+    return Endpoint(
+        id=request.endpoint_id,
+        network_id=network.id,
+        mac=given_mac or endpoint_mac(request.endpoint_id, address4.ip if address4 else None),
+        mac_given=given_mac is not None,
+        address4=address4,
+        address6=address6,
+        ifname=_endpoint_options(request.options or {}),
+    )
+
+
+def _endpoint_options(options: dict[str, Any]) -> str | None:
+    for name in options:
+        if not name.startswith(ENGINE_OPTIONS):
+            raise InvalidOption.unknown(name, [IFNAME_OPTION], "endpoint option")
+    ifname = options.get(IFNAME_OPTION)
+    if ifname is None:
+        return None
+    try:
+        return str(link_name.parse(str(ifname)))
+    except ValueError:
+        raise InvalidOption.value(IFNAME_OPTION, str(ifname), link_name.allowed) from None
+
+
+def _endpoint_address(text: str, version: int, network: Network) -> IPNetwork | None:
+    if not text:
+        return None
+    address = parse_network(text, "address")
+    if address.version != version:
+        raise InvalidRequest(f"address {text} is not an IPv{version} address")
+    for subnet in network.subnets:
+        if address.ip in subnet.pool:
+            if address.prefixlen != subnet.pool.prefixlen:
+                raise InvalidRequest(f"address {text} has not the prefix length of its subnet {subnet.pool}")
+            if address.ip == subnet.gateway:
+                raise Conflict(f"address {address.ip} is the gateway of network {network.id[:12]}; choose another")
+            if not is_host_address(address.ip, subnet.pool):
+                raise InvalidRequest(f"address {address.ip} is the network or broadcast address of {subnet.pool}")
+            return address
+    pools = ", ".join(str(one.pool) for one in network.subnets if one.pool.version == version) or "none"
+    raise InvalidRequest(f"address {address.ip} is outside the network's IPv{version} subnets ({pools})")
+
+
+def _parse_mac(text: str) -> str:
+    try:
+        mac = EUI(text, version=48, dialect=mac_unix_expanded)
+    except (AddrFormatError, ValueError):
+        raise InvalidRequest(f'MAC address "{shortened(text)}" is not of the form 02:42:0a:09:00:02') from None
+    if int(mac) == 0 or mac.words[0] & 1:
+        raise InvalidRequest(f"MAC address {mac} is not one of a single interface; its first byte must be even")
+    return str(mac)
