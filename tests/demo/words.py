@@ -6,6 +6,8 @@ from typing import Any
 
 #: What the rules of a network's own chains say, by their expressions. {net} is its bridge.
 _MEANINGS = {
+    '[{"match": {"left": {"ct": {"key": "state"}}, "op": "in", "right": ["established", "related"]}}, '
+    '{"accept": null}]': ("into {net}: answers are let in"),
     '[{"match": {"left": {"ct": {"key": "status"}}, "op": "in", "right": "dnat"}}, {"accept": null}]': (
         "into {net}: what came by a published port is let in"
     ),
