@@ -32,10 +32,12 @@ class PortBinding(Struct, frozen=True):
 
 
 class IpamData(Struct, frozen=True):
-    """A pool of a new network; `gateway` carries the pool's prefix length."""
+    """A pool of a new network; gateway and auxiliary addresses carry the pool's prefix length."""
 
     pool: Text = field(name="Pool")
     gateway: Text | None = field(name="Gateway", default=None)
+    address_space: Text = field(name="AddressSpace", default="")
+    aux_addresses: dict[str, Text] | None = field(name="AuxAddresses", default=None)
 
 
 class NetworkOptions(Struct, frozen=True):

@@ -145,6 +145,11 @@ class Plan:
         """Links that stay on the host while the endpoint lives: when one is gone, so is its sandbox."""
         return tuple(one.name for one in self.objects if isinstance(one, Veth))
 
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Links that are on the host only while the endpoint is in no sandbox."""
+        return tuple(one.peer for one in self.objects if isinstance(one, Veth))
+
     def __str__(self) -> str:
         return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])
 
