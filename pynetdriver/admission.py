@@ -44,7 +44,8 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
             gateway = parse_network(one.gateway, "gateway") if one.gateway else None
             if gateway is not None and not (gateway.ip in pool and is_host_address(gateway.ip, pool)):
                 raise InvalidRequest(f"gateway {gateway.ip} is not a host address of its subnet {pool}")
-            subnets.append(Subnet(pool, gateway.ip if gateway else None))
+            aux = tuple(parse_network(text, "auxiliary address").ip for text in (one.aux_addresses or {}).values())
+            subnets.append(Subnet(pool, gateway.ip if gateway else None, one.address_space, aux))
     return Network(
         id=request.network_id,
         backend=name,

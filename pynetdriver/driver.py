@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network
 from pynetdriver.backends import Backend, backend_named
-from pynetdriver.errors import Conflict, InvalidRequest, PynetError
+from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
@@ -31,7 +31,9 @@ from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
 log = structlog.get_logger()
 
 #: The engine joins an endpoint at once after it made it, and deletes it at once after it left.
-FORGOTTEN_S = 300
+FORGOTTEN_S = 60
+#: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
+MOVING_S = 15
 
 
 class Locks:
@@ -68,7 +70,9 @@ class NetworkDriver:
         self.endpoints: dict[str, Endpoint] = {}
         self._prefixes: set[str] = set()
         self._removals: set[asyncio.Task[None]] = set()
-        self._unjoined: dict[str, float] = {}
+        self._unmentioned: set[str] = set()
+        self._joined: dict[str, float] = {}
+        self._adrift: dict[str, float] = {}
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
@@ -86,8 +90,7 @@ class NetworkDriver:
             uplink_mtu = await self._kernel.netlink.uplink_mtu()
             if uplink_mtu is not None:
                 network = replace(network, facts=Facts(uplink_mtu))
-            addresses = await self._kernel.netlink.addresses()
-            backend.check(network, self.networks, self._kernel.netlink.links(), addresses)
+            await self._make_room(network)
             self.networks[network.id] = replace(network, phase="creating")
             plan = backend.network_plan(network)
             try:
@@ -132,6 +135,9 @@ class NetworkDriver:
             self._network(network.id)
             self._know(replace(endpoint, phase="creating"))
             try:
+                around = self.network_plan(network)
+                if self._kernel.netlink.is_missing(around.links):
+                    await self._kernel.apply_objects(around)
                 await self._journal.create(endpoint, self.endpoint_plan(endpoint))
             except BaseException:
                 self._forget(endpoint)
@@ -162,6 +168,7 @@ class NetworkDriver:
                 endpoint = replace(endpoint, sandbox=request.sandbox_key)
                 self._journal.write(endpoint)
                 self._know(endpoint)
+                self._joined[endpoint.id] = time.monotonic()
         attachment = backend_named(network.backend).attachment(network, endpoint)
         return wire.JoinResponse(
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
@@ -192,11 +199,15 @@ class NetworkDriver:
             bindings = (request.options and request.options.port_map) or []
             defaults = backend_named(network.backend).publish_addresses(network)
             kept, wanted = split_satisfied(port_requests(bindings, endpoint, defaults), endpoint.ports)
-            new = await self._hold(endpoint, wanted)
+            given_up = [one for one in endpoint.ports if one not in kept]
+            self._ports.release(endpoint.id, given_up)
+            new: tuple[PortMapping, ...] = ()
             try:
+                new = await self._hold(endpoint, wanted)
                 await self._set_ports(endpoint, replace(endpoint, ports=(*kept, *new)))
             except BaseException:
                 self._ports.release(endpoint.id, new)
+                self._ports.adopt(endpoint.id, given_up)
                 raise
         return wire.Empty()
 
@@ -213,21 +224,40 @@ class NetworkDriver:
     async def collect_dead(self) -> None:
         """Remove endpoints that the engine will not mention again.
 
-        Those are the ones whose link went with its sandbox, and those that stay without a sandbox long
-        after the engine would have joined or deleted them.
+        Those are the ones whose link went with its sandbox, and those that are in no sandbox long after the
+        engine would have put them there or deleted them.
         """
         links, now = self._kernel.netlink.links(), time.monotonic()
-        self._unjoined = {
-            one.id: self._unjoined.get(one.id, now) for one in self.endpoints.values() if one.sandbox is None
-        }
+        adrift: dict[str, float] = {}
         for number, endpoint in enumerate(list(self.endpoints.values())):
-            forgotten = now - self._unjoined.get(endpoint.id, now) > FORGOTTEN_S
-            gone = forgotten or not links.issuperset(self.endpoint_plan(endpoint).anchors)
+            plan = self.endpoint_plan(endpoint)
+            if endpoint.sandbox is None or not links.isdisjoint(plan.moving):
+                adrift[endpoint.id] = self._adrift.get(endpoint.id, now)
+            forgotten = now - adrift.get(endpoint.id, now) > FORGOTTEN_S
+            gone = forgotten or not links.issuperset(plan.anchors)
             if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
                 log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
                 await self._delete_endpoint(endpoint.id)
             if number % 100 == 99:
                 await asyncio.sleep(0)  # let calls go first
+        self._adrift = adrift
+
+    async def finish_removals(self) -> None:
+        """Try again what could not be removed; host ports of endpoints are free only then."""
+        for record in await self._journal.retry():
+            if isinstance(record, Endpoint):
+                self._ports.release(record.id, record.ports)
+
+    async def still_held(self, pool: IPNetwork, address: IPAddress) -> bool:
+        """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
+        for network in self.networks.values():
+            for subnet in network.subnets:
+                if subnet.pool == pool:
+                    holder = self._by_address.get((network.id, address))
+                    if address == subnet.gateway or address in subnet.aux:
+                        return True
+                    return holder is not None and not await self._collect_if_dead(holder)
+        return True
 
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""
@@ -241,6 +271,7 @@ class NetworkDriver:
     def restore(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
         """Take up networks and endpoints of an earlier process."""
         self.networks = {one.id: one for one in networks}
+        self._unmentioned = set(self.networks)
         for endpoint in endpoints:
             self._know(endpoint)
 
@@ -253,14 +284,30 @@ class NetworkDriver:
 
     def restore_ports(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
-        for mapping in endpoint.ports:
-            request = PortRequest(
-                mapping.protocol, (mapping.host_address,), mapping.host_port, mapping.host_port, mapping.port
-            )
+        for error in self._ports.adopt(endpoint.id, endpoint.ports):
+            log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
+
+    async def _make_room(self, network: Network) -> None:
+        """Check a new network against the host and the others.
+
+        An engine never makes two networks whose pools overlap in one address space. So one in the way, of which
+        it has said nothing since pynet started and on which there is no container, was removed before that.
+        """
+        backend = self._backend(network)
+        while True:
+            addresses = await self._kernel.netlink.addresses()
             try:
-                self._ports.hold(endpoint.id, [request])
-            except PynetError as error:
-                log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
+                backend.check(network, self.networks, self._kernel.netlink.links(), addresses)
+                return
+            except NetworkInTheWay as conflict:
+                other = self.networks[conflict.network_id]
+                if other.id not in self._unmentioned or self._is_lived_in(other) or not _share_space(network, other):
+                    raise
+                log.info("the engine has removed a network while pynet was away", network=other.id[:12])
+                await self._delete_network(other.id)
+
+    def _is_lived_in(self, network: Network) -> bool:
+        return any(one.network_id == network.id and not self._is_dead(one) for one in self.endpoints.values())
 
     async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
         """Wait for a removal that goes on when its call is over: the engine will not ask again."""
@@ -293,8 +340,8 @@ class NetworkDriver:
             self._know(replace(endpoint, phase="deleting"))
             try:
                 await self._journal.delete(endpoint, self.endpoint_plan(endpoint))
-            finally:
                 self._ports.release(endpoint.id, endpoint.ports)
+            finally:
                 self._forget(endpoint)
 
     async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
@@ -311,17 +358,24 @@ class NetworkDriver:
                     raise await asyncio.to_thread(taken.named) from None
 
     async def _collect_if_dead(self, endpoint_id: str | None) -> bool:
-        """Remove an endpoint that only we still know of: after a crash the engine does not say so.
-
-        What it holds was promised to another one meanwhile, so one that is in no sandbox counts as dead.
-        """
+        """Remove an endpoint that only we still know of: after a crash the engine does not say so."""
         endpoint = self.endpoints.get(endpoint_id or "")
-        if endpoint is None or endpoint.phase != "ready":
-            return False
-        if endpoint.sandbox and not self._kernel.netlink.is_missing(self.endpoint_plan(endpoint).anchors):
+        if endpoint is None or endpoint.phase != "ready" or not self._is_dead(endpoint):
             return False
         await self._delete_endpoint(endpoint.id)
         return True
+
+    def _is_dead(self, endpoint: Endpoint) -> bool:
+        """Tell whether an endpoint may give way to one that needs what it holds.
+
+        It may if it is in no sandbox: the engine has promised its addresses to another one meanwhile. Up to
+        engine 27 the link moves into the sandbox some time after Join.
+        """
+        plan = self.endpoint_plan(endpoint)
+        if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.anchors):
+            return True
+        moved = self._kernel.netlink.is_missing(plan.moving)
+        return not moved and time.monotonic() - self._joined.get(endpoint.id, -MOVING_S) >= MOVING_S
 
     def _know(self, endpoint: Endpoint) -> None:
         self.endpoints[endpoint.id] = endpoint
@@ -332,6 +386,7 @@ class NetworkDriver:
     def _forget(self, endpoint: Endpoint) -> None:
         self.endpoints.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
+        self._joined.pop(endpoint.id, None)
         for address in _addresses(endpoint):
             self._by_address.pop((endpoint.network_id, address), None)
 
@@ -341,6 +396,7 @@ class NetworkDriver:
             raise InvalidRequest(f"network {network_id[:12]} is not known to pynet; remove it and create it again")
         if network.phase != "ready":
             raise Conflict(f"network {network_id[:12]} is being made or removed")
+        self._unmentioned.discard(network_id)
         return network
 
     def _endpoint(self, request: wire.EndpointRequest) -> Endpoint:
@@ -361,3 +417,8 @@ class NetworkDriver:
 
 def _addresses(endpoint: Endpoint) -> list[IPAddress]:
     return [one.ip for one in (endpoint.address4, endpoint.address6) if one is not None]
+
+
+def _share_space(one: Network, other: Network) -> bool:
+    spaces = {subnet.space for subnet in one.subnets} & {subnet.space for subnet in other.subnets}
+    return bool(spaces - {"", "null"})

@@ -5,7 +5,8 @@ Nothing here waits except for the host's routes, so calls need no locks.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -13,13 +14,15 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
-from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
+from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, shortened
 from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
 from pynetdriver.store import Change, Store
 
 LOCAL_SPACE = "pynet-local"
 GLOBAL_SPACE = "pynet-global"
+#: An address is requested before the endpoint that has it is made.
+CLAIMING_S = 60
 #: The engine's own IPAM options start with this.
 ENGINE_OPTIONS = "com.docker.network."
 
@@ -28,16 +31,23 @@ class IpamDriver:
     """The pools that the engine holds, and who has what in them."""
 
     def __init__(
-        self, store: Store, networks_in_use: Callable[[], Awaitable[list[IPNetwork]]], pool6: IPNetwork
+        self,
+        store: Store,
+        networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
+        still_held: Callable[[IPNetwork, IPAddress], Awaitable[bool]],
+        pool6: IPNetwork,
     ) -> None:
         """Take up the stored pools.
 
         Args:
             networks_in_use: lists what the host has routes to or addresses in.
+            still_held: tells whether an address of a pool is in use on one of pynet's networks.
             pool6: where IPv6 pools come from when none is asked for, a /48 of this host's own.
         """
         self._store = store
         self._networks_in_use = networks_in_use
+        self._still_held = still_held
+        self._granted: dict[str, float] = {}
         self._pool6 = pool6
         self._pools = {key: decode(data, Pool) for key, data in store.load("pool").items()}
         self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
@@ -107,13 +117,30 @@ class IpamDriver:
             raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is not known to pynet; create the network again')
         wanted = parse_address(request.address, "address") if request.address else None
         allocator = self._allocators[pool.id]
-        address = allocator.take(wanted)
         try:
-            self._store.write(_lease(Lease(pool_id=pool.id, address=address)))
+            address = allocator.take(wanted)
+        except (Conflict, Exhausted) as refusal:
+            forgotten = await self._forgotten(pool, [wanted] if wanted else allocator.held())
+            if forgotten is None:
+                raise refusal from None
+            allocator.give_back(forgotten)
+            address = allocator.take(forgotten)
+        lease = Lease(pool_id=pool.id, address=address)
+        try:
+            self._store.write(_lease(lease))
         except BaseException:
             allocator.give_back(address)
             raise
+        self._granted[_key(lease)] = time.monotonic()
         return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
+
+    async def _forgotten(self, pool: Pool, held: Iterable[IPAddress]) -> IPAddress | None:
+        """Find a held address that no endpoint has: the engine released it while nobody listened."""
+        for address in held:
+            granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), -CLAIMING_S)
+            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(pool.subnet, address):
+                return address
+        return None
 
     async def release_address(self, request: wire.ReleaseAddressRequest) -> wire.Empty:
         """Let an address go; it is the last to be given again. One that is not held is fine."""
@@ -125,6 +152,7 @@ class IpamDriver:
             self._releases += 1
             lease = Lease(pool_id=request.pool_id, address=address, released=self._releases)
             self._store.write(_lease(lease))
+            self._granted.pop(_key(lease), None)
             forgotten = allocator.give_back(address)
             if forgotten is not None:
                 self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))

@@ -81,13 +81,16 @@ class Journal:
             raise
         self.unfinished.pop(plan.owner, None)
 
-    async def retry(self) -> None:
-        """Try again what could not be removed."""
+    async def retry(self) -> list[Subject]:
+        """Try again what could not be removed; returns what is gone now."""
+        gone = []
         for record, plan in list(self.unfinished.values()):
             try:
                 await self.delete(record, plan)
+                gone.append(record)
             except PynetError as error:
                 log.warning("removal failed again", owner=plan.owner, error=str(error))
+        return gone
 
     def write(self, record: Subject) -> None:
         """Put a record as it is."""

@@ -29,10 +29,16 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Subnet(msgspec.Struct, frozen=True):
-    """A pool of a network with the address that the host takes in it."""
+    """A pool of a network with the address that the host takes in it.
+
+    `space` is the address space that the IPAM driver named: within one, pools of networks that exist do
+    not overlap. `aux` are addresses that nobody gets.
+    """
 
     pool: IPNetwork
     gateway: IPAddress | None = None
+    space: str = ""
+    aux: tuple[IPAddress, ...] = ()
 
 
 class Network(Record, frozen=True, kw_only=True):

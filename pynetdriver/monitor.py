@@ -1,4 +1,6 @@
-"""What has to be looked at now and then: the engine's bridges and rules, removals that failed, dead endpoints."""
+"""What has to be looked at now and then: pynet's table, the engine's bridges and rules, removals that failed,
+endpoints that are dead.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ import structlog
 
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains, engine_bridges
 
@@ -25,8 +26,7 @@ _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 class Monitor:
     """A loop beside the calls; nothing in it is on a container's path."""
 
-    def __init__(self, journal: Journal, kernel: Kernel, driver: NetworkDriver, chains: EngineChains) -> None:
-        self._journal = journal
+    def __init__(self, kernel: Kernel, driver: NetworkDriver, chains: EngineChains) -> None:
         self._kernel = kernel
         self._driver = driver
         self._chains = chains
@@ -54,13 +54,12 @@ class Monitor:
                 now = time.monotonic()
                 if self._looks and self._looks[0] <= now:
                     self._looks = [when for when in self._looks if when > now]
-                    if self._driver.networks:
-                        await self._chains.allow()
-                    await self._driver.collect_dead()
+                    await self._look_at_engine()
                 if next_sweep <= now:
                     next_sweep = now + _SWEEP_S
-                    await self._journal.retry()
-                    await self._driver.collect_dead()
+                    await self._driver.finish_removals()
+                    await self._look_at_engine()
+                await self._kernel.firewall.mend()
             except PynetError as error:
                 log.error("monitor", error=str(error))
             except Exception:
@@ -68,3 +67,7 @@ class Monitor:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
+
+    async def _look_at_engine(self) -> None:
+        await (self._chains.allow() if self._driver.networks else self._chains.disallow())
+        await self._driver.collect_dead()

@@ -97,10 +97,9 @@ class Allocator:
         self._held: set[int] = set()
         self._released: dict[int, None] = {}
 
-    @property
-    def held(self) -> int:
-        """How many addresses are held."""
-        return len(self._held)
+    def held(self) -> list[IPAddress]:
+        """List the addresses that are held."""
+        return [IPAddress(number, self._subnet.version) for number in sorted(self._held)]
 
     def take(self, address: IPAddress | None) -> IPAddress:
         """Take an address, or any.

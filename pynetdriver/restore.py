@@ -59,11 +59,21 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
-    await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
+    if stored or not await _has_lost_its_store(kernel, links):
+        await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
     await _collect(kernel, plans.values())
     log.info("restored", networks=len(driver.networks), endpoints=len(driver.endpoints))
+
+
+async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
+    """Tell whether containers are on networks of which nothing is stored; their rules are then left alone."""
+    for name in links:
+        if _OUR_NAMES.fullmatch(name) and await kernel.netlink.is_in_use(name):
+            log.error("containers use pynet's links, but its store is empty: links and rules are left as they are")
+            return True
+    return False
 
 
 def _is_understood(driver: NetworkDriver, network: Network) -> bool:

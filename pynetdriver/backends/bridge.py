@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
 from pynetdriver.backends import Attachment
-from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import bridge_name, container_link, host_link, network_mac
 from pynetdriver.options import option, parse_options
@@ -95,13 +95,15 @@ def check(
         )
     for other in networks.values():
         if _bridge(other) == _bridge(network):
-            raise Conflict(f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name')
-        for ours in network.subnets:
-            for theirs in other.subnets:
-                if overlap(ours.pool, theirs.pool):
-                    raise Conflict(
-                        f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet"
-                    )
+            raise NetworkInTheWay(
+                f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name', other.id
+            )
+        for ours, theirs in product(network.subnets, other.subnets):
+            if overlap(ours.pool, theirs.pool):
+                raise NetworkInTheWay(
+                    f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet",
+                    other.id,
+                )
     if _bridge(network) in links:
         raise Conflict(f'a link named "{_bridge(network)}" exists on this host already; choose another name')
     for one, other_one in combinations(network.subnets, 2):

@@ -37,6 +37,10 @@ class Firewall(Protocol):
         """Say which bridges are the engine's own, to which containers of pynet have no way."""
         ...
 
+    async def mend(self) -> None:
+        """Write everything anew if somebody removed it."""
+        ...
+
 
 class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
@@ -44,6 +48,7 @@ class NftablesFirewall:
     def __init__(self, nftables: Nftables) -> None:
         self._nftables = nftables
         self._owners: dict[str, tuple[Intent, ...]] = {}
+        self._chains: set[str] = set(ruleset.BASE_CHAINS)
         self._bridges: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
 
@@ -67,6 +72,8 @@ class NftablesFirewall:
                 raise
 
     def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
+        self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
+        self._chains.update(ruleset.chains(intents))
         if intents:
             self._owners[owner] = intents
         else:
@@ -75,7 +82,10 @@ class NftablesFirewall:
     async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
         """Replace everything."""
         async with self._lock:
-            self._owners = {owner: tuple(intents) for owner, intents in owners.items() if intents}
+            self._owners.clear()
+            self._chains = set(ruleset.BASE_CHAINS)
+            for owner, intents in owners.items():
+                self._keep(owner, tuple(intents))
             await self._change("")
 
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
@@ -90,6 +100,20 @@ class NftablesFirewall:
             except HostError:
                 self._bridges = former
                 raise
+
+    async def mend(self) -> None:
+        """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
+        async with self._lock:
+            if not self._owners:
+                return
+            try:
+                listed = self._nftables.listing("chains inet")
+            except NftablesError as error:
+                raise HostError(f"cannot list nftables chains: {error}") from error
+            chains = {one["chain"]["name"] for one in listed if one.get("chain", {}).get("table") == "pynet"}
+            if not chains.issuperset(self._chains):
+                log.warning("table inet pynet was removed by somebody; writing it anew")
+                await self._change("")
 
     async def _change(self, delta: str) -> None:
         """Commit the delta, or the whole table if there is none or somebody else changed the table."""

@@ -12,6 +12,7 @@ rules however many there are. Nothing is read back: deltas come from what is kno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -79,6 +80,8 @@ _CHAINS = f"""
   }}
 """
 
+BASE_CHAINS = frozenset(re.findall(r"chain (\w+) {", _CHAINS))
+
 
 @dataclass
 class Content:
@@ -102,6 +105,11 @@ def content(intents: Iterable[Intent]) -> Content:
             case Segment():
                 _bound(result, intent)
     return result
+
+
+def chains(intents: Iterable[Intent]) -> set[str]:
+    """Name the chains that intents bring."""
+    return set(content(intent for intent in intents if isinstance(intent, Segment)).chains)
 
 
 def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
-from contextlib import closing
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace
+from tests.lab.wait import eventually
 
 #: A UDP server that says it is up, then prints what it receives: python3 -c LISTENER ADDRESS PORT SECONDS
 LISTENER = (
     "import socket,sys;s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind((sys.argv[1],int(sys.argv[2])));"
     "print('up',flush=True);s.settimeout(float(sys.argv[3]));print(s.recv(99).decode(),flush=True)"
 )
+ABSENT = str(Path(__file__).with_name("absent.py"))
 FORGE = str(Path(__file__).with_name("forge.py"))
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/lan0/accept_ra")
 
@@ -145,6 +149,20 @@ class Lab:
             "rows": self.rows(),
             "forwarding": [self.host.sysctl(name).strip() for name in FORWARDING],
         }
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Kill the daemon, and have the engine believe that it agrees to everything meanwhile."""
+        self.daemon.kill()
+        self.daemon.socket.unlink()
+        stand_in = subprocess.Popen([sys.executable, ABSENT, str(self.daemon.socket)], stderr=subprocess.DEVNULL)
+        try:
+            eventually(self.daemon.socket.exists)
+            yield
+        finally:
+            stand_in.kill()
+            stand_in.wait()
+            self.daemon.start()
 
     def clean(self) -> None:
         """Remove all containers and all networks of pynet."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.engine.lab import Lab
 from tests.lab.wait import eventually
 
@@ -105,3 +107,46 @@ def test_a_flushed_ruleset_is_written_anew_at_the_next_start(lab: Lab) -> None:
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") is None
     lab.daemon.start()
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
+
+
+@pytest.mark.parametrize("ipam", ["default", "pynet"])
+def test_what_stopped_while_pynet_was_away_starts_again(lab: Lab, ipam: str) -> None:
+    """The engine deleted endpoint and address without pynet's hearing of it: both and the port are free."""
+    lab.network("net", "--subnet", "10.6.0.0/24", "--ipam-driver", ipam)
+    lab.web("web", "--network", "net", "--ip", "10.6.0.9", "-p", "8080:80")
+    lab.web("other", "--network", "net", "-p", "8081:80")
+    with lab.away():
+        lab.docker("stop", "-t0", "web", "other")
+    lab.docker("start", "web")
+    lab.web("third", "--network", "net", "-p", "8081:80")
+    assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
+    assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8081/hostname") == "third"
+
+
+def test_a_network_removed_while_pynet_was_away_makes_room_for_the_next(lab: Lab) -> None:
+    """Its subnet can be given again, and its bridge goes then; a network in use never makes room."""
+    gone = lab.network("gone", "--subnet", "10.6.0.0/24")
+    with lab.away():
+        lab.docker("network", "rm", "gone")
+    assert f"pn-{gone[:12]}" in [link["ifname"] for link in lab.links()]
+    lab.network("new", "--subnet", "10.6.0.0/24")
+    assert f"pn-{gone[:12]}" not in [link["ifname"] for link in lab.links()]
+    lab.web("web", "--network", "new", "-p", "8080:80")
+    assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
+
+
+def test_a_removed_table_is_written_anew_while_pynet_runs(lab: Lab) -> None:
+    """nft flush ruleset takes isolation and ports for seconds only, also without a new container."""
+    lab.network("net")
+    lab.web("web", "--network", "net", "-p", "8080:80")
+    lab.host.run("nft", "delete", "table", "inet", "pynet")
+    eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web", timeout_s=15)
+
+
+def test_a_removed_bridge_is_made_again_for_the_next_container(lab: Lab) -> None:
+    """Somebody deleted the bridge: the next container on it has its network again."""
+    bridge = f"pn-{lab.network('net')[:12]}"
+    lab.host.run("ip", "link", "del", bridge)
+    lab.web("web", "--network", "net", "-p", "8080:80")
+    assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
+    assert lab.pings("web", lab.lan.NEIGHBOUR4)
