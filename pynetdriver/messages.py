@@ -1,12 +1,13 @@
 """The wire: what the engine sends and what it wants back, one type a message.
 
 Mirrors libnetwork's drivers/remote/api/api.go and ipams/remote/api/api.go. Keys may be missing, null or
-empty depending on the engine's version, so every optional member takes all three. Members that pynet
-has no use for are left out; unknown ones are ignored, since newer engines send more.
+empty depending on the engine's version, so null is read as missing everywhere and every optional member takes
+both. Members that pynet has no use for are left out; unknown ones are ignored, since newer engines send more.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -232,6 +233,10 @@ class ErrorResponse(Struct, frozen=True):
     error: str = field(name="Error")
 
 
+#: Ids alone have a pattern; msgspec would show it to the user.
+_NO_ID = re.compile(r"matching regex .* - at `\$\.(.+)`\Z", re.DOTALL)
+
+
 def decode_request(body: bytes, kind: type[T]) -> T:
     """Read a request.
 
@@ -242,8 +247,21 @@ def decode_request(body: bytes, kind: type[T]) -> T:
     if not body:
         raise InvalidRequest("empty request body: a broken call was retried without it; try again")
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.convert(_without_nulls(msgspec.json.decode(body)), kind)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"malformed request: {error}") from None
+        no_id = _NO_ID.search(str(error))
+        said = f"{no_id[1]} is not an id" if no_id else str(error)
+        raise InvalidRequest(f"malformed request: {said}") from None
+    except RecursionError:
+        raise InvalidRequest("malformed request: it is nested too deep") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"request body is not JSON: {error}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Leave out the members of objects that are null, at any depth; a null in a list stays."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in value]
+    return value

@@ -120,6 +120,77 @@ def test_network_reads_alike_when_members_are_missing_null_or_empty(absent: dict
     assert (read.options, read.ipv4_data or None, read.ipv6_data or None) == (None, None, None)
 
 
+MEMBERS_OF: list[tuple[type[Any], dict[str, Any]]] = [
+    (
+        wire.CreateNetworkRequest,
+        {
+            "NetworkID": NETWORK,
+            "Options": {"com.docker.network.generic": None, "com.docker.network.internal": None},
+            "IPv4Data": [{"Pool": "10.9.0.0/24", "Gateway": None, "AddressSpace": None, "AuxAddresses": {"a": None}}],
+        },
+    ),
+    (
+        wire.CreateEndpointRequest,
+        {
+            "NetworkID": NETWORK,
+            "EndpointID": ENDPOINT,
+            "Interface": {"Address": None, "AddressIPv6": None, "MacAddress": None},
+            "Options": {"com.docker.network.endpoint.exposedports": None},
+        },
+    ),
+    (
+        wire.ProgramRequest,
+        {
+            "NetworkID": NETWORK,
+            "EndpointID": ENDPOINT,
+            "Options": {
+                "com.docker.network.portmap": [
+                    {"Proto": 6, "Port": 80, "HostIP": None, "HostPort": None, "HostPortEnd": None}
+                ]
+            },
+        },
+    ),
+    (wire.RequestPoolRequest, {"AddressSpace": "a", "Pool": None, "SubPool": None, "Options": None, "V6": None}),
+    (wire.RequestAddressRequest, {"PoolID": "a", "Address": None, "Options": None}),
+]
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nulls(one) for key, one in value.items() if one is not None}
+    return [without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("kind", "body"), MEMBERS_OF)
+def test_null_reads_as_a_missing_member_at_any_depth(kind: type[Any], body: dict[str, Any]) -> None:
+    """Every optional member may be null, also inside others."""
+    assert wire.decode_request(encoded(body), kind) == wire.decode_request(encoded(without_nulls(body)), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "place"),
+    [
+        (wire.CreateNetworkRequest, {"NetworkID": NETWORK, "IPv4Data": [None]}, r"\$\.IPv4Data\[0\]"),
+        (wire.CreateNetworkRequest, {"NetworkID": NETWORK, "IPv4Data": [{"Pool": None}]}, r"\$\.IPv4Data\[0\]"),
+        (wire.CreateNetworkRequest, {"NetworkID": NETWORK, "IPv4Data": [{"Pool": 3}]}, r"\$\.IPv4Data\[0\]\.Pool"),
+    ],
+)
+def test_decode_says_where_a_member_of_a_list_is_wrong(kind: type[Any], body: Any, place: str) -> None:
+    """A null in a list is no missing member, and the sentence leads to it."""
+    with pytest.raises(InvalidRequest, match=place) as caught:
+        wire.decode_request(encoded(body), kind)
+    assert_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("member", ["NetworkID", "EndpointID"])
+def test_decode_says_which_member_is_no_id(member: str) -> None:
+    """The user sees the member's name, not a pattern."""
+    body = {"NetworkID": NETWORK, "EndpointID": ENDPOINT, member: "../etc"}
+    with pytest.raises(InvalidRequest) as caught:
+        wire.decode_request(encoded(body), wire.EndpointRequest)
+    assert str(caught.value) == f"malformed request: {member} is not an id"
+
+
 def test_decode_ignores_members_that_newer_engines_send() -> None:
     """Unknown members are no reason to refuse."""
     body = {"NetworkID": NETWORK, "Labels": {"a": "b"}, "Options": {"com.docker.network.enable_ipv4": True}}
