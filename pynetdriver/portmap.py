@@ -68,6 +68,11 @@ def port_requests(
     return list(requests)
 
 
+def narrowest_first(requests: Iterable[PortRequest]) -> list[PortRequest]:
+    """Sort requests so that a range does not choose what another one names: fixed ports, ranges, ephemeral ones."""
+    return sorted(requests, key=lambda one: (one.low == 0, one.high - one.low))
+
+
 def split_satisfied(
     requests: Iterable[PortRequest], held: Iterable[PortMapping]
 ) -> tuple[list[PortMapping], list[PortRequest]]:
@@ -75,21 +80,20 @@ def split_satisfied(
 
     A repeated call keeps the host ports that the first one chose.
     """
-    free = list(held)
+    free: dict[tuple[str, int], dict[int, dict[IPAddress, PortMapping]]] = {}
+    for one in held:
+        free.setdefault((one.protocol, one.port), {}).setdefault(one.host_port, {})[one.host_address] = one
     kept: list[PortMapping] = []
     left = []
-    for request in requests:
-        for first in free:
-            found = [
-                one
-                for one in free
-                if (one.protocol, one.port, one.host_port) == (request.protocol, request.port, first.host_port)
-                and one.host_address in request.host_addresses
-            ]
-            in_range = not request.low or request.low <= first.host_port <= request.high
-            if in_range and len(found) == len(request.host_addresses):
-                kept += found
-                free = [one for one in free if one not in found]
+    for request in narrowest_first(requests):
+        by_port = free.get((request.protocol, request.port), {})
+        for number in [request.low] if request.low == request.high != 0 else by_port:
+            there = by_port.get(number, {})
+            in_range = not request.low or request.low <= number <= request.high
+            if in_range and there.keys() >= set(request.host_addresses):
+                kept += [there.pop(address) for address in request.host_addresses]
+                if not there:
+                    del by_port[number]
                 break
         else:
             left.append(request)

@@ -16,7 +16,7 @@ from netaddr import IPAddress
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest
 from pynetdriver.model import PortMapping
 from pynetdriver.plan import bracketed
-from pynetdriver.portmap import PortRequest
+from pynetdriver.portmap import PortRequest, narrowest_first
 
 _SOCKETS = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
@@ -44,8 +44,7 @@ class HostPorts:
         """
         new: list[PortMapping] = []
         try:
-            # Fixed ports first, so that a range does not choose what another entry names.
-            for request in sorted(requests, key=lambda one: (one.low == 0, one.high - one.low)):
+            for request in narrowest_first(requests):
                 new += self._hold_one(holder, request)
         except BaseException:
             self.release(holder, new)

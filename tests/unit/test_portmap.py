@@ -1,5 +1,7 @@
 """From `-p` to host ports."""
 
+import random
+
 import pytest
 from netaddr import IPAddress, IPNetwork
 
@@ -95,3 +97,33 @@ def test_ports_answer_one_request_each() -> None:
     low, any_ = PortRequest("tcp", (ANY4,), 40001, 40001, 80), PortRequest("tcp", (ANY4,), 0, 0, 80)
     held = [PortMapping("tcp", ANY4, 40001, 80)]
     assert split_satisfied([low, any_], held) == (held, [any_])
+
+
+def test_ports_that_a_range_or_a_number_names_are_not_kept_for_any() -> None:
+    """A repeated Program finds everything it asked for, in whatever order it asks."""
+    any_, fixed = PortRequest("tcp", (ANY4,), 0, 0, 80), PortRequest("tcp", (ANY4,), 8080, 8080, 80)
+    range_ = PortRequest("tcp", (ANY4,), 8080, 8089, 80)
+    held = [PortMapping("tcp", ANY4, number, 80) for number in (8080, 8081, 40001)]
+    assert split_satisfied([any_, range_, fixed], held) == (held, [])
+
+
+def test_ports_are_kept_when_they_are_many() -> None:
+    """2,000 ports of both families, fixed, from ranges and ephemeral, in any order: each keeps its own."""
+    chance = random.Random(4711)
+    held, requests = [], []
+    for number in range(2000):
+        protocol, port, host_port = ("tcp", "udp")[number % 2], 1 + number // 4, 20000 + number
+        low, high = [(host_port, host_port), (20000, 22999), (0, 0)][number % 3]
+        held += [PortMapping(protocol, address, host_port, port) for address in (ANY4, ANY6)]
+        requests.append(PortRequest(protocol, (ANY4, ANY6), low, high, port))
+    new = [PortRequest("sctp", (ANY4,), 0, 0, 80), PortRequest("tcp", (ANY4, ANY6), 1, 1, 1)]
+    wanted = list(dict.fromkeys([*requests, *new]))
+    chance.shuffle(wanted)
+    chance.shuffle(held)
+    kept, left = split_satisfied(wanted, held)
+    assert sorted(left, key=str) == sorted(new, key=str)
+    assert len(kept) == len(set(kept)) == 2 * (len(wanted) - len(new)) and set(kept) <= set(held)
+    assert kept[::2] == [PortMapping(one.protocol, ANY4, one.host_port, one.port) for one in kept[1::2]]
+    for request in wanted:
+        if request.low == request.high != 0 and request not in new:
+            assert PortMapping(request.protocol, ANY6, request.low, request.port) in kept
