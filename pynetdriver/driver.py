@@ -199,7 +199,7 @@ class NetworkDriver:
             bindings = (request.options and request.options.port_map) or []
             defaults = backend_named(network.backend).publish_addresses(network)
             kept, wanted = split_satisfied(port_requests(bindings, endpoint, defaults), endpoint.ports)
-            given_up = [one for one in endpoint.ports if one not in kept]
+            given_up = set(endpoint.ports).difference(kept)
             self._ports.release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
             try:
@@ -347,7 +347,7 @@ class NetworkDriver:
     async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
         await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
         self._know(endpoint)
-        self._ports.release(endpoint.id, [one for one in former.ports if one not in endpoint.ports])
+        self._ports.release(endpoint.id, set(former.ports).difference(endpoint.ports))
 
     async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest]) -> tuple[PortMapping, ...]:
         while True:
