@@ -7,6 +7,7 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from netaddr import IPAddress, IPNetwork
 
@@ -14,6 +15,8 @@ from netaddr import IPAddress, IPNetwork
 @dataclass(frozen=True)
 class Bridge:
     """A bridge that pynet makes; its MAC is fixed so that ports coming and going do not change it."""
+
+    kind: ClassVar[str] = "bridge"
 
     name: str
     mac: str
@@ -26,6 +29,8 @@ class Bridge:
 @dataclass(frozen=True)
 class Veth:
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both."""
+
+    kind: ClassVar[str] = "veth"
 
     name: str
     peer: str

@@ -96,13 +96,20 @@ async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: 
 
 
 async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
-    """Remove links of ours that no plan names; a link whose other end is in a container is in use."""
+    """Remove links of ours that no plan names; a link whose other end is in a container is in use.
+
+    A container's end has no group, so it is never collected by itself but goes with the host's end.
+    """
     wanted = {name for plan in plans for name in plan.links}
     for name in sorted(kernel.netlink.links() - wanted, reverse=True):
-        if not _OUR_NAMES.fullmatch(name):
-            continue
-        if await kernel.netlink.is_in_use(name):
-            log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
-        else:
-            log.info("removing a link that nothing names", link=name)
-            await kernel.netlink.remove_link(name)
+        try:
+            kind = await kernel.netlink.kind_of_ours(name) if _OUR_NAMES.fullmatch(name) else None
+            if kind is None:
+                continue
+            if await kernel.netlink.is_in_use(name):
+                log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
+            else:
+                log.info("removing a link that nothing names", link=name)
+                await kernel.netlink.remove_link(name, kind)
+        except PynetError as error:
+            log.error("could not remove a link that nothing names", link=name, error=str(error))

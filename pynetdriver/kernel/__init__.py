@@ -78,6 +78,6 @@ class Kernel:
     async def _remove(self, one: Object) -> None:
         match one:
             case Bridge() | Veth():
-                await self.netlink.remove_link(one.name)
+                await self.netlink.remove_link(one.name, one.kind)
             case Hairpin() | Address() | LinkSysctl():
                 pass  # goes with its link

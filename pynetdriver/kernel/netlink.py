@@ -1,8 +1,9 @@
 """Links and addresses, through netlink; nothing here reads more than the one object it is about.
 
-Ownership is proved by name (`pynetdriver.names`). An index is looked up by ioctl each time: it costs
-microseconds and cannot be stale. Removing a link waits for an RCU grace period inside the system call
-(16 ms measured), so that alone happens in threads.
+A link is ours if a plan names it, its kind is one that pynet makes and its group is LINK_GROUP, which it
+has from the call that makes it; any other of that name is left as it is. An index is looked up by ioctl
+each time: it costs microseconds and cannot be stale. Removing a link waits for an RCU grace period inside
+the system call (16 ms measured), so that alone happens in threads.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 from netaddr import IPNetwork
 from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -23,6 +25,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Address, Bridge, Hairpin, Veth
+
+log = structlog.get_logger()
 
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
@@ -54,14 +58,24 @@ class Netlink:
         """Tell whether any of these links does not exist."""
         return any(_index(name) is None for name in names)
 
+    async def kind_of_ours(self, name: str) -> str | None:
+        """Tell the kind of a link that pynet made, None of any other."""
+        index = _index(name)
+        if index is None:
+            return None
+        with _told(f"look at link {name}"):
+            link = await self._link(index)
+        return next((kind for kind in (Bridge.kind, Veth.kind) if _is_ours(link, kind)), None)
+
     async def is_in_use(self, name: str) -> bool:
         """Tell whether a pair reaches into another namespace, or a bridge has ports; dumps all links."""
         index = _index(name)
         if index is None:
             return False
-        if (await self._link(index)).get("link_netnsid") is not None:
-            return True
-        return any([link.get("master") == index async for link in await self._netlink.link("dump")])
+        with _told(f"look at link {name}"):
+            if (await self._link(index)).get("link_netnsid") is not None:
+                return True
+            return any([link.get("master") == index async for link in await self._netlink.link("dump")])
 
     async def uplink_mtu(self) -> int | None:
         """Tell the MTU of the link that the default route uses, None without one."""
@@ -90,21 +104,27 @@ class Netlink:
         return routes + [address.cidr for address in await self.addresses()]
 
     async def ensure_bridge(self, bridge: Bridge) -> None:
-        """Make the bridge, or bring one that differs in line."""
+        """Make the bridge, or bring ours in line.
+
+        Raises:
+            Conflict: somebody else's link has the name.
+        """
         wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": LINK_GROUP}
         with _told(f"create bridge {bridge.name}"):
             index = _index(bridge.name)
             if index is None:
-                await self._netlink.link("add", ifname=bridge.name, kind="bridge", state="up", **wanted)
+                await self._netlink.link("add", ifname=bridge.name, kind=bridge.kind, state="up", **wanted)
                 return
-            link = await self._link(index)
-            if link.get(("linkinfo", "kind")) != "bridge":
-                raise Conflict(f'link "{bridge.name}" exists and is not a bridge; rename or remove it')
+            link = await self._ours(index, bridge.name, bridge.kind)
             if not link["flags"] & _IFF_UP or any(link.get(key) != value for key, value in wanted.items()):
                 await self._netlink.link("set", index=index, state="up", **wanted)
 
     async def ensure_veth(self, veth: Veth) -> None:
-        """Make the pair as a port of its bridge, or put one that left it back."""
+        """Make the pair as a port of its bridge, or put ours back that left it.
+
+        Raises:
+            Conflict: somebody else's link has the name.
+        """
         with _told(f"create link {veth.name}"):
             bridge = _index(veth.bridge)
             if bridge is None:
@@ -112,13 +132,13 @@ class Netlink:
             index = _index(veth.name)
             if index is None:
                 peer = {"ifname": veth.peer, "mtu": veth.mtu, "address": veth.peer_mac}
-                await self._netlink.link(
-                    "add", ifname=veth.name, kind="veth", peer=peer, mtu=veth.mtu, master=bridge, state="up"
-                )
+                # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
+                ours = {"mtu": veth.mtu, "master": bridge, "group": LINK_GROUP}
+                await self._netlink.link("add", ifname=veth.name, kind=veth.kind, peer=peer, state="up", **ours)
                 if veth.isolated:
                     await self._isolate(veth.name)
                 return
-            link = await self._link(index)
+            link = await self._ours(index, veth.name, veth.kind)
             if (link.get("master"), link.get("mtu")) != (bridge, veth.mtu) or not link["flags"] & _IFF_UP:
                 await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
             if veth.isolated:
@@ -145,12 +165,12 @@ class Netlink:
                 if error.code != errno.EEXIST:
                     raise
 
-    async def remove_link(self, name: str) -> None:
-        """Remove a link and what hangs on it; an absent one is fine."""
+    async def remove_link(self, name: str, kind: str) -> None:
+        """Remove our link and what hangs on it; an absent one is fine, somebody else's is left alone."""
         with _told(f"remove link {name}"):
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._remove_link, name)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._remove_link, name, kind)
 
-    def _remove_link(self, name: str) -> None:
+    def _remove_link(self, name: str, kind: str) -> None:
         if not hasattr(self._local, "netlink"):
             self._local.netlink = IPRoute()
             self._sockets.append(self._local.netlink)
@@ -158,7 +178,11 @@ class Netlink:
         if index is None:
             return
         try:
-            self._local.netlink.link("del", index=index)
+            (link,) = self._local.netlink.link("get", index=index)
+            if _is_ours(link, kind):
+                self._local.netlink.link("del", index=index)
+            else:
+                log.warning("link has a name of pynet's but is not pynet's; left alone", link=name)
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
@@ -166,9 +190,20 @@ class Netlink:
     async def _isolate(self, name: str) -> None:
         await self._netlink.brport("set", index=socket.if_nametoindex(name), isolated=1)
 
+    async def _ours(self, index: int, name: str, kind: str) -> Any:
+        link = await self._link(index)
+        if not _is_ours(link, kind):
+            found = link.get(("linkinfo", "kind")) or "link"
+            raise Conflict(f'{found} "{name}" exists on this host and is not pynet\'s; rename or remove it')
+        return link
+
     async def _link(self, index: int) -> Any:
         (link,) = await self._netlink.link("get", index=index)
         return link
+
+
+def _is_ours(link: Any, kind: str) -> bool:
+    return (link.get(("linkinfo", "kind")), link.get("group")) == (kind, LINK_GROUP)
 
 
 def _index(name: str) -> int | None:

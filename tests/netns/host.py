@@ -52,7 +52,7 @@ def links(netns: Namespace) -> dict[str, Any]:
         found[link["ifname"]] = {
             "mtu": link["mtu"],
             # The kernel's choice on the host's end of a pair.
-            "mac": None if link["ifname"].startswith("pnh") else link["address"],
+            "mac": None if link["ifname"].startswith("pnh") else link.get("address"),
             "master": link.get("master"),
             "kind": link.get("linkinfo", {}).get("info_kind"),
             "isolated": link.get("linkinfo", {}).get("info_slave_data", {}).get("isolated"),

@@ -89,9 +89,9 @@ class TrappedNetlink(Netlink):
         self._trap.step()
         await super().ensure_address(address)
 
-    async def remove_link(self, name: str) -> None:
+    async def remove_link(self, name: str, kind: str) -> None:
         self._trap.step()
-        await super().remove_link(name)
+        await super().remove_link(name, kind)
 
 
 class TrappedFirewall(NftablesFirewall):

@@ -1,5 +1,6 @@
 """`kill -9`, and what a new daemon makes of what it finds."""
 
+from pynetdriver.names import LINK_GROUP
 from tests.lab.netns import Namespace
 
 from .host import NETWORK, OTHER, PROGRAM, Host, endpoint_id, ids, join, network, port, program
@@ -89,13 +90,13 @@ def test_restart_collects_links_of_ours_that_nothing_names(host: Host) -> None:
     with_two_endpoints(host)
     before = host.state()
     host.daemon.kill()
-    host.netns.run("ip", "link", "add", "pn-0123456789ab", "type", "bridge")
-    host.netns.run("ip", "link", "add", "pnh0123456789ab", "type", "veth", "peer", "name", "pnc0123456789ab")
+    group = ("group", str(LINK_GROUP))
+    host.netns.run("ip", "link", "add", "pn-0123456789ab", *group, "type", "bridge")
+    host.netns.run("ip", "link", "add", "pnh0123456789ab", *group, "type", "veth", "peer", "name", "pnc0123456789ab")
     host.netns.run("ip", "link", "add", "pn-mine", "type", "bridge")
     with Namespace() as sandbox:
-        host.netns.run(
-            "ip", "link", "add", "pnhabcabcabcabc", "type", "veth", "peer", "name", "e0", "netns", sandbox.name
-        )
+        peer = ("type", "veth", "peer", "name", "e0", "netns", sandbox.name)
+        host.netns.run("ip", "link", "add", "pnhabcabcabcabc", *group, *peer)
         host.daemon.start()
         state = host.state()
         assert set(state.links) - set(before.links) == {"pn-mine", "pnhabcabcabcabc"}
