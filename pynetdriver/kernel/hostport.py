@@ -1,7 +1,8 @@
 """Host ports, held by bound sockets so that no process and no other driver takes them.
 
-The sockets never listen and never see a packet: the ruleset translates before they would. TCP is bound
-without SO_REUSEADDR on purpose, since two sockets that both have it may share a port.
+The sockets never listen and are never read: the ruleset translates packets before they would see them. It leaves
+alone what goes to ::1 and to broadcast addresses: TCP is refused there, UDP stays in the socket's buffer unanswered.
+TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `_bound`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
-from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest
+from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
 from pynetdriver.model import PortMapping
 from pynetdriver.plan import bracketed
 from pynetdriver.portmap import PortRequest, narrowest_first
@@ -24,6 +25,8 @@ _SOCKETS = {
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+#: TCP_TIME_WAIT in the kernel's include/net/tcp_states.h, as /proc/net/tcp writes it.
+_TIME_WAIT = "06"
 
 
 class HostPorts:
@@ -50,6 +53,24 @@ class HostPorts:
             self.release(holder, new)
             raise
         return tuple(new)
+
+    def adopt(self, holder: str, mappings: Iterable[PortMapping]) -> list[PynetError]:
+        """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
+
+        Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
+        """
+        failed: list[PynetError] = []
+        for mapping in mappings:
+            held = self._held.setdefault(holder, {})
+            if mapping in held:
+                continue
+            held[mapping] = None
+            try:
+                held[mapping] = self._bind(mapping.protocol, mapping.host_address, mapping.host_port)
+            except PynetError as error:
+                failed.append(error)
+            self._holders.setdefault((mapping.protocol, mapping.host_port), {}).setdefault(mapping.host_address, holder)
+        return failed
 
     def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
         """Free some of what an endpoint holds."""
@@ -85,7 +106,7 @@ class HostPorts:
             bound: list[socket.socket | None] = []
             try:
                 for address in request.host_addresses:
-                    bound.append(self._bind(request.protocol, address, number))
+                    bound.append(self._bind(request.protocol, address, number, named=request.low != 0))
             except BaseException as error:
                 for one in bound:
                     if one is not None:
@@ -116,24 +137,14 @@ class HostPorts:
                 self._next_ephemeral = low
             yield self._next_ephemeral
 
-    def _bind(self, protocol: str, address: IPAddress, number: int) -> socket.socket | None:
+    def _bind(self, protocol: str, address: IPAddress, number: int, named: bool = True) -> socket.socket | None:
         where = f"{bracketed(address)}:{number}/{protocol}"
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
             raise PortTaken(where, protocol, number, holder)
-        kind, number_of_protocol = _SOCKETS[protocol]
-        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         try:
-            bound = socket.socket(family, kind, number_of_protocol)
-        except OSError:
-            # A kernel without SCTP sockets still forwards SCTP; nobody else can bind there either.
-            return None
-        try:
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound.bind((str(address), number))
+            return _bound(protocol, address, number, named)
         except OSError as error:
-            bound.close()
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(where, protocol, number, None) from None
             if error.errno == errno.EADDRNOTAVAIL:
@@ -141,7 +152,6 @@ class HostPorts:
                     f"cannot publish on {where}: this host has no address {address}; publish on one that it has"
                 ) from None
             raise HostError.of(error.errno or errno.EIO, f"hold host port {where}") from error
-        return bound
 
 
 class PortTaken(Conflict):
@@ -163,19 +173,56 @@ class PortTaken(Conflict):
         return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")
 
 
+def _bound(protocol: str, address: IPAddress, number: int, named: bool) -> socket.socket | None:
+    """Bind a socket; a named port also where only closed connections are left of a server, as servers do themselves."""
+    kind, number_of_protocol = _SOCKETS[protocol]
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        bound = socket.socket(family, kind, number_of_protocol)
+    except OSError:
+        # A kernel without SCTP sockets still forwards SCTP; nobody else can bind there either.
+        return None
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            bound.bind((str(address), number))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not (named and protocol == "tcp" and _is_only_closed(number)):
+                raise
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((str(address), number))
+            # The kernel compares both sockets' flags as they are at the second bind: this one is shared no more.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
 def _ephemeral_range() -> tuple[int, int]:
     low, high = _EPHEMERAL_RANGE.read_text().split()
     return int(low), int(high)
 
 
-def _process_at(protocol: str, number: int) -> str | None:
-    inodes = set()
+def _is_only_closed(number: int) -> bool:
+    """Tell whether a TCP port has connections in TIME_WAIT, and nothing else that the kernel lists."""
+    states = {columns[3] for columns in _sockets_at("tcp", number)}
+    return states == {_TIME_WAIT}
+
+
+def _sockets_at(protocol: str, number: int) -> Iterator[list[str]]:
+    """Yield the columns of proc_net_tcp.rst for a local port: 1 is the address, 3 the state, 9 the inode."""
     for table in (Path(f"/proc/self/net/{protocol}"), Path(f"/proc/self/net/{protocol}6")):
-        if table.exists():
+        if table.is_file():  # of SCTP it is a folder
             for line in table.read_text().splitlines()[1:]:
                 columns = line.split()
                 if int(columns[1].rpartition(":")[2], 16) == number:
-                    inodes.add(f"socket:[{columns[9]}]")
+                    yield columns
+
+
+def _process_at(protocol: str, number: int) -> str | None:
+    inodes = {f"socket:[{columns[9]}]" for columns in _sockets_at(protocol, number)}
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if str(descriptor.readlink()) in inodes:
