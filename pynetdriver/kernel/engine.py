@@ -10,12 +10,15 @@ versions; that happens when networks come and go and when an engine starts, neve
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
 
+from pynetdriver.errors import HostError
 from pynetdriver.kernel.nftables import Nftables, NftablesError
 from pynetdriver.names import LINK_GROUP
 
@@ -25,6 +28,7 @@ CHAIN = "DOCKER-USER"
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: Bridges of the engine's own networks; one with a name that its user chose is not recognised.
 _BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
+#: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
 
 
@@ -55,22 +59,33 @@ class EngineChains:
         self._lock = asyncio.Lock()
 
     async def allow(self) -> None:
-        """Add the rules where the chain exists and they are missing, after its user's own rules."""
+        """Add the rules where the chain exists and they are missing, after its user's own rules.
+
+        Raises:
+            HostError: iptables is missing, or refused.
+        """
         async with self._lock:
             for command in await self._commands():
-                rules = await _rules(command)
+                rules = await self._rules(command)
+                if rules is None:
+                    continue
                 position = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
                 for direction in _DIRECTIONS:
-                    if not any(_is_ours(rule, direction) for rule in rules):
+                    if _listed(direction) not in rules:
                         await _run(command, "-I", CHAIN, str(position), *_rule(direction))
                         log.info("forwarding allowed beside the engine's rules", command=command, rule=direction)
 
     async def disallow(self) -> None:
-        """Remove the rules."""
+        """Remove the rules.
+
+        Raises:
+            HostError: iptables is missing, or refused.
+        """
+        ours = {_listed(direction) for direction in _DIRECTIONS}
         async with self._lock:
             for command in await self._commands():
-                for rule in await _rules(command):
-                    if any(_is_ours(rule, direction) for direction in _DIRECTIONS):
+                for rule in await self._rules(command) or []:
+                    if rule in ours:
                         await _run(command, "-D", *rule.split()[1:])
 
     async def _commands(self) -> list[str]:
@@ -82,6 +97,21 @@ class EngineChains:
             if _has_legacy_filter(family):
                 found.append(f"{command}-legacy")
         return found
+
+    async def _rules(self, command: str) -> list[str] | None:
+        """List the chain's rules as `iptables -S` writes them; None if there is no such chain."""
+        try:
+            lines = (await _run(command, "-S", CHAIN)).splitlines()
+        except HostError as error:
+            if command.endswith("-nft"):
+                # Version 1.8.9 calls a chain that vanished incompatible.
+                present = await asyncio.to_thread(self._in_nftables, "ip6" if command.startswith("ip6") else "ip")
+            else:
+                present = "No chain/target/match by that name" not in str(error)
+            if present:
+                raise
+            return None
+        return [line for line in lines if line.startswith("-A")]
 
     def _in_nftables(self, family: str) -> bool:
         try:
@@ -101,18 +131,18 @@ def _rule(direction: str) -> list[str]:
     return ["-m", "devgroup", direction, hex(LINK_GROUP), "-j", "ACCEPT"]
 
 
-def _is_ours(rule: str, direction: str) -> bool:
-    return f"{direction} {hex(LINK_GROUP)}" in rule and rule.endswith("-j ACCEPT")
-
-
-async def _rules(command: str) -> list[str]:
-    """List the chain's rules as `iptables -S` writes them; none if there is no such chain."""
-    lines = (await _run(command, "-S", CHAIN)).splitlines()
-    return [line for line in lines if line.startswith("-A")]
+def _listed(direction: str) -> str:
+    """Write a rule as `iptables -S` does: in all flavours the group is hexadecimal."""
+    return " ".join(["-A", CHAIN, *_rule(direction)])
 
 
 async def _run(command: str, *arguments: str) -> str:
-    """Run an iptables command; what it refuses is logged, since the engine may change the chain meanwhile."""
+    """Run an iptables command, to its end or not beyond this call.
+
+    Raises:
+        HostError: it is missing, or refused.
+    """
+    what = f"{command} {' '.join(arguments)}"
     try:
         process = await asyncio.create_subprocess_exec(
             command,
@@ -123,9 +153,19 @@ async def _run(command: str, *arguments: str) -> str:
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError:
-        log.error("cannot allow forwarding beside the engine's rules: command missing", command=command)
-        return ""
-    output, errors = await process.communicate()
-    if process.returncode != 0 and "-S" not in arguments:
-        log.error("iptables refused", command=command, arguments=arguments, error=errors.decode().strip())
+        raise HostError(f'cannot run "{what}": {command} is missing; install the package iptables') from None
+    except OSError as error:
+        raise HostError.of(error.errno or errno.EIO, f'run "{what}"') from error
+    try:
+        output, errors = await process.communicate()
+    except BaseException:
+        # It changes all or nothing, so it can be killed; once killed it ends at once.
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    if process.returncode != 0:
+        # Before the reason stand hints, and a line for each second that the lock was waited for.
+        *_, reason = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
+        raise HostError(f'"{what}" failed: {reason}')
     return output.decode()
