@@ -28,7 +28,9 @@ class Journal:
     def __init__(self, store: Store, kernel: Kernel) -> None:
         self._store = store
         self._kernel = kernel
-        self._settings = {key: decode(data, Setting) for key, data in store.load("setting").items()}
+        settings, boot = [decode(data, Setting) for data in store.load("setting").values()], sysctl.boot_id()
+        self._settings = {one.path: one for one in settings}
+        self._forget_settings([one for one in settings if one.boot != boot])
         #: Owners by IP version that need the host to forward it.
         self._forwarding: dict[int, set[str]] = {4: set(), 6: set()}
         #: Removals that failed; the monitor tries them again.
@@ -117,13 +119,18 @@ class Journal:
     def _release_settings(self, plan: Plan) -> None:
         for version in (4, 6):
             self._forwarding[version].discard(plan.owner)
-        for setting in list(self._settings.values())[::-1]:
-            # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
-            if self._forwarding[setting.version] or engine_routes(self._kernel.netlink.links(), setting.version):
-                continue
-            sysctl.put_back(setting)
-            self._store.write(Change("setting", setting.path, None))
-            del self._settings[setting.path]
+        # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
+        links = self._kernel.netlink.links
+        idle = [one for one in (4, 6) if not self._forwarding[one] and not engine_routes(links(), one)]
+        settings = [one for one in self._settings.values() if one.version in idle]
+        sysctl.put_back(settings)
+        self._forget_settings(settings)
+
+    def _forget_settings(self, settings: list[Setting]) -> None:
+        if settings:
+            self._store.write(*(Change("setting", one.path, None) for one in settings))
+        for one in settings:
+            del self._settings[one.path]
 
 
 def _kind(record: Subject) -> str:

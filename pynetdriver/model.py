@@ -97,12 +97,16 @@ class Lease(Record, frozen=True, kw_only=True):
 
 
 class Setting(Record, frozen=True, kw_only=True):
-    """A host-wide sysctl that pynet changed, with what was there before."""
+    """A host-wide sysctl that pynet changed, or would on its way back, with what was there before.
+
+    `boot` is the kernel's boot id: after a reboot the former value is void.
+    """
 
     path: str
     version: int
     former: str
     value: str
+    boot: str = ""
 
 
 def _encode(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pynetdriver.errors import HostError
@@ -9,6 +10,9 @@ from pynetdriver.model import Setting
 from pynetdriver.plan import Forwarding, LinkSysctl
 
 ROOT = Path("/proc/sys/net")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: By IP version; writing one sets every link's own `forwarding` (net/ipv4/devinet.c, net/ipv6/addrconf.c).
+_SWITCHES = {4: ROOT / "ipv4/ip_forward", 6: ROOT / "ipv6/conf/all/forwarding"}
 
 
 def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
@@ -23,27 +27,32 @@ def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
     _write(path, sysctl.value)
 
 
+def boot_id() -> str:
+    """Name this run of the kernel."""
+    return _read(_BOOT_ID)
+
+
 def needed(forwarding: Forwarding) -> list[Setting]:
     """Tell what has to change for this host to forward, in order; nothing if it does already.
 
     The kernel drops default routes learnt from router advertisements when IPv6 forwarding is turned on,
-    unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst), so that goes first.
+    unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst), so that goes first. Links that forward
+    already take no advertisements; they are named for `put_back`, with the value that they have.
     """
-    if forwarding.version == 4:
-        switch, others = ROOT / "ipv4/ip_forward", []
-    else:
-        switch = ROOT / "ipv6/conf/all/forwarding"
-        others = [
-            path
-            for path in sorted((ROOT / "ipv6/conf").glob("*/accept_ra"))
-            if path.parent.name not in {"all", "default", "lo"} and _read(path) == "1"
-        ]
+    version, boot = forwarding.version, boot_id()
+    switch = _SWITCHES[version]
     if _read(switch) != "0":
         return []
-    return [
-        *(Setting(path=str(path), version=6, former="1", value="2") for path in others),
-        Setting(path=str(switch), version=forwarding.version, former="0", value="1"),
-    ]
+    settings = []
+    for link in sorted((ROOT / f"ipv{version}/conf").iterdir()):
+        if link.name != "all" and _is(link / "forwarding", "1"):
+            path, value = link / "forwarding", "1"
+        elif version == 6 and link.name not in {"all", "default", "lo"} and _is(link / "accept_ra", "1"):
+            path, value = link / "accept_ra", "2"
+        else:
+            continue
+        settings.append(Setting(path=str(path), version=version, former="1", value=value, boot=boot))
+    return [*settings, Setting(path=str(switch), version=version, former="0", value="1", boot=boot)]
 
 
 def change(setting: Setting) -> None:
@@ -51,11 +60,30 @@ def change(setting: Setting) -> None:
     _write(Path(setting.path), setting.value)
 
 
-def put_back(setting: Setting) -> None:
-    """Set a host-wide switch to what it was, unless somebody else changed it since or it is gone."""
-    path = Path(setting.path)
-    if path.exists() and _read(path) == setting.value:
-        path.write_text(setting.former)
+def put_back(settings: Iterable[Setting]) -> None:
+    """Set switches to what they were, unless somebody else changed them since or they are gone.
+
+    All are looked at before the first is written, and links come last, since the host's switch resets them.
+
+    Raises:
+        HostError: one that names all failures; the others are put back.
+    """
+    standing = [one for one in settings if _is(Path(one.path), one.value)]
+    failures = []
+    for one in sorted(standing, key=lambda one: Path(one.path) not in _SWITCHES.values()):
+        try:
+            _write(Path(one.path), one.former)
+        except HostError as error:
+            failures.append(str(error))
+    if failures:
+        raise HostError("; ".join(failures))
+
+
+def _is(path: Path, value: str) -> bool:
+    try:
+        return path.read_text().strip() == value
+    except OSError:
+        return False  # a link may go at any time
 
 
 def _read(path: Path) -> str:
