@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import click
 import structlog
@@ -35,8 +34,8 @@ from pynetdriver.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
 
-#: One daemon a network namespace: abstract sockets belong to it, so this name is held in it alone.
-_HOST_LOCK = "\0pynet"
+#: One lock a network namespace, so one daemon in it.
+_LOCKS = Path("/run/pynet")
 
 
 @click.group()
@@ -130,20 +129,28 @@ async def _serve(socket_path: Path, state_dir: Path) -> None:
 @contextlib.contextmanager
 def _only_daemon(state_dir: Path) -> Iterator[None]:
     """Refuse to share the host's network or a state folder with another daemon."""
-    held: TextIO = (state_dir / "lock").open("w")
-    host = socket.socket(socket.AF_UNIX)
-    try:
-        host.bind(_HOST_LOCK)
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise PynetError(
-            f"another pynet manages this host's network or uses {state_dir} already; stop it first"
-        ) from None
-    try:
+    host_lock = _LOCKS / f"{Path('/proc/self/ns/net').stat().st_ino}.lock"
+    with (
+        _locked(host_lock, "another pynet manages this host's network already; stop it first"),
+        _locked(state_dir / "lock", f"another pynet uses {state_dir} already; stop it first"),
+    ):
         yield
-    finally:
-        host.close()
-        held.close()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, refusal: str) -> Iterator[None]:
+    """Hold a file that root alone can open; the kernel lets go of it with the process (flock(2))."""
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.touch(mode=0o600)
+            path.chmod(0o600)
+            fcntl.flock(held.enter_context(path.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PynetError(refusal) from None
+        except OSError as error:
+            raise PynetError(f"cannot lock {path}: {error.strerror}") from error
+        yield
 
 
 def _machine_id() -> str:

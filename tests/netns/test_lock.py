@@ -1,0 +1,48 @@
+"""What keeps a second daemon out, and nothing else keeps the first one out."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from tests.lab.daemon import Daemon
+from tests.lab.netns import Namespace
+
+from .host import Host
+from .test_protocol import refusal_of
+
+BIND = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('\\0pynet'); print('up', flush=True); input()"
+READ_ONLY = 'mount -t tmpfs -o ro none /run && exec "$0" "$@"'
+
+
+def test_each_lock_is_named_when_it_is_held(host: Host, folder: Path) -> None:
+    """Network and state folder are locked apart, and a refusal says which of them is held."""
+    assert "manages this host's network" in refusal_of(Daemon(host.netns, folder / "b.sock", folder / "other"))
+    with Namespace() as elsewhere:
+        second = Daemon(elsewhere, folder / "b.sock", host.daemon.state_dir)
+        second.log_file = folder / "second.log"
+        assert f"another pynet uses {host.daemon.state_dir}" in refusal_of(second)
+
+
+def test_a_dead_daemon_and_other_users_keep_nobody_out(host: Host) -> None:
+    """What a killed daemon leaves is free, and names that any user can take mean nothing."""
+    host.daemon.kill()
+    with host.netns.popen("python3", "-ISc", BIND, stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"up\n"
+        host.daemon.start()
+        other.kill()
+
+
+def test_locks_are_for_root_alone(host: Host) -> None:
+    """Whoever can open a lock file can hold it."""
+    lock = Path("/run/pynet") / f"{os.stat(host.netns.path).st_ino}.lock"
+    for path, mode in ((lock.parent, 0o700), (lock, 0o600), (host.daemon.state_dir / "lock", 0o600)):
+        assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (mode, 0)
+
+
+def test_a_lock_that_cannot_be_made_is_told_in_a_sentence(folder: Path) -> None:
+    """A read-only /run is named, without a traceback."""
+    command = ("unshare", "--mount", "sh", "-c", READ_ONLY, sys.executable, "-m", "pynetdriver")
+    with Namespace() as netns:
+        refusal = refusal_of(Daemon(netns, folder / "b.sock", folder / "state", command=command))
+    assert "cannot lock /run/pynet/" in refusal and "Read-only file system" in refusal
