@@ -98,6 +98,7 @@ class NetworkDriver:
                 try:
                     await self._chains.allow()
                 except BaseException:
+                    # What of it is in DOCKER-USER already, the monitor removes.
                     await asyncio.shield(asyncio.ensure_future(self._journal.delete(network, plan)))
                     raise
             except BaseException:

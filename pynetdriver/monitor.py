@@ -69,5 +69,5 @@ class Monitor:
                 await asyncio.wait_for(self._wake.wait(), _TICK_S)
 
     async def _look_at_engine(self) -> None:
-        await (self._chains.allow() if self._driver.networks else self._chains.disallow())
         await self._driver.collect_dead()
+        await (self._chains.allow() if self._driver.networks else self._chains.disallow())
