@@ -117,6 +117,8 @@ class Journal:
                 sysctl.change(needed)
 
     def _release_settings(self, plan: Plan) -> None:
+        if not plan.settings:
+            return
         for version in (4, 6):
             self._forwarding[version].discard(plan.owner)
         # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
