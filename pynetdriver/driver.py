@@ -31,9 +31,9 @@ from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
 log = structlog.get_logger()
 
 #: The engine joins an endpoint at once after it made it, and deletes it at once after it left.
-FORGOTTEN_S = 60
+FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
-MOVING_S = 15
+MOVING_S = 60
 
 
 class Locks:
