@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
+from math import inf
 
 import structlog
 from msgspec.structs import replace
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
 MOVING_S = 60
+DYING_S = 5
 
 
 class Locks:
@@ -71,6 +73,7 @@ class NetworkDriver:
         self._prefixes: set[str] = set()
         self._removals: set[asyncio.Task[None]] = set()
         self._unmentioned: set[str] = set()
+        self._engine_since = -inf
         self._joined: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
         self._by_address: dict[tuple[str, IPAddress], str] = {}
@@ -222,6 +225,10 @@ class NetworkDriver:
 
     # What the host knows and the engine does not say
 
+    def engine_started(self) -> None:
+        """Note that an engine introduced itself: sandboxes of one before it may be dead or dying."""
+        self._engine_since = time.monotonic()
+
     async def collect_dead(self) -> None:
         """Remove endpoints that the engine will not mention again.
 
@@ -361,8 +368,17 @@ class NetworkDriver:
     async def _collect_if_dead(self, endpoint_id: str | None) -> bool:
         """Remove an endpoint that only we still know of: after a crash the engine does not say so."""
         endpoint = self.endpoints.get(endpoint_id or "")
-        if endpoint is None or endpoint.phase != "ready" or not self._is_dead(endpoint):
+        if endpoint is None or endpoint.phase != "ready":
             return False
+        # The kernel takes a moment to clear away the sandboxes of an engine that died.
+        stale = self._joined.get(endpoint.id, -inf) < self._engine_since
+        patience = time.monotonic() + (DYING_S if stale else 0)
+        while not self._is_dead(endpoint):
+            if time.monotonic() >= patience:
+                return False
+            await asyncio.sleep(0.1)
+            if self.endpoints.get(endpoint.id) is not endpoint:
+                return endpoint.id not in self.endpoints
         await self._delete_endpoint(endpoint.id)
         return True
 

@@ -34,6 +34,11 @@ class Monitor:
         self._wake = asyncio.Event()
 
     def engine_started(self) -> None:
+        """Take note of an engine that introduced itself."""
+        self._driver.engine_started()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         """Look at the engine's rules soon, and a few times more."""
         now = time.monotonic()
         self._looks = [now + delay for delay in _ENGINE_LOOKS_S]
@@ -43,13 +48,13 @@ class Monitor:
         """Go on until cancelled."""
         bridges: frozenset[str] = frozenset()
         next_sweep = time.monotonic() + _SWEEP_S
-        self.engine_started()
+        self._look_soon()
         while True:
             try:
                 found = engine_bridges(self._kernel.netlink.links())
                 if found != bridges:
                     await self._kernel.firewall.set_engine_bridges(found)
-                    self.engine_started()
+                    self._look_soon()
                     bridges = found
                 now = time.monotonic()
                 if self._looks and self._looks[0] <= now:
