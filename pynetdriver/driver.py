@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from itertools import product
 from math import inf
 
 import structlog
@@ -19,7 +20,7 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network
 from pynetdriver.backends import Backend, backend_named
-from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
+from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
@@ -27,6 +28,7 @@ from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
+from pynetdriver.pool import overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
 
 log = structlog.get_logger()
@@ -35,7 +37,7 @@ log = structlog.get_logger()
 FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
 MOVING_S = 60
-DYING_S = 5
+DYING_S = 10
 
 
 class Locks:
@@ -89,6 +91,7 @@ class NetworkDriver:
             if known is not None:
                 if replace(known, facts=network.facts) != network:
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
+                self._unmentioned.discard(network.id)
                 return wire.Empty()
             uplink_mtu = await self._kernel.netlink.uplink_mtu()
             if uplink_mtu is not None:
@@ -261,10 +264,13 @@ class NetworkDriver:
         for network in self.networks.values():
             for subnet in network.subnets:
                 if subnet.pool == pool:
-                    holder = self._by_address.get((network.id, address))
                     if address == subnet.gateway or address in subnet.aux:
                         return True
-                    return holder is not None and not await self._collect_if_dead(holder)
+                    holder = self.endpoints.get(self._by_address.get((network.id, address), ""))
+                    if holder is None:
+                        return False
+                    leaving = holder.phase == "deleting" or self._is_dead(holder)
+                    return not leaving or not await self._collect_if_dead(holder.id)
         return True
 
     def network_plan(self, network: Network) -> Plan:
@@ -309,7 +315,11 @@ class NetworkDriver:
                 return
             except NetworkInTheWay as conflict:
                 other = self.networks[conflict.network_id]
-                if other.id not in self._unmentioned or self._is_lived_in(other) or not _share_space(network, other):
+                if (
+                    other.id not in self._unmentioned
+                    or self._is_lived_in(other)
+                    or not _clash_in_one_space(network, other)
+                ):
                     raise
                 log.info("the engine has removed a network while pynet was away", network=other.id[:12])
                 await self._delete_network(other.id)
@@ -331,8 +341,10 @@ class NetworkDriver:
                 return
             self.networks[network.id] = replace(network, phase="deleting")
             for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
-                with suppress(PynetError):  # the journal tries again
+                try:
                     await self._delete_endpoint(endpoint.id)
+                except Exception:
+                    log.exception("could not remove an endpoint; trying again later", endpoint=endpoint.id[:12])
             try:
                 await self._journal.delete(network, self.network_plan(network))
             finally:
@@ -368,17 +380,18 @@ class NetworkDriver:
     async def _collect_if_dead(self, endpoint_id: str | None) -> bool:
         """Remove an endpoint that only we still know of: after a crash the engine does not say so."""
         endpoint = self.endpoints.get(endpoint_id or "")
-        if endpoint is None or endpoint.phase != "ready":
+        if endpoint is None or endpoint.phase == "creating":
             return False
-        # The kernel takes a moment to clear away the sandboxes of an engine that died.
-        stale = self._joined.get(endpoint.id, -inf) < self._engine_since
-        patience = time.monotonic() + (DYING_S if stale else 0)
-        while not self._is_dead(endpoint):
-            if time.monotonic() >= patience:
+        while endpoint.phase == "ready" and not self._is_dead(endpoint):
+            # The kernel takes a moment to clear away the sandboxes of an engine that died.
+            stale = self._joined.get(endpoint.id, -inf) < self._engine_since
+            if not stale or time.monotonic() >= self._engine_since + DYING_S:
                 return False
             await asyncio.sleep(0.1)
-            if self.endpoints.get(endpoint.id) is not endpoint:
-                return endpoint.id not in self.endpoints
+            current = self.endpoints.get(endpoint.id)
+            if current is None:
+                return True
+            endpoint = current
         await self._delete_endpoint(endpoint.id)
         return True
 
@@ -405,7 +418,8 @@ class NetworkDriver:
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._joined.pop(endpoint.id, None)
         for address in _addresses(endpoint):
-            self._by_address.pop((endpoint.network_id, address), None)
+            if self._by_address.get((endpoint.network_id, address)) == endpoint.id:
+                del self._by_address[endpoint.network_id, address]
 
     def _network(self, network_id: str) -> Network:
         network = self.networks.get(network_id)
@@ -436,6 +450,8 @@ def _addresses(endpoint: Endpoint) -> list[IPAddress]:
     return [one.ip for one in (endpoint.address4, endpoint.address6) if one is not None]
 
 
-def _share_space(one: Network, other: Network) -> bool:
-    spaces = {subnet.space for subnet in one.subnets} & {subnet.space for subnet in other.subnets}
-    return bool(spaces - {"", "null"})
+def _clash_in_one_space(one: Network, other: Network) -> bool:
+    return any(
+        ours.space == theirs.space and ours.space not in ("", "null") and overlap(ours.pool, theirs.pool)
+        for ours, theirs in product(one.subnets, other.subnets)
+    )

@@ -4,7 +4,7 @@ PynetError                500
 ├── InvalidRequest        400  malformed, out of range, unknown id
 │   └── InvalidOption     400  an option's name or value
 ├── Conflict              409  something else has it already
-│   └── NetworkInTheWay   409  another network of pynet's has it
+│   └── NetworkInTheWay   409  another network of pynet's has that subnet
 ├── Exhausted             409  nothing is left to give
 ├── HostError             500  the kernel refused
 └── Overdue               503  not done within the call's deadline
@@ -59,7 +59,7 @@ class Conflict(PynetError):
 
 
 class NetworkInTheWay(Conflict):
-    """Another network has what a new one needs; `network_id` says which."""
+    """Another network has a subnet that a new one needs; `network_id` says which."""
 
     def __init__(self, message: str, network_id: str) -> None:
         super().__init__(message)

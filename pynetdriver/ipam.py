@@ -5,8 +5,9 @@ Nothing here waits except for the host's routes, so calls need no locks.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -48,13 +49,18 @@ class IpamDriver:
         self._networks_in_use = networks_in_use
         self._still_held = still_held
         self._granted: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._reclaiming = asyncio.Lock()
         self._pool6 = pool6
         self._pools = {key: decode(data, Pool) for key, data in store.load("pool").items()}
         self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
         leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
         self._releases = 0
-        for data in store.load("lease").values():
+        for key, data in store.load("lease").items():
             lease = decode(data, Lease)
+            if lease.pool_id not in leases:
+                store.write(Change("lease", key, None))
+                continue
             leases[lease.pool_id].append(lease)
             self._releases = max(self._releases, lease.released or 0)
         for key, found in leases.items():
@@ -117,27 +123,33 @@ class IpamDriver:
             raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is not known to pynet; create the network again')
         wanted = parse_address(request.address, "address") if request.address else None
         allocator = self._allocators[pool.id]
-        try:
-            address = allocator.take(wanted)
-        except (Conflict, Exhausted) as refusal:
-            forgotten = await self._forgotten(pool, [wanted] if wanted else allocator.held())
-            if forgotten is None:
-                raise refusal from None
-            allocator.give_back(forgotten)
-            address = allocator.take(forgotten)
-        lease = Lease(pool_id=pool.id, address=address)
-        try:
-            self._store.write(_lease(lease))
-        except BaseException:
-            allocator.give_back(address)
-            raise
-        self._granted[_key(lease)] = time.monotonic()
+        async with self._reclaiming:
+            try:
+                address = allocator.take(wanted)
+            except (Conflict, Exhausted) as refusal:
+                forgotten = await self._forgotten(pool, wanted)
+                if forgotten is None or self._allocators.get(pool.id) is not allocator:
+                    raise refusal from None
+                allocator.give_back(forgotten)
+                address = allocator.take(forgotten)
+            lease = Lease(pool_id=pool.id, address=address)
+            try:
+                self._store.write(_lease(lease))
+            except BaseException:
+                allocator.give_back(address)
+                raise
+            self._granted[_key(lease)] = time.monotonic()
         return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
 
-    async def _forgotten(self, pool: Pool, held: Iterable[IPAddress]) -> IPAddress | None:
-        """Find a held address that no endpoint has: the engine released it while nobody listened."""
-        for address in held:
-            granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), -CLAIMING_S)
+    async def _forgotten(self, pool: Pool, wanted: IPAddress | None) -> IPAddress | None:
+        """Find a held address that no endpoint has: the engine released it while nobody listened.
+
+        One granted a moment ago has no endpoint yet. Of those granted before pynet's start that is not known, but
+        an engine asks for a certain address only when it has released it.
+        """
+        unknown = self._started if wanted is None else -CLAIMING_S
+        for address in [wanted] if wanted else self._allocators[pool.id].held():
+            granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
             if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(pool.subnet, address):
                 return address
         return None

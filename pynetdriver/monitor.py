@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 _TICK_S = 1.0
 _SWEEP_S = 30.0
+_MEND_S = 5.0
 #: After an engine introduced itself or made a bridge, its rules come within seconds.
 _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 
@@ -47,7 +48,7 @@ class Monitor:
     async def run(self) -> None:
         """Go on until cancelled."""
         bridges: frozenset[str] = frozenset()
-        next_sweep = time.monotonic() + _SWEEP_S
+        next_sweep, next_mend = time.monotonic() + _SWEEP_S, time.monotonic()
         self._look_soon()
         while True:
             try:
@@ -64,7 +65,9 @@ class Monitor:
                     next_sweep = now + _SWEEP_S
                     await self._driver.finish_removals()
                     await self._look_at_engine()
-                await self._kernel.firewall.mend()
+                if next_mend <= now:
+                    next_mend = now + _MEND_S
+                    await self._kernel.firewall.mend()
             except PynetError as error:
                 log.error("monitor", error=str(error))
             except Exception:

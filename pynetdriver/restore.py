@@ -17,7 +17,7 @@ from pynetdriver.errors import PynetError
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import engine_bridges
-from pynetdriver.model import Endpoint, Network
+from pynetdriver.model import Endpoint
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
 
@@ -27,17 +27,19 @@ _OUR_NAMES = re.compile(rf"pn-[0-9a-z]{{{PREFIX_LENGTH}}}|pn[hc][0-9a-z]{{{PREFI
 
 
 async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> None:
-    """Bring the kernel to what the store says, and the driver to know it."""
+    """Bring the kernel to what the store says, and the driver to know it.
+
+    Raises:
+        PynetError: a stored network has options that this pynet does not know; nothing is touched then.
+    """
     networks, endpoints = journal.load()
-    stored = {one.id for one in networks}
-    networks = [one for one in networks if _is_understood(driver, one)]
     known = {one.id for one in networks}
     driver.restore(networks, [one for one in endpoints if one.network_id in known])
     links = kernel.netlink.links()
     plans: dict[str, Plan] = {}
     # Left by a removal that failed before its network's; such a link is collected below.
     unwanted: list[tuple[Subject, Plan]] = [
-        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in stored
+        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
     ]
     for network in networks:
         plan = driver.network_plan(network)
@@ -47,7 +49,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
             unwanted.append((network, plan))
     for endpoint in driver.endpoints.values():
         plan = driver.endpoint_plan(endpoint)
-        if endpoint.phase == "ready" and links.issuperset(plan.anchors):
+        if endpoint.phase == driver.networks[endpoint.network_id].phase == "ready" and links.issuperset(plan.anchors):
             plans[plan.owner] = plan
             driver.restore_ports(endpoint)
         else:
@@ -59,7 +61,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
-    if stored or not await _has_lost_its_store(kernel, links):
+    if known or not await _has_lost_its_store(kernel, links):
         await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
@@ -74,16 +76,6 @@ async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
             log.error("containers use pynet's links, but its store is empty: links and rules are left as they are")
             return True
     return False
-
-
-def _is_understood(driver: NetworkDriver, network: Network) -> bool:
-    """Tell whether this pynet can make a stored network; one of a newer pynet stays in the store."""
-    try:
-        driver.network_plan(network)
-    except PynetError as error:
-        log.error("a stored network is not understood; left alone", network=network.id[:12], error=str(error))
-        return False
-    return True
 
 
 async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: Plan) -> None:

@@ -95,9 +95,7 @@ def check(
         )
     for other in networks.values():
         if _bridge(other) == _bridge(network):
-            raise NetworkInTheWay(
-                f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name', other.id
-            )
+            raise Conflict(f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name')
         for ours, theirs in product(network.subnets, other.subnets):
             if overlap(ours.pool, theirs.pool):
                 raise NetworkInTheWay(

@@ -106,7 +106,7 @@ class HostPorts:
             bound: list[socket.socket | None] = []
             try:
                 for address in request.host_addresses:
-                    bound.append(self._bind(request.protocol, address, number, named=request.low != 0))
+                    bound.append(self._bind(request.protocol, address, number, named=request.low == request.high != 0))
             except BaseException as error:
                 for one in bound:
                     if one is not None:
@@ -174,7 +174,7 @@ class PortTaken(Conflict):
 
 
 def _bound(protocol: str, address: IPAddress, number: int, named: bool) -> socket.socket | None:
-    """Bind a socket; a named port also where only closed connections are left of a server, as servers do themselves."""
+    """Bind a socket; a port that is asked for by itself also where only closed connections are left of a server."""
     kind, number_of_protocol = _SOCKETS[protocol]
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:

@@ -32,6 +32,8 @@ _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
 _DELETING_THREADS = 4
 _RTN_UNICAST = 1
+#: Addresses in the public internet: the kernel is asked which link it would leave by, nothing is sent.
+_SOMEWHERE = ("1.1.1.1", "9.9.9.9", "2606:4700::1111")
 
 
 class Netlink:
@@ -79,15 +81,13 @@ class Netlink:
 
     async def uplink_mtu(self) -> int | None:
         """Tell the MTU of the link that the default route uses, None without one."""
-        for family in (socket.AF_INET, socket.AF_INET6):
-            routes = [
-                route
-                async for route in await self._netlink.get_routes(family=family)
-                if not route["dst_len"] and route.get("oif") and route["type"] == _RTN_UNICAST
-            ]
-            if routes:
-                best = min(routes, key=lambda route: route.get("priority") or 0)
-                return int((await self._link(best.get("oif"))).get("mtu"))
+        for somewhere in _SOMEWHERE:
+            try:
+                (route,) = await self._netlink.route("get", dst=somewhere)
+                if route["type"] == _RTN_UNICAST:
+                    return int((await self._link(route.get("oif"))).get("mtu"))
+            except NetlinkError:
+                continue
         return None
 
     async def addresses(self) -> list[IPNetwork]:
