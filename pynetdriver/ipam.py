@@ -118,12 +118,13 @@ class IpamDriver:
 
     async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
         """Hold the address that was asked for, or the next free one."""
-        pool = self._pools.get(request.pool_id)
-        if pool is None:
-            raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is not known to pynet; create the network again')
         wanted = parse_address(request.address, "address") if request.address else None
-        allocator = self._allocators[pool.id]
         async with self._reclaiming:
+            pool = self._pools.get(request.pool_id)
+            if pool is None:
+                name = shortened(request.pool_id)
+                raise InvalidRequest(f'pool "{name}" is not known to pynet; create the network again')
+            allocator = self._allocators[pool.id]
             try:
                 address = allocator.take(wanted)
             except (Conflict, Exhausted) as refusal:

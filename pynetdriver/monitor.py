@@ -14,6 +14,7 @@ from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains, engine_bridges
+from pynetdriver.names import OUR_NAMES
 
 log = structlog.get_logger()
 
@@ -78,4 +79,8 @@ class Monitor:
 
     async def _look_at_engine(self) -> None:
         await self._driver.collect_dead()
-        await (self._chains.allow() if self._driver.networks else self._chains.disallow())
+        if self._driver.networks:
+            await self._chains.allow()
+        elif not any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
+            # With links but no networks the store was lost, and containers still need the rules.
+            await self._chains.disallow()

@@ -6,11 +6,15 @@ The forms are frozen: objects made by an older pynet are found by name. Ids are 
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 
 from netaddr import IPAddress
 
 PREFIX_LENGTH = 12
+
+#: What the functions below make of any id.
+OUR_NAMES = re.compile(rf"pn[-hc][0-9a-z]{{{PREFIX_LENGTH}}}")
 
 #: Interface group of every link whose traffic pynet judges ("pn" in ASCII).
 LINK_GROUP = 0x706E

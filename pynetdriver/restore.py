@@ -7,7 +7,6 @@ record are collected, unless a container uses them. A failure in one place stops
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import structlog
@@ -18,12 +17,10 @@ from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import engine_bridges
 from pynetdriver.model import Endpoint
-from pynetdriver.names import PREFIX_LENGTH
+from pynetdriver.names import OUR_NAMES
 from pynetdriver.plan import Plan
 
 log = structlog.get_logger()
-
-_OUR_NAMES = re.compile(rf"pn-[0-9a-z]{{{PREFIX_LENGTH}}}|pn[hc][0-9a-z]{{{PREFIX_LENGTH}}}")
 
 
 async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> None:
@@ -72,7 +69,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
 async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
     """Tell whether containers are on networks of which nothing is stored; their rules are then left alone."""
     for name in links:
-        if _OUR_NAMES.fullmatch(name) and await kernel.netlink.is_in_use(name):
+        if OUR_NAMES.fullmatch(name) and await kernel.netlink.is_in_use(name):
             log.error("containers use pynet's links, but its store is empty: links and rules are left as they are")
             return True
     return False
@@ -95,7 +92,7 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     wanted = {name for plan in plans for name in plan.links}
     for name in sorted(kernel.netlink.links() - wanted, reverse=True):
         try:
-            kind = await kernel.netlink.kind_of_ours(name) if _OUR_NAMES.fullmatch(name) else None
+            kind = await kernel.netlink.kind_of_ours(name) if OUR_NAMES.fullmatch(name) else None
             if kind is None:
                 continue
             if await kernel.netlink.is_in_use(name):
