@@ -203,9 +203,10 @@ class NetworkDriver:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
-            bindings = (request.options and request.options.port_map) or []
+            options = request.options or wire.ProgramOptions()
             defaults = backend_named(network.backend).publish_addresses(network)
-            kept, wanted = split_satisfied(port_requests(bindings, endpoint, defaults), endpoint.ports)
+            requests = port_requests(options.port_map or [], endpoint, defaults, six_to_four=not options.no_proxy_6to4)
+            kept, wanted = split_satisfied(requests, endpoint.ports)
             given_up = set(endpoint.ports).difference(kept)
             self._ports.release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
@@ -214,7 +215,7 @@ class NetworkDriver:
                 await self._set_ports(endpoint, replace(endpoint, ports=(*kept, *new)))
             except BaseException:
                 self._ports.release(endpoint.id, new)
-                self._ports.adopt(endpoint.id, given_up)
+                self._ports.adopt(endpoint, given_up)
                 raise
         return wire.Empty()
 
@@ -298,7 +299,7 @@ class NetworkDriver:
 
     def restore_ports(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
-        for error in self._ports.adopt(endpoint.id, endpoint.ports):
+        for error in self._ports.adopt(endpoint, endpoint.ports):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
     async def _make_room(self, network: Network) -> None:
@@ -372,7 +373,7 @@ class NetworkDriver:
     async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest]) -> tuple[PortMapping, ...]:
         while True:
             try:
-                return self._ports.hold(endpoint.id, wanted)
+                return self._ports.hold(endpoint, wanted)
             except PortTaken as taken:
                 if taken.holder == endpoint.id or not await self._collect_if_dead(taken.holder):
                     raise await asyncio.to_thread(taken.named) from None

@@ -123,9 +123,10 @@ class JoinResponse(Struct, frozen=True, omit_defaults=True):
 
 
 class ProgramOptions(Struct, frozen=True):
-    """The ports to publish."""
+    """The ports to publish; `no_proxy_6to4` says that those of IPv6 are another network's."""
 
     port_map: list[PortBinding] | None = field(name="com.docker.network.portmap", default=None)
+    no_proxy_6to4: bool = field(name="com.docker.network.driver.private.no_proxy_6to4", default=False)
 
 
 class ProgramRequest(EndpointRequest, frozen=True):

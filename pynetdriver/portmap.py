@@ -14,6 +14,9 @@ from pynetdriver.pool import parse_address
 
 #: IANA protocol numbers that can be published; the engine knows ICMP too, which has no ports.
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+#: Those that `kernel.relay` carries where the kernel does not translate.
+_RELAYED = ("tcp", "udp")
+_LOOPBACK6 = IPAddress("::1")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,22 @@ class PortRequest:
 
 
 def port_requests(
-    bindings: Iterable[PortBinding], endpoint: Endpoint, defaults: tuple[IPAddress, IPAddress]
+    bindings: Iterable[PortBinding],
+    endpoint: Endpoint,
+    defaults: tuple[IPAddress, IPAddress],
+    *,
+    six_to_four: bool = True,
 ) -> list[PortRequest]:
     """Tell which host ports an endpoint's `-p` flags ask for; repeated ones count once.
 
     Args:
         defaults: the host address of each family for a binding that names none; a family in which the
-            container has no address is left out.
+            container has no address is left out, unless it can be relayed to the other one.
+        six_to_four: whether a container that has IPv4 alone is published on IPv6; if not, others see to that.
 
     Raises:
         InvalidRequest: an unknown protocol, a bad address, a range that ends before it starts, or an
-            address of a family that the container does not have.
+            address of a family in which the container cannot be reached.
     """
     requests: dict[PortRequest, None] = {}
     for binding in bindings:
@@ -52,20 +60,50 @@ def port_requests(
         high = binding.host_port_end or binding.host_port
         if high < binding.host_port or (high and not binding.host_port):
             raise InvalidRequest(f"host port range {binding.host_port}-{high} is empty")
-        given = parse_address(binding.host_ip, "host address") if binding.host_ip else None
-        versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
-        addresses = [given] if given is not None else [one for one in defaults if one.version in versions]
-        if given is not None and given.is_loopback() and given.version == 6:
-            raise InvalidRequest("cannot publish on ::1: the kernel routes nothing to or from it; use 127.0.0.1")
-        if given is not None and given.version not in versions:
-            raise InvalidRequest(
-                f"cannot publish on {given}: the container has no IPv{given.version} address on this network"
-            )
-        if not addresses:
+        if endpoint.address4 is None and endpoint.address6 is None:
             raise InvalidRequest("cannot publish a port: the container has no address on this network")
-        request = PortRequest(PROTOCOLS[binding.protocol], tuple(addresses), binding.host_port, high, binding.port)
-        requests[request] = None
+        protocol = PROTOCOLS[binding.protocol]
+        addresses = _host_addresses(binding.host_ip, protocol, endpoint, defaults, six_to_four)
+        if addresses:
+            requests[PortRequest(protocol, addresses, binding.host_port, high, binding.port)] = None
     return list(requests)
+
+
+def translated_to(mapping: PortMapping, endpoint: Endpoint) -> IPAddress | None:
+    """Tell to which address the kernel translates a host port; none to ::1 nor from one family to the other."""
+    address = endpoint.address4 if mapping.host_address.version == 4 else endpoint.address6
+    return None if address is None or mapping.host_address == _LOOPBACK6 else address.ip
+
+
+def relayed_to(mapping: PortMapping, endpoint: Endpoint) -> tuple[IPAddress, ...]:
+    """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should."""
+    host = mapping.host_address
+    if host.version == 4 or mapping.protocol not in _RELAYED:
+        return ()
+    if translated_to(mapping, endpoint) is not None and int(host) != 0:
+        return ()
+    return tuple(net.ip for net in (endpoint.address6, endpoint.address4) if net is not None)
+
+
+def _host_addresses(
+    host_ip: str, protocol: str, endpoint: Endpoint, defaults: tuple[IPAddress, IPAddress], six_to_four: bool
+) -> tuple[IPAddress, ...]:
+    versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
+    if not host_ip:
+        # Who binds to one address of IPv4 does not want to be open on all of IPv6.
+        relays = six_to_four and protocol in _RELAYED and versions == [4] and not any(map(int, defaults))
+        return tuple(one for one in defaults if one.version in versions or relays)
+    given = parse_address(host_ip, "host address")
+    if given == _LOOPBACK6 and protocol not in _RELAYED:
+        raise InvalidRequest(f"cannot publish {protocol} on ::1: the kernel routes nothing to or from it")
+    if given.version not in versions:
+        if given.version == 4 or protocol not in _RELAYED:
+            raise InvalidRequest(
+                f"cannot publish {protocol} on {given}: the container has no IPv{given.version} address on this network"
+            )
+        if not six_to_four:
+            return ()
+    return (given,)
 
 
 def narrowest_first(requests: Iterable[PortRequest]) -> list[PortRequest]:

@@ -28,6 +28,7 @@ from pynetdriver.plan import (
     Veth,
 )
 from pynetdriver.pool import overlap
+from pynetdriver.portmap import translated_to
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
@@ -153,10 +154,10 @@ def network_plan(network: Network) -> Plan:
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     """A veth pair whose host end is a port of the bridge, and its published ports."""
     options = parse_options(Options, network.options)
-    addresses = {net.version: net.ip for net in (endpoint.address4, endpoint.address6) if net is not None}
     publications: list[Intent] = [
-        Publication(port.protocol, port.host_address, port.host_port, addresses[port.host_address.version], port.port)
+        Publication(port.protocol, port.host_address, port.host_port, address, port.port)
         for port in endpoint.ports
+        if (address := translated_to(port, endpoint)) is not None
     ]
     link = host_link(endpoint.id)
     veth = Veth(

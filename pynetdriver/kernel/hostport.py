@@ -1,7 +1,7 @@
 """Host ports, held by bound sockets so that no process and no other driver takes them.
 
-The sockets never listen and are never read: the ruleset translates packets before they would see them. It leaves
-alone what goes to ::1 and to broadcast addresses: TCP is refused there, UDP stays in the socket's buffer unanswered.
+The ruleset translates packets before the sockets would see them. What it cannot translate, all of it IPv6, goes to
+`relay`; other sockets never listen and are never read: TCP to a broadcast address is refused, UDP stays unanswered.
 TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `_bound`.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 from netaddr import IPAddress
 
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
-from pynetdriver.model import PortMapping
+from pynetdriver.kernel.relay import Relay
+from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.plan import bracketed
-from pynetdriver.portmap import PortRequest, narrowest_first
+from pynetdriver.portmap import PortRequest, narrowest_first, relayed_to
 
 _SOCKETS = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
@@ -25,8 +26,6 @@ _SOCKETS = {
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-#: TCP_TIME_WAIT in the kernel's include/net/tcp_states.h, as /proc/net/tcp writes it.
-_TIME_WAIT = "06"
 
 
 class HostPorts:
@@ -36,8 +35,9 @@ class HostPorts:
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
+        self._relay = Relay()
 
-    def hold(self, holder: str, requests: Iterable[PortRequest]) -> tuple[PortMapping, ...]:
+    def hold(self, holder: Endpoint, requests: Iterable[PortRequest]) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
 
         Raises:
@@ -50,26 +50,25 @@ class HostPorts:
             for request in narrowest_first(requests):
                 new += self._hold_one(holder, request)
         except BaseException:
-            self.release(holder, new)
+            self.release(holder.id, new)
             raise
         return tuple(new)
 
-    def adopt(self, holder: str, mappings: Iterable[PortMapping]) -> list[PynetError]:
+    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping]) -> list[PynetError]:
         """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
 
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
         """
         failed: list[PynetError] = []
         for mapping in mappings:
-            held = self._held.setdefault(holder, {})
-            if mapping in held:
+            if mapping in self._held.get(holder.id, {}):
                 continue
-            held[mapping] = None
+            bound: socket.socket | None = None
             try:
-                held[mapping] = self._bind(mapping.protocol, mapping.host_address, mapping.host_port)
+                bound = self._bind(mapping, bool(relayed_to(mapping, holder)))
             except PynetError as error:
                 failed.append(error)
-            self._holders.setdefault((mapping.protocol, mapping.host_port), {}).setdefault(mapping.host_address, holder)
+            self._keep(holder, mapping, bound)
         return failed
 
     def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
@@ -78,6 +77,7 @@ class HostPorts:
         for mapping in mappings:
             bound = held.pop(mapping, None)
             if bound is not None:
+                self._relay.close(bound)
                 bound.close()
             key = (mapping.protocol, mapping.host_port)
             addresses = self._holders.get(key, {})
@@ -100,13 +100,15 @@ class HostPorts:
                 return holder
         return None
 
-    def _hold_one(self, holder: str, request: PortRequest) -> list[PortMapping]:
+    def _hold_one(self, holder: Endpoint, request: PortRequest) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
+            mappings = [PortMapping(request.protocol, one, number, request.port) for one in request.host_addresses]
             bound: list[socket.socket | None] = []
             try:
-                for address in request.host_addresses:
-                    bound.append(self._bind(request.protocol, address, number, named=request.low == request.high != 0))
+                for mapping in mappings:
+                    named = request.low == request.high != 0
+                    bound.append(self._bind(mapping, bool(relayed_to(mapping, holder)), named))
             except BaseException as error:
                 for one in bound:
                     if one is not None:
@@ -115,11 +117,9 @@ class HostPorts:
                     raise
                 conflict = error
                 continue
-            held = self._held.setdefault(holder, {})
-            for address, one in zip(request.host_addresses, bound, strict=True):
-                held[PortMapping(request.protocol, address, number, request.port)] = one
-                self._holders.setdefault((request.protocol, number), {})[address] = holder
-            return [PortMapping(request.protocol, address, number, request.port) for address in request.host_addresses]
+            for mapping, one in zip(mappings, bound, strict=True):
+                self._keep(holder, mapping, one)
+            return mappings
         if conflict is not None and request.low == request.high != 0:
             raise conflict
         low, high = (request.low, request.high) if request.low else _ephemeral_range()
@@ -137,13 +137,22 @@ class HostPorts:
                 self._next_ephemeral = low
             yield self._next_ephemeral
 
-    def _bind(self, protocol: str, address: IPAddress, number: int, named: bool = True) -> socket.socket | None:
+    def _keep(self, holder: Endpoint, mapping: PortMapping, bound: socket.socket | None) -> None:
+        self._held.setdefault(holder.id, {})[mapping] = bound
+        at = self._holders.setdefault((mapping.protocol, mapping.host_port), {})
+        at.setdefault(mapping.host_address, holder.id)
+        addresses = relayed_to(mapping, holder)
+        if bound is not None and addresses:
+            self._relay.open(bound, addresses, mapping.port)
+
+    def _bind(self, mapping: PortMapping, relayed: bool, named: bool = True) -> socket.socket | None:
+        protocol, address, number = mapping.protocol, mapping.host_address, mapping.host_port
         where = f"{bracketed(address)}:{number}/{protocol}"
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
             raise PortTaken(where, protocol, number, holder)
         try:
-            return _bound(protocol, address, number, named)
+            return _bound(protocol, address, number, named, listen=relayed and protocol == "tcp")
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(where, protocol, number, None) from None
@@ -173,14 +182,14 @@ class PortTaken(Conflict):
         return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")
 
 
-def _bound(protocol: str, address: IPAddress, number: int, named: bool) -> socket.socket | None:
+def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: bool) -> socket.socket | None:
     """Bind a socket; a port that is asked for by itself also where only closed connections are left of a server."""
     kind, number_of_protocol = _SOCKETS[protocol]
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         bound = socket.socket(family, kind, number_of_protocol)
     except OSError:
-        # A kernel without SCTP sockets still forwards SCTP; nobody else can bind there either.
+        # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
         return None
     try:
         if family == socket.AF_INET6:
@@ -192,6 +201,11 @@ def _bound(protocol: str, address: IPAddress, number: int, named: bool) -> socke
                 raise
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((str(address), number))
+        if listen:
+            # Listening looks for others at the port again.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.listen(socket.SOMAXCONN)
+        if protocol == "tcp":
             # The kernel compares both sockets' flags as they are at the second bind: this one is shared no more.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except BaseException:
@@ -206,13 +220,16 @@ def _ephemeral_range() -> tuple[int, int]:
 
 
 def _is_only_closed(number: int) -> bool:
-    """Tell whether a TCP port has connections in TIME_WAIT, and nothing else that the kernel lists."""
-    states = {columns[3] for columns in _sockets_at("tcp", number)}
-    return states == {_TIME_WAIT}
+    """Tell whether a TCP port has connections that no process has any more, and nothing else that the kernel lists.
+
+    Those are in TIME_WAIT, or wait for the other side after a process was killed: our own, with relayed ones.
+    """
+    inodes = {columns[9] for columns in _sockets_at("tcp", number)}
+    return inodes == {"0"}
 
 
 def _sockets_at(protocol: str, number: int) -> Iterator[list[str]]:
-    """Yield the columns of proc_net_tcp.rst for a local port: 1 is the address, 3 the state, 9 the inode."""
+    """Yield the columns of proc_net_tcp.rst for a local port: 1 is the address, 9 the inode, 0 for none."""
     for table in (Path(f"/proc/self/net/{protocol}"), Path(f"/proc/self/net/{protocol}6")):
         if table.is_file():  # of SCTP it is a folder
             for line in table.read_text().splitlines()[1:]:

@@ -1,21 +1,25 @@
 """Host ports against other processes: what a restart finds taken, and what closed connections leave behind."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 
 import pytest
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import InvalidRequest
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
-from pynetdriver.model import PortMapping
+from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.portmap import PortRequest
 from tests.lab.netns import Namespace
 
 from .inside import inside
 
 ANY4, ANY6, LOCAL = IPAddress("0.0.0.0"), IPAddress("::"), IPAddress("127.0.0.1")
-ONE, OTHER = "a" * 64, "b" * 64
+ONE, OTHER = (
+    Endpoint(id=letter * 64, network_id="9" * 64, mac="", mac_given=False, address4=IPNetwork("10.9.0.2/24"))
+    for letter in "ab"
+)
 
 
 def asked(port: int, *addresses: IPAddress, protocol: str = "tcp") -> list[PortRequest]:
@@ -54,8 +58,8 @@ def adopt_what_others_took() -> None:
     for one in (taken, free, udp, absent):
         with pytest.raises(PortTaken) as caught:
             ports.hold(OTHER, asked(one.host_port, protocol=one.protocol))
-        assert caught.value.holder == ONE
-    ports.release(ONE, mappings)
+        assert caught.value.holder == ONE.id
+    ports.release(ONE.id, mappings)
     assert ports.hold(OTHER, asked(8080)) == (taken,) and ports.hold(OTHER, asked(8081))
     ports.close()
 
@@ -69,12 +73,12 @@ def hold_a_port_in_time_wait() -> None:
     for reuse in (False, True):
         with pytest.raises(OSError, match="in use"):
             bound(8080, reuse)
-    ports.release(ONE, [mapping])
+    ports.release(ONE.id, [mapping])
     assert ports.adopt(ONE, [mapping]) == []
     ports.close()
 
 
-def refuse_a_port_in_use_that_has_time_wait() -> None:
+async def _refuse_a_port_in_use_that_has_time_wait() -> None:
     ports = HostPorts()
     leave_time_wait(8080)
     with bound(8080, reuse=True) as server:
@@ -88,6 +92,10 @@ def refuse_a_port_in_use_that_has_time_wait() -> None:
     with pytest.raises(InvalidRequest):
         ports.hold(ONE, asked(8082, IPAddress("192.0.2.77")))
     ports.close()
+
+
+def refuse_a_port_in_use_that_has_time_wait() -> None:
+    asyncio.run(_refuse_a_port_in_use_that_has_time_wait())
 
 
 @pytest.mark.parametrize(

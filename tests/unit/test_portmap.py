@@ -8,9 +8,10 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.errors import InvalidRequest
 from pynetdriver.messages import PortBinding
 from pynetdriver.model import Endpoint, PortMapping
-from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
+from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_satisfied, translated_to
 
 ANY4, ANY6 = IPAddress("0.0.0.0"), IPAddress("::")
+LOCAL4, LOCAL6, GLOBAL6 = IPAddress("127.0.0.1"), IPAddress("::1"), IPAddress("2001:db8::1")
 TCP, UDP, SCTP, ICMP = 6, 17, 132, 1
 V4 = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False, address4=IPNetwork("10.9.0.2/24"))
 DUAL = Endpoint(
@@ -21,6 +22,7 @@ DUAL = Endpoint(
     address4=IPNetwork("10.9.0.2/24"),
     address6=IPNetwork("fd00::2/64"),
 )
+V6 = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False, address6=IPNetwork("fd00::2/64"))
 BARE = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False)
 
 
@@ -30,9 +32,11 @@ def requested(endpoint: Endpoint, *bindings: PortBinding) -> list[PortRequest]:
 
 @pytest.mark.parametrize(("number", "name"), [(TCP, "tcp"), (UDP, "udp"), (SCTP, "sctp")])
 def test_port_is_requested_for_every_family_of_the_container(number: int, name: str) -> None:
-    """Without a host address the port is the same on all addresses of each family."""
+    """Without a host address the port is the same on all addresses of each family, and of IPv6 where it is relayed."""
     binding = PortBinding(number, 80, "", 8080, 8080)
-    assert requested(V4, binding) == [PortRequest(name, (ANY4,), 8080, 8080, 80)]
+    both = (ANY4,) if number == SCTP else (ANY4, ANY6)
+    assert requested(V4, binding) == [PortRequest(name, both, 8080, 8080, 80)]
+    assert requested(V6, binding) == [PortRequest(name, (ANY6,), 8080, 8080, 80)]
     assert requested(DUAL, binding) == [PortRequest(name, (ANY4, ANY6), 8080, 8080, 80)]
 
 
@@ -47,7 +51,52 @@ def test_port_range_ends_where_it_starts_when_no_end_is_given() -> None:
     assert requested(V4, PortBinding(TCP, 80, "127.0.0.1", 8080)) == [
         PortRequest("tcp", (IPAddress("127.0.0.1"),), 8080, 8080, 80)
     ]
-    assert requested(V4, PortBinding(TCP, 80)) == [PortRequest("tcp", (ANY4,), 0, 0, 80)]
+    assert requested(V4, PortBinding(TCP, 80)) == [PortRequest("tcp", (ANY4, ANY6), 0, 0, 80)]
+
+
+@pytest.mark.parametrize("defaults", [(LOCAL4, ANY6), (ANY4, LOCAL6), (LOCAL4, LOCAL6)])
+def test_port_stays_in_its_family_when_a_host_binding_is_set(defaults: tuple[IPAddress, IPAddress]) -> None:
+    """Who binds to some address does not mean all of IPv6."""
+    binding = PortBinding(TCP, 80, "", 8080)
+    assert port_requests([binding], V4, defaults) == [PortRequest("tcp", (defaults[0],), 8080, 8080, 80)]
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1"])
+def test_port_on_an_ipv6_address_is_relayed_to_ipv4(host: str) -> None:
+    """A container with IPv4 alone is published there, unless the engine says that another network is."""
+    binding = PortBinding(TCP, 80, host, 8080)
+    assert requested(V4, binding) == [PortRequest("tcp", (IPAddress(host),), 8080, 8080, 80)]
+    assert port_requests([binding], V4, (ANY4, ANY6), six_to_four=False) == []
+    plain = PortBinding(TCP, 80, "", 8080)
+    assert port_requests([plain], V4, (ANY4, ANY6), six_to_four=False) == [PortRequest("tcp", (ANY4,), 8080, 8080, 80)]
+
+
+IN4, IN6 = IPAddress("10.9.0.2"), IPAddress("fd00::2")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "translated", "relayed"),
+    [
+        (V4, ANY4, IN4, ()),
+        (V4, LOCAL4, IN4, ()),
+        (V4, ANY6, None, (IN4,)),
+        (V4, LOCAL6, None, (IN4,)),
+        (V4, GLOBAL6, None, (IN4,)),
+        (DUAL, ANY4, IN4, ()),
+        (DUAL, ANY6, IN6, (IN6, IN4)),
+        (DUAL, LOCAL6, None, (IN6, IN4)),
+        (DUAL, GLOBAL6, IN6, ()),
+        (V6, ANY6, IN6, (IN6,)),
+        (V6, LOCAL6, None, (IN6,)),
+    ],
+)
+def test_port_is_translated_or_relayed(
+    endpoint: Endpoint, host: IPAddress, translated: IPAddress | None, relayed: tuple[IPAddress, ...]
+) -> None:
+    """The kernel has no way to ::1 nor between the families; what it can do is not done twice."""
+    mapping = PortMapping("tcp", host, 8080, 80)
+    assert translated_to(mapping, endpoint) == translated and relayed_to(mapping, endpoint) == relayed
+    assert relayed_to(PortMapping("sctp", host, 8080, 80), endpoint) == ()
 
 
 @pytest.mark.parametrize(
@@ -58,8 +107,9 @@ def test_port_range_ends_where_it_starts_when_no_end_is_given() -> None:
         (V4, PortBinding(TCP, 80, "", 0, 9000), "0-9000"),
         (V4, PortBinding(TCP, 80, "nowhere"), '"nowhere"'),
         (V4, PortBinding(TCP, 80, "x" * 200), "is not an IP address"),
-        (V4, PortBinding(TCP, 80, "fd00::1"), "no IPv6 address"),
-        (DUAL, PortBinding(TCP, 80, "::1"), "127.0.0.1"),
+        (V4, PortBinding(SCTP, 80, "fd00::1"), "no IPv6 address"),
+        (DUAL, PortBinding(SCTP, 80, "::1"), "routes nothing"),
+        (V6, PortBinding(TCP, 80, "127.0.0.1"), "no IPv4 address"),
         (BARE, PortBinding(TCP, 80), "no address"),
     ],
 )

@@ -1,0 +1,223 @@
+"""Carries from a held host port to its container what the kernel cannot translate, on the daemon's own loop.
+
+| what | why it is not translated |
+|---|---|
+| connections and datagrams to ::1 | the kernel routes nothing to or from it |
+| those over IPv6 for a container that has IPv4 alone | translation stays within a family |
+
+The container sees its network's gateway as the source. Relayed connections end with the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+from netaddr import IPAddress
+
+log = structlog.get_logger()
+
+#: How long a UDP client may be silent, and the container to it: UDPConnTrackTimeout of the engine's docker-proxy.
+IDLE_S = 90
+#: Between two signs of life on a TCP connection; Go's default, so that of the engine's docker-proxy.
+_KEEPALIVE_S = 15
+#: What one port takes before the loop turns to others, and how long one waits that could take no more.
+_BATCH, _PAUSE_S = 64, 1
+_CHUNK = 65536
+_RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(eq=False)
+class _Flow:
+    """One TCP connection, or one UDP client, with its sockets."""
+
+    sockets: list[socket.socket]
+    active: float = 0
+    task: asyncio.Task[None] | None = None
+
+    def close(self, reset: bool) -> None:
+        """Close at once; `reset` leaves nothing behind that would keep the host port."""
+        for one in self.sockets:
+            if one.fileno() >= 0:
+                asyncio.get_running_loop().remove_reader(one)
+                asyncio.get_running_loop().remove_writer(one)
+                if reset:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                one.close()
+
+
+@dataclass(eq=False)
+class _Port:
+    """A held socket, and where what it gets goes: the first of the addresses that answers."""
+
+    held: socket.socket
+    addresses: tuple[IPAddress, ...]
+    number: int
+    ready: Callable[[_Port], None]
+    flows: dict[object, _Flow] = field(default_factory=dict)
+
+
+class Relay:
+    """All ports that are relayed; a TCP socket listens already when it comes here."""
+
+    def __init__(self) -> None:
+        self._ports: dict[socket.socket, _Port] = {}
+        self._flows = 0
+
+    def open(self, held: socket.socket, addresses: tuple[IPAddress, ...], number: int) -> None:
+        """Begin to relay what a socket gets to a container's port."""
+        held.setblocking(False)
+        if held.type == socket.SOCK_STREAM:
+            ready = self._accept
+        else:
+            ready = self._receive
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        self._ports[held] = port = _Port(held, addresses, number, ready)
+        self._watch(port)
+
+    def close(self, held: socket.socket) -> None:
+        """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
+        port = self._ports.pop(held, None)
+        if port is not None:
+            asyncio.get_running_loop().remove_reader(held)
+            for flow in port.flows.values():
+                flow.close(reset=True)
+                assert flow.task is not None
+                flow.task.cancel()
+
+    def _watch(self, port: _Port) -> None:
+        if port.held in self._ports:
+            asyncio.get_running_loop().add_reader(port.held, port.ready, port)
+
+    def _pause(self, port: _Port) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(port.held)
+        loop.call_later(_PAUSE_S, self._watch, port)
+
+    def _is_full(self) -> bool:
+        """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
+        return self._flows * 4 >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    def _begin(self, port: _Port, key: object, flow: _Flow, work: Coroutine[None, None, None]) -> None:
+        self._flows += 1
+        port.flows[key] = flow
+        flow.task = asyncio.get_running_loop().create_task(work)
+        flow.task.add_done_callback(partial(self._end, port, key))
+
+    def _end(self, port: _Port, key: object, task: asyncio.Task[None]) -> None:
+        self._flows -= 1
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.debug("relayed connection broke", port=port.number, error=repr(error))
+        port.flows.pop(key).close(reset=error is not None)
+
+    def _accept(self, port: _Port) -> None:
+        for _ in range(_BATCH):
+            try:
+                if self._is_full():
+                    return self._pause(port)
+                client, _ = port.held.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return None
+            except OSError as error:
+                log.warning("cannot take a connection for a container", error=str(error))
+                return self._pause(port)
+            # What is left of the connection shall not keep the next holder from the host port.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            flow = _Flow([client])
+            self._begin(port, client, flow, _carry(port, flow, client))
+        return None
+
+    def _receive(self, port: _Port) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, notes, _, client = port.held.recvmsg(_CHUNK, socket.CMSG_SPACE(20))
+            except OSError:
+                return
+            # struct in6_pktinfo: the address that the client sent to, then the link, which is left to routing.
+            local = notes[0][2][:16] if notes else bytes(16)
+            is_multicast = local[0] == 0xFF
+            flow = port.flows.get((client, local))
+            if flow is None:
+                if is_multicast or self._is_full():
+                    continue
+                try:
+                    flow = _Flow([_socket(port.addresses[0], socket.SOCK_DGRAM)])
+                    flow.sockets[0].connect((str(port.addresses[0]), port.number))
+                except OSError:
+                    continue
+                self._begin(port, (client, local), flow, _answer(port, flow, client, local + bytes(4)))
+            flow.active = asyncio.get_running_loop().time()
+            with contextlib.suppress(OSError):
+                try:
+                    flow.sockets[0].send(data)
+                except ConnectionRefusedError:  # says that an earlier one was; this one was not sent
+                    flow.sockets[0].send(data)
+
+
+async def _carry(port: _Port, flow: _Flow, client: socket.socket) -> None:
+    _prepare(client)
+    container = await _connected(port, flow)
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_pump(client, container))
+        both.create_task(_pump(container, client))
+
+
+async def _connected(port: _Port, flow: _Flow) -> socket.socket:
+    """Connect to the container's IPv6 address or, where its program does not listen there, to the other one."""
+    refused: OSError | None = None
+    for address in port.addresses:
+        container = _socket(address, socket.SOCK_STREAM)
+        flow.sockets.append(container)
+        _prepare(container)
+        try:
+            await asyncio.get_running_loop().sock_connect(container, (str(address), port.number))
+            return container
+        except OSError as error:
+            refused = error
+    assert refused is not None
+    raise refused
+
+
+async def _pump(source: socket.socket, sink: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(source, _CHUNK):
+        await loop.sock_sendall(sink, data)
+        await asyncio.sleep(0)  # two fast ends would never let go of the loop
+    sink.shutdown(socket.SHUT_WR)
+
+
+async def _answer(port: _Port, flow: _Flow, client: object, source: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    while loop.time() < flow.active + IDLE_S:
+        try:
+            async with asyncio.timeout_at(flow.active + IDLE_S):
+                data = await loop.sock_recv(flow.sockets[0], _CHUNK)
+        except OSError:  # nobody listens in the container, or the time is over
+            continue
+        flow.active = loop.time()
+        with contextlib.suppress(OSError):
+            port.held.sendmsg([data], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, client)
+        await asyncio.sleep(0)
+
+
+def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, kind)
+    made.setblocking(False)
+    return made
+
+
+def _prepare(connection: socket.socket) -> None:
+    """Neither hold back small pieces nor keep a connection whose other end is gone without a word."""
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
