@@ -20,12 +20,13 @@ from pynetdriver.pool import is_host_address, parse_network, parse_subnet
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 #: Keys under this are the engine's own, and more come with its versions.
 ENGINE_OPTIONS = "com.docker.network."
+#: Names of auxiliary addresses that are containers' gateways (libnetwork's drivers/bridge).
+WAY_OUT = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 
 
-def requested_network(request: wire.CreateNetworkRequest) -> Network:
-    """Read a request for a network, its options checked. Raises InvalidRequest."""
-    given = request.options or wire.NetworkOptions()
-    typed = dict(given.generic or {})
+def requested_options(given: wire.NetworkOptions | None) -> tuple[str, dict[str, str]]:
+    """Read which backend is asked for, and with which options, all checked. Raises InvalidOption."""
+    typed = dict((given and given.generic) or {})
     name = typed.pop("backend", DEFAULT)
     backend = backend_named(name)
     for key in typed:
@@ -33,6 +34,13 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
         if owners and name not in owners:
             raise InvalidOption(f'option "{key}" belongs to backend {" and ".join(owners)}, not to {name}')
     parse_options(backend.Options, typed)
+    return name, typed
+
+
+def requested_network(request: wire.CreateNetworkRequest) -> Network:
+    """Read a request for a network, its options checked. Raises InvalidRequest."""
+    given = request.options or wire.NetworkOptions()
+    name, typed = requested_options(given)
     subnets = []
     for version, data in ((4, request.ipv4_data), (6, request.ipv6_data)):
         for one in data or []:
@@ -44,8 +52,15 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
             gateway = parse_network(one.gateway, "gateway") if one.gateway else None
             if gateway is not None and not (gateway.ip in pool and is_host_address(gateway.ip, pool)):
                 raise InvalidRequest(f"gateway {gateway.ip} is not a host address of its subnet {pool}")
-            aux = tuple(parse_network(text, "auxiliary address").ip for text in (one.aux_addresses or {}).values())
-            subnets.append(Subnet(pool, gateway.ip if gateway else None, one.address_space, aux))
+            aux = {
+                name: parse_network(text, "auxiliary address").ip for name, text in (one.aux_addresses or {}).items()
+            }
+            way_out = aux.get(WAY_OUT[version])
+            if way_out is not None and given.internal:
+                raise InvalidRequest(f"{WAY_OUT[version]}={way_out} contradicts --internal, which has no way out")
+            subnets.append(
+                Subnet(pool, gateway.ip if gateway else None, one.address_space, tuple(aux.values()), way_out)
+            )
     return Network(
         id=request.network_id,
         backend=name,

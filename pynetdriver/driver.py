@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
-from pynetdriver.admission import requested_endpoint, requested_network
+from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import Backend, backend_named
 from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay
 from pynetdriver.journal import Journal
@@ -29,7 +29,7 @@ from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
 from pynetdriver.pool import overlap
-from pynetdriver.portmap import PortRequest, port_requests, split_satisfied
+from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 
 log = structlog.get_logger()
 
@@ -93,16 +93,14 @@ class NetworkDriver:
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
                 self._unmentioned.discard(network.id)
                 return wire.Empty()
-            uplink_mtu = await self._kernel.netlink.uplink_mtu()
-            if uplink_mtu is not None:
-                network = replace(network, facts=Facts(uplink_mtu))
+            network = replace(network, facts=await self._facts(network))
             await self._make_room(network)
             self.networks[network.id] = replace(network, phase="creating")
             plan = backend.network_plan(network)
             try:
                 await self._journal.create(network, plan)
                 try:
-                    await self._chains.allow()
+                    await self.allow_forwarding()
                 except BaseException:
                     # What of it is in DOCKER-USER already, the monitor removes.
                     await asyncio.shield(asyncio.ensure_future(self._journal.delete(network, plan)))
@@ -117,6 +115,13 @@ class NetworkDriver:
         """Remove a network and what the engine forgot to remove of it; an unknown one is gone already."""
         await self._to_the_end(self._delete_network(request.network_id))
         return wire.Empty()
+
+    async def check_gateways(self, request: wire.GwAllocCheckRequest) -> wire.GwAllocCheckResponse:
+        """Tell which families of a network to come need no gateway address."""
+        name, given = requested_options(request.options)
+        internal = request.options is not None and request.options.internal
+        skipped = backend_named(name).skipped_gateways(given, internal)
+        return wire.GwAllocCheckResponse(skip_ipv4=4 in skipped, skip_ipv6=6 in skipped)
 
     # Endpoints
 
@@ -204,15 +209,18 @@ class NetworkDriver:
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
             options = request.options or wire.ProgramOptions()
-            defaults = backend_named(network.backend).publish_addresses(network)
-            requests = port_requests(options.port_map or [], endpoint, defaults, six_to_four=not options.no_proxy_6to4)
+            backend = self._backend(network)
+            opened, bindings, holding = split_opened(options.port_map or [], endpoint, backend.untranslated(network))
+            # An IPv6 address that is open by itself is not to be reached by way of IPv4.
+            six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
+            requests = port_requests(bindings, holding, backend.publish_addresses(network), six_to_four=six_to_four)
             kept, wanted = split_satisfied(requests, endpoint.ports)
             given_up = set(endpoint.ports).difference(kept)
             self._ports.release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
             try:
                 new = await self._hold(endpoint, wanted)
-                await self._set_ports(endpoint, replace(endpoint, ports=(*kept, *new)))
+                await self._set_ports(endpoint, replace(endpoint, ports=(*opened, *kept, *new)))
             except BaseException:
                 self._ports.release(endpoint.id, new)
                 self._ports.adopt(endpoint, given_up)
@@ -302,6 +310,20 @@ class NetworkDriver:
         for error in self._ports.adopt(endpoint, endpoint.ports):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
+    async def allow_forwarding(self) -> None:
+        """Have the engine's own rules let through what pynet's have judged. Raises HostError."""
+        links = {link for one in self.networks.values() for link in self.network_plan(one).foreign}
+        if self.networks:
+            await self._chains.allow(links)
+        else:
+            await self._chains.disallow()
+
+    async def _facts(self, network: Network) -> Facts:
+        name = self._backend(network).named_link(network)
+        mtu = await self._kernel.netlink.uplink_mtu()
+        link = await self._kernel.netlink.describe(name) if name else None
+        return Facts(link=link) if mtu is None else Facts(mtu, link)
+
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.
 
@@ -312,7 +334,7 @@ class NetworkDriver:
         while True:
             addresses = await self._kernel.netlink.addresses()
             try:
-                backend.check(network, self.networks, self._kernel.netlink.links(), addresses)
+                backend.check(network, self.networks, addresses)
                 return
             except NetworkInTheWay as conflict:
                 other = self.networks[conflict.network_id]
@@ -346,12 +368,13 @@ class NetworkDriver:
                     await self._delete_endpoint(endpoint.id)
                 except Exception:
                     log.exception("could not remove an endpoint; trying again later", endpoint=endpoint.id[:12])
+            plan = self.network_plan(network)
             try:
-                await self._journal.delete(network, self.network_plan(network))
+                await self._journal.delete(network, plan)
             finally:
                 del self.networks[network.id]
-            if not self.networks:
-                await self._chains.disallow()
+            if not self.networks or plan.foreign:
+                await self.allow_forwarding()
 
     async def _delete_endpoint(self, endpoint_id: str) -> None:
         async with self._lock(endpoint_id):

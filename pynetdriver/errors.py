@@ -38,13 +38,14 @@ class InvalidOption(InvalidRequest):
 
     @classmethod
     def unknown(cls, name: str, known: Iterable[str], what: str = "network option") -> InvalidOption:
-        """Refuse a name, saying the nearest known one, or all of them if none is near."""
+        """Refuse a name, saying the nearest known one, or a few if none is near; a long name's last part may do."""
         names = sorted(known)
-        near = get_close_matches(name, names, n=1)
+        by_end = {one.rpartition(".")[2]: one for one in names}
+        near = get_close_matches(name, names, n=1) or get_close_matches(name.rpartition(".")[2], by_end, n=1)
         if near:
-            return cls(f'unknown {what} "{shortened(name)}"; did you mean "{near[0]}"?')
-        choice = f"; known are {', '.join(names)}" if names else ""
-        return cls(f'unknown {what} "{shortened(name)}"{choice}')
+            return cls(f'unknown {what} "{shortened(name)}"; did you mean "{by_end.get(near[0], near[0])}"?')
+        nearest = ", ".join(by_end[one] for one in get_close_matches(name, by_end, n=3, cutoff=0))
+        return cls(f'unknown {what} "{shortened(name)}"' + (f"; the nearest known are {nearest}" if nearest else ""))
 
     @classmethod
     def value(cls, name: str, value: str, allowed: str) -> InvalidOption:

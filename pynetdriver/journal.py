@@ -14,7 +14,7 @@ from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel, sysctl
 from pynetdriver.kernel.engine import engine_routes
 from pynetdriver.model import Endpoint, Network, Setting, decode, encode
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -31,8 +31,8 @@ class Journal:
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], sysctl.boot_id()
         self._settings = {one.path: one for one in settings}
         self._forget_settings([one for one in settings if one.boot != boot])
-        #: Owners by IP version that need the host to forward it.
-        self._forwarding: dict[int, set[str]] = {4: set(), 6: set()}
+        #: Owners by what they need: the host to forward an IP version, or one switch of a link.
+        self._needing: dict[HostSetting, set[str]] = {}
         #: Removals that failed; the monitor tries them again.
         self.unfinished: dict[str, tuple[Subject, Plan]] = {}
 
@@ -108,7 +108,7 @@ class Journal:
     def use_settings(self, plan: Plan) -> None:
         """Turn on the host-wide switches that a plan needs, remembering what was there before."""
         for setting in plan.settings:
-            self._forwarding[setting.version].add(plan.owner)
+            self._needing.setdefault(setting, set()).add(plan.owner)
             for needed in sysctl.needed(setting):
                 # The first former value is the host's own: a later one may be what a crash left.
                 if needed.path not in self._settings:
@@ -119,14 +119,22 @@ class Journal:
     def _release_settings(self, plan: Plan) -> None:
         if not plan.settings:
             return
-        for version in (4, 6):
-            self._forwarding[version].discard(plan.owner)
-        # Forwarding that the engine's own networks found on is theirs as much as ours: it stays on.
-        links = self._kernel.netlink.links
-        idle = [one for one in (4, 6) if not self._forwarding[one] and not engine_routes(links(), one)]
-        settings = [one for one in self._settings.values() if one.version in idle]
+        idle = set()
+        # Also what was not put back when its last owner went, because the engine needed it then.
+        for setting in (*plan.settings, Forwarding(4), Forwarding(6)):
+            owners = self._needing.get(setting, set())
+            owners.discard(plan.owner)
+            if owners or (isinstance(setting, Forwarding) and self._engine_routes(setting)):
+                continue
+            self._needing.pop(setting, None)
+            idle.add(sysctl.key(setting))
+        settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
         sysctl.put_back(settings)
         self._forget_settings(settings)
+
+    def _engine_routes(self, setting: Forwarding) -> bool:
+        """Tell whether the engine's own networks need forwarding; what they found on is theirs as much as ours."""
+        return engine_routes(self._kernel.netlink.links(), setting.version)
 
     def _forget_settings(self, settings: list[Setting]) -> None:
         if settings:

@@ -162,6 +162,12 @@ class NetworkCapabilities(Struct, frozen=True):
     connectivity_scope: str = field(name="ConnectivityScope", default="local")
 
 
+class GwAllocCheckRequest(Struct, frozen=True):
+    """A network to come, before the engine asks for its addresses."""
+
+    options: NetworkOptions | None = field(name="Options", default=None)
+
+
 class GwAllocCheckResponse(Struct, frozen=True):
     """Which families need no gateway address."""
 

@@ -21,24 +21,41 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     phase: Phase = "ready"
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What a backend needs to know of the host, as it was when the network was made."""
+class Link(msgspec.Struct, frozen=True):
+    """A link of the host that a network names, as it was before pynet did anything; `ours` if pynet made it."""
 
-    #: MTU in bytes of the link that carries the default route.
+    kind: str
+    mtu: int
+    ours: bool = False
+    #: The link that it is a port of.
+    master: str | None = None
+    addresses: tuple[IPNetwork, ...] = ()
+
+
+class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a backend needs to know of the host, as it was when the network was made.
+
+    `uplink_mtu` is the MTU in bytes of the link that carries the default route; `link` is what the network
+    is to stand on, if the backend asked for one and it exists.
+    """
+
     uplink_mtu: int = 1500
+    link: Link | None = None
 
 
-class Subnet(msgspec.Struct, frozen=True):
+class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
     """A pool of a network with the address that the host takes in it.
 
     `space` is the address space that the IPAM driver named: within one, pools of networks that exist do
-    not overlap. `aux` are addresses that nobody gets.
+    not overlap. `aux` are addresses that nobody gets; `way_out` is the one of them that containers take for
+    their gateway instead of the host's.
     """
 
     pool: IPNetwork
     gateway: IPAddress | None = None
     space: str = ""
     aux: tuple[IPAddress, ...] = ()
+    way_out: IPAddress | None = None
 
 
 class Network(Record, frozen=True, kw_only=True):
@@ -53,7 +70,10 @@ class Network(Record, frozen=True, kw_only=True):
 
 
 class PortMapping(msgspec.Struct, frozen=True):
-    """A published port, after a host port was chosen; 0.0.0.0 and :: mean all host addresses."""
+    """A published port, after a host port was chosen; 0.0.0.0 and :: mean all host addresses.
+
+    Host port 0: no port of the host leads there, the container's own address is reached instead.
+    """
 
     protocol: str
     host_address: IPAddress
@@ -97,9 +117,10 @@ class Lease(Record, frozen=True, kw_only=True):
 
 
 class Setting(Record, frozen=True, kw_only=True):
-    """A host-wide sysctl that pynet changed, or would on its way back, with what was there before.
+    """A sysctl of others' that pynet changed, or would on its way back, with what was there before.
 
-    `boot` is the kernel's boot id: after a reboot the former value is void.
+    `version` is the IP version of which it switches forwarding, 0 if it is a link's own. `boot` is the
+    kernel's boot id: after a reboot the former value is void.
     """
 
     path: str

@@ -79,8 +79,6 @@ class Monitor:
 
     async def _look_at_engine(self) -> None:
         await self._driver.collect_dead()
-        if self._driver.networks:
-            await self._chains.allow()
-        elif not any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
-            # With links but no networks the store was lost, and containers still need the rules.
-            await self._chains.disallow()
+        # With links but no networks the store was lost, and containers still need the rules.
+        if self._driver.networks or not any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
+            await self._driver.allow_forwarding()

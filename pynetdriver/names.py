@@ -16,6 +16,9 @@ PREFIX_LENGTH = 12
 #: What the functions below make of any id.
 OUR_NAMES = re.compile(rf"pn[-hc][0-9a-z]{{{PREFIX_LENGTH}}}")
 
+#: Bridges of the engine's own networks; one with a name that its user chose is not recognised.
+ENGINE_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
+
 #: Interface group of every link whose traffic pynet judges ("pn" in ASCII).
 LINK_GROUP = 0x706E
 

@@ -121,6 +121,11 @@ def _parse_link_prefix(text: str) -> str:
     return text
 
 
+def _parse_link_names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_parse_link_name(name) for name in text.split(":") if name))
+
+
 boolean = Kind(_parse_boolean, "true, false")
 link_name = Kind(_parse_link_name, "1 to 15 letters, digits and _ . -")
+link_names = Kind(_parse_link_names, "names of links with : between them")
 link_prefix = Kind(_parse_link_prefix, "1 to 12 letters, digits and _ . -")

@@ -7,7 +7,7 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from netaddr import IPAddress, IPNetwork
 
@@ -28,7 +28,10 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Veth:
-    """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both."""
+    """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
+
+    A `locked` port takes no frame with another source MAC than the peer's (linux/if_link.h, IFLA_BRPORT_LOCKED).
+    """
 
     kind: ClassVar[str] = "veth"
 
@@ -38,10 +41,11 @@ class Veth:
     mtu: int
     bridge: str
     isolated: bool
+    locked: bool = False
 
     def __str__(self) -> str:
-        isolated = " isolated" if self.isolated else ""
-        return f"link {self.name} type veth mtu {self.mtu} master {self.bridge}{isolated} peer {self.peer}"
+        flags = (" isolated" if self.isolated else "") + (" locked" if self.locked else "")
+        return f"link {self.name} type veth mtu {self.mtu} master {self.bridge}{flags} peer {self.peer}"
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,11 @@ class Hairpin:
 
 @dataclass(frozen=True)
 class Address:
-    """An address of a link, e.g. 10.9.0.1/24."""
+    """An address of a link, e.g. 10.9.0.1/24; it goes with the link unless that is not pynet's."""
 
     link: str
     address: IPNetwork
+    foreign: bool = False
 
     def __str__(self) -> str:
         return f"address {self.address} dev {self.link}"
@@ -71,7 +76,7 @@ class Address:
 
 @dataclass(frozen=True)
 class LinkSysctl:
-    """A per-link switch under net/<family>/conf/<link>/; gone with the link."""
+    """A per-link switch under net/<family>/conf/<link>/; an object if the link is pynet's, else a setting."""
 
     family: str
     link: str
@@ -93,22 +98,44 @@ class Forwarding:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """How packets may cross the edge of one network, which is its `link` on the host.
+class Crossing:
+    """How packets of one IP version cross the edge of a network.
 
-    `isolated` keeps its containers apart, `internal` keeps them in.
+    `admits` says what comes in from elsewhere: what a published port led here; also what is addressed to an
+    open port of a container itself, and echo requests; or anything. What goes out takes the address `source`,
+    that of the link it leaves by ("link"), or keeps its own (None).
+    """
+
+    version: int
+    admits: Literal["published", "open", "all"] = "published"
+    source: IPAddress | Literal["link"] | None = None
+
+    def __str__(self) -> str:
+        return f"ipv{self.version} in {self.admits} out as {self.source or 'itself'}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The edge of one network, which is its `link` on the host.
+
+    `isolated` keeps its containers apart, `internal` keeps them in. From the links `trusted` open ports are
+    reached as if all were admitted. `anti_spoof` lets no new flow out whose source is not of `subnets`.
     """
 
     link: str
     subnets: tuple[IPNetwork, ...]
-    masquerade: bool
-    internal: bool
-    isolated: bool
+    crossings: tuple[Crossing, ...]
+    internal: bool = False
+    isolated: bool = False
+    anti_spoof: bool = False
+    trusted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        flags = {"internal": self.internal, "isolated": self.isolated, "masquerade": self.masquerade}
+        flags = {"internal": self.internal, "isolated": self.isolated, "anti-spoof": self.anti_spoof}
         words = [word for word, holds in flags.items() if holds]
-        return f"segment {self.link} {' '.join([*map(str, self.subnets), *words])}"
+        crossings = [] if self.internal else [f"({one})" for one in self.crossings]
+        trusted = [f"trusted {link}" for link in self.trusted]
+        return f"segment {self.link} {' '.join([*map(str, self.subnets), *words, *crossings, *trusted])}"
 
 
 @dataclass(frozen=True)
@@ -126,8 +153,21 @@ class Publication:
         return f"publish {self.protocol} {host}:{self.host_port} -> {container}:{self.port}"
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A port of a container that is reached at the container's own address, as far as its network admits."""
+
+    protocol: str
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        return f"open {self.protocol} {bracketed(self.address)}:{self.port}"
+
+
 Object = Bridge | Veth | Hairpin | Address | LinkSysctl
-Intent = Segment | Publication
+Intent = Segment | Publication | Opening
+HostSetting = Forwarding | LinkSysctl
 
 
 @dataclass(frozen=True)
@@ -135,7 +175,7 @@ class Plan:
     """Everything one owner (`network:<id>` or `endpoint:<id>`) wants."""
 
     owner: str
-    settings: tuple[Forwarding, ...] = ()
+    settings: tuple[HostSetting, ...] = ()
     objects: tuple[Object, ...] = ()
     intents: tuple[Intent, ...] = ()
 
@@ -144,6 +184,11 @@ class Plan:
         """All links that the plan makes, both ends of a pair."""
         names = {one.name for one in self.objects if isinstance(one, Bridge | Veth)}
         return frozenset(names | {one.peer for one in self.objects if isinstance(one, Veth)})
+
+    @property
+    def foreign(self) -> frozenset[str]:
+        """Links that the network needs and others made."""
+        return frozenset({one.link for one in self.intents if isinstance(one, Segment)} - self.links)
 
     @property
     def anchors(self) -> tuple[str, ...]:

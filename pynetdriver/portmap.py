@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
 from netaddr import IPAddress
 
 from pynetdriver.errors import InvalidRequest
@@ -36,7 +37,7 @@ class PortRequest:
 def port_requests(
     bindings: Iterable[PortBinding],
     endpoint: Endpoint,
-    defaults: tuple[IPAddress, IPAddress],
+    defaults: tuple[IPAddress, ...],
     *,
     six_to_four: bool = True,
 ) -> list[PortRequest]:
@@ -53,20 +54,47 @@ def port_requests(
     """
     requests: dict[PortRequest, None] = {}
     for binding in bindings:
-        if binding.protocol not in PROTOCOLS:
-            raise InvalidRequest(
-                f"cannot publish protocol number {binding.protocol}; only tcp, udp and sctp have ports"
-            )
+        protocol = _protocol(binding)
         high = binding.host_port_end or binding.host_port
         if high < binding.host_port or (high and not binding.host_port):
             raise InvalidRequest(f"host port range {binding.host_port}-{high} is empty")
         if endpoint.address4 is None and endpoint.address6 is None:
             raise InvalidRequest("cannot publish a port: the container has no address on this network")
-        protocol = PROTOCOLS[binding.protocol]
         addresses = _host_addresses(binding.host_ip, protocol, endpoint, defaults, six_to_four)
         if addresses:
             requests[PortRequest(protocol, addresses, binding.host_port, high, binding.port)] = None
     return list(requests)
+
+
+def _protocol(binding: PortBinding) -> str:
+    if binding.protocol not in PROTOCOLS:
+        raise InvalidRequest(f"cannot publish protocol number {binding.protocol}; only tcp, udp and sctp have ports")
+    return PROTOCOLS[binding.protocol]
+
+
+def split_opened(
+    bindings: Iterable[PortBinding], endpoint: Endpoint, versions: Container[int]
+) -> tuple[list[PortMapping], list[PortBinding], Endpoint]:
+    """Take apart what is opened at the container's own address, in the given IP versions.
+
+    Host addresses and ports mean nothing there, as in the engine's own driver.
+
+    Returns:
+        what is opened, and the bindings and the endpoint without that, for `port_requests`.
+    """
+    opened: dict[PortMapping, None] = {}
+    left = []
+    for binding in bindings:
+        given = parse_address(binding.host_ip, "host address") if binding.host_ip else None
+        for net in (endpoint.address4, endpoint.address6):
+            if net is not None and net.version in versions and (given is None or given.version == net.version):
+                opened[PortMapping(_protocol(binding), IPAddress(0, net.version), 0, binding.port)] = None
+        if given is None or given.version not in versions:
+            left.append(binding)
+    kept = {net.version: net for net in (endpoint.address4, endpoint.address6) if net and net.version not in versions}
+    if not kept:
+        left = []
+    return list(opened), left, replace(endpoint, address4=kept.get(4), address6=kept.get(6))
 
 
 def translated_to(mapping: PortMapping, endpoint: Endpoint) -> IPAddress | None:
@@ -86,7 +114,7 @@ def relayed_to(mapping: PortMapping, endpoint: Endpoint) -> tuple[IPAddress, ...
 
 
 def _host_addresses(
-    host_ip: str, protocol: str, endpoint: Endpoint, defaults: tuple[IPAddress, IPAddress], six_to_four: bool
+    host_ip: str, protocol: str, endpoint: Endpoint, defaults: tuple[IPAddress, ...], six_to_four: bool
 ) -> tuple[IPAddress, ...]:
     versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
     if not host_ip:

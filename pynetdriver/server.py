@@ -58,9 +58,6 @@ def routes(network: NetworkDriver, ipam: IpamDriver, engine_started: Callable[[]
     async def ipam_capabilities() -> wire.IpamCapabilities:
         return wire.IpamCapabilities()
 
-    async def gateway_check(request: wire.AnyRequest) -> wire.GwAllocCheckResponse:
-        return wire.GwAllocCheckResponse()
-
     async def discover(request: wire.AnyRequest) -> wire.Empty:
         return wire.Empty()
 
@@ -73,7 +70,7 @@ def routes(network: NetworkDriver, ipam: IpamDriver, engine_started: Callable[[]
     return {
         "/Plugin.Activate": Route(None, activate),
         "/NetworkDriver.GetCapabilities": Route(None, network_capabilities),
-        "/NetworkDriver.GwAllocCheck": Route(wire.AnyRequest, gateway_check),
+        "/NetworkDriver.GwAllocCheck": Route(wire.GwAllocCheckRequest, network.check_gateways),
         "/NetworkDriver.AllocateNetwork": Route(wire.NetworkRequest, allocate),
         "/NetworkDriver.FreeNetwork": Route(wire.NetworkRequest, free),
         "/NetworkDriver.CreateNetwork": Route(wire.CreateNetworkRequest, network.create_network),

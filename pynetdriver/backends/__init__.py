@@ -6,7 +6,7 @@ of the `Backend` protocol below. Its module name is the value of `-o backend=`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -37,14 +37,18 @@ class Backend(Protocol):
 
     Options: type[Any]
 
+    def named_link(self, network: Network) -> str | None:
+        """Name the link that the network is to stand on, whose facts the following functions then find."""
+        ...
+
+    def skipped_gateways(self, given: Mapping[str, str], internal: bool) -> frozenset[int]:
+        """Tell the IP versions for which a network of these options needs no gateway address."""
+        ...
+
     def check(
-        self,
-        network: Network,
-        networks: Mapping[str, Network],
-        links: Collection[str],
-        addresses: Iterable[IPNetwork],
+        self, network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]
     ) -> None:
-        """Refuse what cannot work, or clashes with other networks or the host's links and addresses."""
+        """Refuse what cannot work, or clashes with other networks or the host's addresses, given by link."""
         ...
 
     def network_plan(self, network: Network) -> Plan:
@@ -55,8 +59,12 @@ class Backend(Protocol):
         """Tell what an endpoint wants to exist, its published ports included."""
         ...
 
-    def publish_addresses(self, network: Network) -> tuple[IPAddress, IPAddress]:
-        """Tell the IPv4 and the IPv6 host address where a port without one is published."""
+    def publish_addresses(self, network: Network) -> tuple[IPAddress, ...]:
+        """Tell the host addresses, one of a family at most, where a port without one is published."""
+        ...
+
+    def untranslated(self, network: Network) -> frozenset[int]:
+        """Tell the IP versions in which ports are opened at the container's address, not on the host."""
         ...
 
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:

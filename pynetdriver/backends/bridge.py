@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Literal
 
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
 from pynetdriver.backends import Attachment
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
-from pynetdriver.model import Endpoint, Network
-from pynetdriver.names import bridge_name, container_link, host_link, network_mac
+from pynetdriver.model import Endpoint, Network, Subnet
+from pynetdriver.names import ENGINE_BRIDGE, bridge_name, container_link, host_link, network_mac
 from pynetdriver.options import option, parse_options
 from pynetdriver.plan import (
     Address,
     Bridge,
+    Crossing,
     Forwarding,
     Hairpin,
+    HostSetting,
     Intent,
     LinkSysctl,
     Object,
+    Opening,
     Plan,
     Publication,
     Segment,
@@ -32,6 +36,15 @@ from pynetdriver.portmap import translated_to
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
+
+#: Gateway modes, and what each lets in from elsewhere.
+_ADMITS: dict[str, Literal["published", "open", "all"]] = {
+    "nat": "published",
+    "nat-unprotected": "all",
+    "routed": "open",
+    "isolated": "published",
+}
+_mode = kinds.choice(*_ADMITS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Options:
     bridge: str | None = option(
         "com.docker.network.bridge.name",
         kind=kinds.link_name,
-        meaning="name of the bridge; refused if a link of that name exists",
+        meaning="name of the bridge; one that exists is adopted, and stays when the network goes",
         default=None,
         shown="`pn-` and 12 characters of the network's id",
     )
@@ -77,88 +90,182 @@ class Options:
         meaning="where `-p` without an address publishes, IPv4",
         default=IPAddress("0.0.0.0"),
     )
-    host_binding6: IPAddress = option(
+    host_binding6: IPAddress | None = option(
         "com.docker.network.bridge.host_binding_ipv6",
         kind=kinds.address(6),
         meaning="where `-p` without an address publishes, IPv6",
-        default=IPAddress("::"),
+        default=None,
+        shown="`::`, nowhere if the other host binding is given",
+    )
+    inhibit4: bool = option(
+        "com.docker.network.bridge.inhibit_ipv4",
+        kind=kinds.boolean,
+        meaning="the bridge gets no IPv4 address; containers take the gateway's for that of somebody else",
+        default=False,
+    )
+    mode4: str = option(
+        "com.docker.network.bridge.gateway_mode_ipv4",
+        kind=_mode,
+        meaning="`nat`: published ports lead in; `nat-unprotected`: so do container addresses, on all ports; "
+        "`routed`: container addresses do on published ports, and nothing is translated; `isolated`: with "
+        "`--internal`, not even the host",
+        default="nat",
+    )
+    mode6: str = option(
+        "com.docker.network.bridge.gateway_mode_ipv6", kind=_mode, meaning="the same for IPv6", default="nat"
+    )
+    trusted: tuple[str, ...] = option(
+        "com.docker.network.bridge.trusted_host_interfaces",
+        kind=kinds.link_names,
+        meaning="from these links published ports are also reached at the container's address",
+        default=(),
+        shown="none",
+    )
+    source4: IPAddress | None = option(
+        "com.docker.network.host_ipv4",
+        kind=kinds.address(4),
+        meaning="address of this host that outgoing IPv4 traffic takes",
+        default=None,
+        shown="that of the link it leaves by",
+    )
+    source6: IPAddress | None = option(
+        "com.docker.network.host_ipv6",
+        kind=kinds.address(6),
+        meaning="address of this host that outgoing IPv6 traffic takes",
+        default=None,
+        shown="that of the link it leaves by",
+    )
+    anti_spoof: bool = option(
+        "anti_spoof",
+        kind=kinds.boolean,
+        meaning="containers send nothing out with a source address that is not of the network's subnets, nor, "
+        "on an adopted bridge, with another MAC than theirs",
+        default=True,
     )
 
 
-def check(
-    network: Network, networks: Mapping[str, Network], links: Collection[str], addresses: Iterable[IPNetwork]
-) -> None:
-    """Refuse a taken bridge name, a subnet that overlaps or holds an address of the host, a small MTU for IPv6."""
+def named_link(network: Network) -> str | None:
+    """The bridge, if the user named one: it may exist."""
+    return parse_options(Options, network.options).bridge
+
+
+def skipped_gateways(given: Mapping[str, str], internal: bool) -> frozenset[int]:
+    """Families whose gateway address would be on no link."""
+    options = parse_options(Options, given)
+    skipped = {version for version, mode in _modes(options).items() if mode == "isolated"}
+    return frozenset(skipped | ({4} if options.inhibit4 and internal else set()))
+
+
+def check(network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]) -> None:
+    """Refuse contradictions, a taken bridge, a subnet that overlaps or holds an address of the host."""
     options = parse_options(Options, network.options)
-    if options.mtu is not None and options.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
-        raise InvalidOption.value(
-            "com.docker.network.driver.mtu", str(options.mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6"
-        )
+    addresses = list(addresses)
+    _check_options(network, options, {address.ip for _, address in addresses})
+    name = _bridge(network)
     for other in networks.values():
-        if _bridge(other) == _bridge(network):
-            raise Conflict(f'bridge "{_bridge(network)}" belongs to network {other.id[:12]}; choose another name')
+        if _bridge(other) == name:
+            raise Conflict(f'bridge "{name}" belongs to network {other.id[:12]}; choose another name')
         for ours, theirs in product(network.subnets, other.subnets):
             if overlap(ours.pool, theirs.pool):
                 raise NetworkInTheWay(
                     f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet",
                     other.id,
                 )
-    if _bridge(network) in links:
-        raise Conflict(f'a link named "{_bridge(network)}" exists on this host already; choose another name')
+    link = network.facts.link
+    if link is not None and (link.kind != Bridge.kind or link.master):
+        what = f'a port of "{link.master}"' if link.master else f"a {link.kind}, not a bridge"
+        raise Conflict(f'"{name}" exists on this host and is {what}; choose another name')
+    if link is not None and not link.ours and ENGINE_BRIDGE.fullmatch(name):
+        raise Conflict(f'bridge "{name}" belongs to a network of the engine itself; choose another name')
     for one, other_one in combinations(network.subnets, 2):
         if overlap(one.pool, other_one.pool):
             raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")
     for subnet in network.subnets:
-        for address in addresses:
-            if address.ip in subnet.pool:
+        for owner, address in addresses:
+            if address.ip in subnet.pool and owner != name:
                 raise Conflict(f"subnet {subnet.pool} holds this host's address {address.ip}; choose another --subnet")
 
 
+def _check_options(network: Network, options: Options, addresses: set[IPAddress]) -> None:
+    if options.mtu is not None and options.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
+        raise InvalidOption.value(
+            "com.docker.network.driver.mtu", str(options.mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6"
+        )
+    for version, mode in _modes(options).items():
+        if mode == "isolated" and not network.internal:
+            raise InvalidOption(f"gateway_mode_ipv{version}=isolated needs --internal, or choose another mode")
+        source = _sources(options)[version]
+        if source is None:
+            continue
+        if not options.masquerade or mode == "routed":
+            other = f"gateway_mode_ipv{version}=routed" if mode == "routed" else "enable_ip_masquerade=false"
+            raise InvalidOption(f"host_ipv{version}={source} contradicts {other}, which keeps addresses; give one")
+        if source not in addresses:
+            raise InvalidOption(f"host_ipv{version}={source} is no address of this host; give one that it has")
+
+
 def network_plan(network: Network) -> Plan:
-    """A bridge with its gateway addresses."""
+    """A bridge with its gateway addresses; of one that was there before, only the addresses that it lacks."""
     options = parse_options(Options, network.options)
-    name = _bridge(network)
-    objects: list[Object] = [Bridge(name, network_mac(network.id), _mtu(network))]
-    # 127.0.0.1:port on the host leads into the network; the ruleset drops foreign packets to 127/8.
-    objects.append(LinkSysctl("ipv4", name, "route_localnet", "1"))
-    if _has_ipv6(network):
-        objects.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
-        objects.append(LinkSysctl("ipv6", name, "accept_ra", "0"))
-        # The link-local address is the source of forwarded neighbour solicitations: with duplicate
-        # address detection the first container of a network would be out of reach for two seconds.
-        objects.append(LinkSysctl("ipv6", name, "accept_dad", "0"))
-    else:
-        objects.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
-    objects += [
-        Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"))
-        for subnet in network.subnets
-        if subnet.gateway is not None
-    ]
+    name, adopted = _bridge(network), _adopted(network)
     versions = sorted({subnet.pool.version for subnet in network.subnets})
-    return Plan(
-        owner=f"network:{network.id}",
-        settings=() if network.internal else tuple(Forwarding(version) for version in versions),
-        objects=tuple(objects),
-        intents=(
-            Segment(
-                link=name,
-                subnets=tuple(subnet.pool for subnet in network.subnets),
-                masquerade=options.masquerade and not network.internal,
-                internal=network.internal,
-                isolated=not options.icc,
-            ),
+    # 127.0.0.1:port on the host leads into the network; the ruleset drops foreign packets to 127/8.
+    sysctls = [LinkSysctl("ipv4", name, "route_localnet", "1")]
+    if 6 in versions:
+        sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
+        if not adopted:
+            sysctls.append(LinkSysctl("ipv6", name, "accept_ra", "0"))
+            # The link-local address is the source of forwarded neighbour solicitations: with duplicate
+            # address detection the first container of a network would be out of reach for two seconds.
+            sysctls.append(LinkSysctl("ipv6", name, "accept_dad", "0"))
+    elif not adopted:
+        sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
+    settings: list[HostSetting] = [] if network.internal else [Forwarding(version) for version in versions]
+    objects: list[Object] = [] if adopted else [Bridge(name, network_mac(network.id), _mtu(network))]
+    if adopted:
+        settings += sysctls
+    else:
+        objects += sysctls
+    there = {one.ip for one in network.facts.link.addresses} if network.facts.link and adopted else set()
+    objects += [
+        Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"), foreign=adopted)
+        for subnet in network.subnets
+        if _is_on_bridge(subnet, options) and subnet.gateway not in there
+    ]
+    modes, sources = _modes(options), _sources(options)
+    segment = Segment(
+        link=name,
+        subnets=tuple(subnet.pool for subnet in network.subnets),
+        crossings=tuple(
+            Crossing(
+                version,
+                _ADMITS[modes[version]],
+                (sources[version] or "link") if options.masquerade and modes[version] != "routed" else None,
+            )
+            for version in versions
         ),
+        internal=network.internal,
+        isolated=not options.icc,
+        anti_spoof=options.anti_spoof,
+        trusted=options.trusted,
     )
+    return Plan(f"network:{network.id}", tuple(settings), tuple(objects), (segment,))
 
 
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     """A veth pair whose host end is a port of the bridge, and its published ports."""
     options = parse_options(Options, network.options)
-    publications: list[Intent] = [
-        Publication(port.protocol, port.host_address, port.host_port, address, port.port)
-        for port in endpoint.ports
-        if (address := translated_to(port, endpoint)) is not None
-    ]
+    intents: dict[Intent, None] = {}
+    translated = False
+    for port in endpoint.ports:
+        address = translated_to(port, endpoint)
+        if address is None:
+            continue
+        if port.host_port:
+            intents[Publication(port.protocol, port.host_address, port.host_port, address, port.port)] = None
+            translated = True
+        if not port.host_port or (options.trusted and _modes(options)[address.version] == "nat"):
+            intents[Opening(port.protocol, address, port.port)] = None
     link = host_link(endpoint.id)
     veth = Veth(
         name=link,
@@ -167,18 +274,27 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
         mtu=_mtu(network),
         bridge=_bridge(network),
         isolated=not options.icc,
+        locked=options.anti_spoof and _adopted(network),
     )
     return Plan(
         owner=f"endpoint:{endpoint.id}",
-        objects=(veth, Hairpin(link)) if publications else (veth,),
-        intents=tuple(publications),
+        objects=(veth, Hairpin(link)) if translated else (veth,),
+        intents=tuple(intents),
     )
 
 
-def publish_addresses(network: Network) -> tuple[IPAddress, IPAddress]:
-    """The two host bindings."""
+def publish_addresses(network: Network) -> tuple[IPAddress, ...]:
+    """The host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
     options = parse_options(Options, network.options)
-    return options.host_binding4, options.host_binding6
+    if options.host_binding6 is not None:
+        return options.host_binding4, options.host_binding6
+    return (options.host_binding4,) if int(options.host_binding4) else (options.host_binding4, IPAddress("::"))
+
+
+def untranslated(network: Network) -> frozenset[int]:
+    """Families in routed mode."""
+    modes = _modes(parse_options(Options, network.options))
+    return frozenset(version for version, mode in modes.items() if mode == "routed")
 
 
 def attachment(network: Network, endpoint: Endpoint) -> Attachment:
@@ -186,10 +302,31 @@ def attachment(network: Network, endpoint: Endpoint) -> Attachment:
     gateways: dict[int, IPAddress] = {}
     for given in (endpoint.address4, endpoint.address6):
         for subnet in network.subnets:
-            if given is not None and given.ip in subnet.pool and subnet.gateway and not network.internal:
-                gateways[given.version] = subnet.gateway
+            gateway = subnet.way_out or subnet.gateway
+            if given is not None and given.ip in subnet.pool and gateway and not network.internal:
+                gateways[given.version] = gateway
     options = parse_options(Options, network.options)
     return Attachment(container_link(endpoint.id), options.prefix, gateways.get(4), gateways.get(6))
+
+
+def _modes(options: Options) -> dict[int, str]:
+    return {4: options.mode4, 6: options.mode6}
+
+
+def _sources(options: Options) -> dict[int, IPAddress | None]:
+    return {4: options.source4, 6: options.source6}
+
+
+def _is_on_bridge(subnet: Subnet, options: Options) -> bool:
+    """Tell whether the bridge itself takes the gateway address."""
+    version = subnet.pool.version
+    inhibited = version == 4 and options.inhibit4
+    return subnet.gateway is not None and not inhibited and _modes(options)[version] != "isolated"
+
+
+def _adopted(network: Network) -> bool:
+    link = network.facts.link
+    return link is not None and not link.ours
 
 
 def _bridge(network: Network) -> str:
@@ -197,7 +334,9 @@ def _bridge(network: Network) -> str:
 
 
 def _mtu(network: Network) -> int:
-    mtu = parse_options(Options, network.options).mtu or network.facts.uplink_mtu
+    mtu = parse_options(Options, network.options).mtu
+    if mtu is None:
+        mtu = network.facts.link.mtu if network.facts.link and _adopted(network) else network.facts.uplink_mtu
     return max(mtu, IPV6_MINIMUM_MTU) if _has_ipv6(network) else mtu
 
 

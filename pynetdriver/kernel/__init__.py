@@ -79,5 +79,7 @@ class Kernel:
         match one:
             case Bridge() | Veth():
                 await self.netlink.remove_link(one.name, one.kind)
+            case Address(foreign=True):
+                await self.netlink.remove_address(one)
             case Hairpin() | Address() | LinkSysctl():
                 pass  # goes with its link

@@ -2,9 +2,10 @@
 
 The engine drops what it does not know in FORWARD. An accept in pynet's table cannot undo that, so one
 static rule per direction in DOCKER-USER, the chain that the engine keeps for others, lets through what
-has passed pynet's own chains; it covers all networks by interface group. It is written with the
-`iptables` command, because a group match made by anything else is not readable for older iptables
-versions; that happens when networks come and go and when an engine starts, never for a container.
+has passed pynet's own chains; it covers all networks by interface group, but for bridges that were adopted:
+their group is not pynet's to set, so they are named. Rules are written with the `iptables` command,
+because a group match made by anything else is not readable for older iptables versions; that happens
+when networks come and go and when an engine starts, never for a container.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,21 +20,21 @@ import structlog
 
 from pynetdriver.errors import HostError
 from pynetdriver.kernel.nftables import Nftables, NftablesError
-from pynetdriver.names import LINK_GROUP
+from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
 
 log = structlog.get_logger()
 
 CHAIN = "DOCKER-USER"
+#: Marks rules that name a link, which the chain's user may have too.
+_COMMENT = "-m comment --comment pynet"
 _DIRECTIONS = ("--src-group", "--dst-group")
-#: Bridges of the engine's own networks; one with a name that its user chose is not recognised.
-_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
 #: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
 
 
 def engine_bridges(links: Iterable[str]) -> frozenset[str]:
     """Pick the engine's own bridges out of the host's links."""
-    return frozenset(name for name in links if _BRIDGE.fullmatch(name))
+    return frozenset(name for name in links if ENGINE_BRIDGE.fullmatch(name))
 
 
 def engine_routes(links: Iterable[str], version: int) -> bool:
@@ -58,22 +58,30 @@ class EngineChains:
         self._nftables = Nftables()
         self._lock = asyncio.Lock()
 
-    async def allow(self) -> None:
+    async def allow(self, links: Iterable[str] = ()) -> None:
         """Add the rules where the chain exists and they are missing, after its user's own rules.
+
+        Args:
+            links: those of pynet's networks that are not in its interface group.
 
         Raises:
             HostError: iptables is missing, or refused.
         """
+        named = [_named(flag, link) for link in sorted(links) for flag in ("-i", "-o")]
+        wanted = [_rule(direction) for direction in _DIRECTIONS] + named
         async with self._lock:
             for command in await self._commands():
                 rules = await self._rules(command)
                 if rules is None:
                     continue
+                for stale in [rule for rule in rules if _COMMENT in rule and rule not in map(_listed, named)]:
+                    await _run(command, "-D", *stale.split()[1:])
+                    rules.remove(stale)
                 position = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
-                for direction in _DIRECTIONS:
-                    if _listed(direction) not in rules:
-                        await _run(command, "-I", CHAIN, str(position), *_rule(direction))
-                        log.info("forwarding allowed beside the engine's rules", command=command, rule=direction)
+                for rule in wanted:
+                    if _listed(rule) not in rules:
+                        await _run(command, "-I", CHAIN, str(position), *rule)
+                        log.info("forwarding allowed beside the engine's rules", command=command, rule=" ".join(rule))
 
     async def disallow(self) -> None:
         """Remove the rules.
@@ -81,11 +89,11 @@ class EngineChains:
         Raises:
             HostError: iptables is missing, or refused.
         """
-        ours = {_listed(direction) for direction in _DIRECTIONS}
+        ours = {_listed(_rule(direction)) for direction in _DIRECTIONS}
         async with self._lock:
             for command in await self._commands():
                 for rule in await self._rules(command) or []:
-                    if rule in ours:
+                    if rule in ours or _COMMENT in rule:
                         await _run(command, "-D", *rule.split()[1:])
 
     async def _commands(self) -> list[str]:
@@ -131,9 +139,13 @@ def _rule(direction: str) -> list[str]:
     return ["-m", "devgroup", direction, hex(LINK_GROUP), "-j", "ACCEPT"]
 
 
-def _listed(direction: str) -> str:
+def _named(flag: str, link: str) -> list[str]:
+    return [flag, link, *_COMMENT.split(), "-j", "ACCEPT"]
+
+
+def _listed(rule: list[str]) -> str:
     """Write a rule as `iptables -S` does: in all flavours the group is hexadecimal."""
-    return " ".join(["-A", CHAIN, *_rule(direction)])
+    return " ".join(["-A", CHAIN, *rule])
 
 
 async def _run(command: str, *arguments: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -125,9 +125,16 @@ class NftablesFirewall:
             log.warning("table inet pynet is not as pynet left it; writing it anew", error=str(error))
         intents = [intent for one in self._owners.values() for intent in one]
         try:
-            await self._commit(ruleset.render(intents, self._bridges) if intents else ruleset.clear())
+            commands = ruleset.removal(await asyncio.to_thread(self._listed), last=not intents)
+            await self._commit(commands + ruleset.render(intents, self._bridges) if intents else commands)
         except NftablesError as error:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
+
+    def _listed(self) -> list[dict[str, Any]]:
+        try:
+            return self._nftables.listing(f"table {ruleset.TABLE}")
+        except NftablesError:
+            return []  # there is none; anything else makes the next transaction fail
 
     async def _commit(self, commands: str) -> None:
         if len(commands) < _INLINE_BYTES:

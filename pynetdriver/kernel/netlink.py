@@ -23,6 +23,7 @@ from pyroute2 import AsyncIPRoute, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import Conflict, HostError
+from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Address, Bridge, Hairpin, Veth
 
@@ -79,6 +80,23 @@ class Netlink:
                 return True
             return any([link.get("master") == index async for link in await self._netlink.link("dump")])
 
+    async def describe(self, name: str) -> Link | None:
+        """Say what a link is, None if there is none of that name."""
+        index = _index(name)
+        if index is None:
+            return None
+        with _told(f"look at link {name}"):
+            link = await self._link(index)
+            kind = link.get(("linkinfo", "kind")) or "device"
+            master = link.get("master")
+            return Link(
+                kind=kind,
+                mtu=int(link.get("mtu")),
+                ours=_is_ours(link, kind),
+                master=socket.if_indextoname(master) if master else None,
+                addresses=tuple(address for owner, address in await self.addresses() if owner == name),
+            )
+
     async def uplink_mtu(self) -> int | None:
         """Tell the MTU of the link that the default route uses, None without one."""
         for somewhere in _SOMEWHERE:
@@ -90,9 +108,13 @@ class Netlink:
                 continue
         return None
 
-    async def addresses(self) -> list[IPNetwork]:
-        """List the host's addresses with their prefix lengths."""
-        return [IPNetwork(f"{one.get('address')}/{one['prefixlen']}") async for one in await self._netlink.get_addr()]
+    async def addresses(self) -> list[tuple[str, IPNetwork]]:
+        """List the host's addresses with their prefix lengths, each after the name of its link."""
+        names = dict(socket.if_nameindex())
+        return [
+            (names.get(one["index"], ""), IPNetwork(f"{one.get('address')}/{one['prefixlen']}"))
+            async for one in await self._netlink.get_addr()
+        ]
 
     async def networks_in_use(self) -> list[IPNetwork]:
         """List every prefix that the host has a route to or an address in, default routes left out."""
@@ -101,7 +123,7 @@ class Netlink:
             async for route in await self._netlink.get_routes()
             if route["dst_len"] and route.get("dst")
         ]
-        return routes + [address.cidr for address in await self.addresses()]
+        return routes + [address.cidr for _, address in await self.addresses()]
 
     async def ensure_bridge(self, bridge: Bridge) -> None:
         """Make the bridge, or bring ours in line.
@@ -135,14 +157,18 @@ class Netlink:
                 # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
                 ours = {"mtu": veth.mtu, "master": bridge, "group": LINK_GROUP}
                 await self._netlink.link("add", ifname=veth.name, kind=veth.kind, peer=peer, state="up", **ours)
-                if veth.isolated:
-                    await self._isolate(veth.name)
-                return
-            link = await self._ours(index, veth.name, veth.kind)
-            if (link.get("master"), link.get("mtu")) != (bridge, veth.mtu) or not link["flags"] & _IFF_UP:
-                await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
-            if veth.isolated:
-                await self._isolate(veth.name)
+            else:
+                link = await self._ours(index, veth.name, veth.kind)
+                if (link.get("master"), link.get("mtu")) != (bridge, veth.mtu) or not link["flags"] & _IFF_UP:
+                    await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
+            flags = {"isolated": veth.isolated, "locked": veth.locked}
+            if any(flags.values()):
+                index = socket.if_nametoindex(veth.name)
+                if veth.locked:
+                    await self._netlink.fdb(
+                        "replace", ifindex=index, lladdr=veth.peer_mac, state="noarp", flags="master"
+                    )
+                await self._netlink.brport("set", index=index, **{flag: 1 for flag, is_on in flags.items() if is_on})
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""
@@ -163,6 +189,20 @@ class Netlink:
                 )
             except NetlinkError as error:
                 if error.code != errno.EEXIST:
+                    raise
+
+    async def remove_address(self, address: Address) -> None:
+        """Take an address from a link; an absent one is fine."""
+        index = _index(address.link)
+        if index is None:
+            return
+        with _told(f"remove address {address.address} from {address.link}"):
+            try:
+                await self._netlink.addr(
+                    "del", index=index, address=str(address.address.ip), prefixlen=address.address.prefixlen
+                )
+            except NetlinkError as error:
+                if error.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                     raise
 
     async def remove_link(self, name: str, kind: str) -> None:
@@ -186,9 +226,6 @@ class Netlink:
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
-
-    async def _isolate(self, name: str) -> None:
-        await self._netlink.brport("set", index=socket.if_nametoindex(name), isolated=1)
 
     async def _ours(self, index: int, name: str, kind: str) -> Any:
         link = await self._link(index)

@@ -13,7 +13,8 @@ from typing import Any
 
 from pynetdriver.errors import HostError
 
-_JSON_OUTPUT = 1 << 4
+#: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h): elements of sets are left out.
+_LISTING_OUTPUT = 1 << 4 | 1 << 11
 
 
 class NftablesError(Exception):
@@ -52,7 +53,7 @@ class Nftables:
     def listing(self, what: str) -> list[dict[str, Any]]:
         """List e.g. `chain ip filter FORWARD` as libnftables-json(5) objects; NftablesError if absent."""
         with _ONE_AT_A_TIME:
-            self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT)
+            self._library.nft_ctx_output_set_flags(self._context, _LISTING_OUTPUT)
             try:
                 output = self._run(f"list {what}")
             finally:

@@ -15,7 +15,7 @@ import contextlib
 import resource
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -44,10 +44,11 @@ class _Flow:
 
     def close(self, reset: bool) -> None:
         """Close at once; `reset` leaves nothing behind that would keep the host port."""
+        loop = asyncio.get_running_loop()
         for one in self.sockets:
             if one.fileno() >= 0:
-                asyncio.get_running_loop().remove_reader(one)
-                asyncio.get_running_loop().remove_writer(one)
+                loop.remove_reader(one)
+                loop.remove_writer(one)
                 if reset:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 one.close()
@@ -55,12 +56,11 @@ class _Flow:
 
 @dataclass(eq=False)
 class _Port:
-    """A held socket, and where what it gets goes: the first of the addresses that answers."""
+    """A held socket, and where what it gets goes: a connection to the first of the addresses that answers."""
 
     held: socket.socket
     addresses: tuple[IPAddress, ...]
     number: int
-    ready: Callable[[_Port], None]
     flows: dict[object, _Flow] = field(default_factory=dict)
 
 
@@ -74,13 +74,10 @@ class Relay:
     def open(self, held: socket.socket, addresses: tuple[IPAddress, ...], number: int) -> None:
         """Begin to relay what a socket gets to a container's port."""
         held.setblocking(False)
-        if held.type == socket.SOCK_STREAM:
-            ready = self._accept
-        else:
-            ready = self._receive
+        if held.type == socket.SOCK_DGRAM:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        self._ports[held] = port = _Port(held, addresses, number, ready)
-        self._watch(port)
+        self._ports[held] = _Port(held, addresses, number)
+        self._watch(held)
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
@@ -92,14 +89,14 @@ class Relay:
                 assert flow.task is not None
                 flow.task.cancel()
 
-    def _watch(self, port: _Port) -> None:
-        if port.held in self._ports:
-            asyncio.get_running_loop().add_reader(port.held, port.ready, port)
+    def _watch(self, held: socket.socket) -> None:
+        if held in self._ports:
+            ready = self._accept if held.type == socket.SOCK_STREAM else self._receive
+            asyncio.get_running_loop().add_reader(held, ready, self._ports[held])
 
-    def _pause(self, port: _Port) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(port.held)
-        loop.call_later(_PAUSE_S, self._watch, port)
+    def _pause(self, held: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(held)
+        asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, held)
 
     def _is_full(self) -> bool:
         """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
@@ -120,20 +117,19 @@ class Relay:
 
     def _accept(self, port: _Port) -> None:
         for _ in range(_BATCH):
+            if self._is_full():
+                return self._pause(port.held)
             try:
-                if self._is_full():
-                    return self._pause(port)
                 client, _ = port.held.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return None
+            except (BlockingIOError, ConnectionAbortedError):
+                return
             except OSError as error:
                 log.warning("cannot take a connection for a container", error=str(error))
-                return self._pause(port)
+                return self._pause(port.held)
             # What is left of the connection shall not keep the next holder from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             flow = _Flow([client])
             self._begin(port, client, flow, _carry(port, flow, client))
-        return None
 
     def _receive(self, port: _Port) -> None:
         for _ in range(_BATCH):
@@ -142,20 +138,16 @@ class Relay:
             except OSError:
                 return
             # struct in6_pktinfo: the address that the client sent to, then the link, which is left to routing.
-            local = notes[0][2][:16] if notes else bytes(16)
-            is_multicast = local[0] == 0xFF
+            local = notes[0][2][:16]
             flow = port.flows.get((client, local))
-            if flow is None:
-                if is_multicast or self._is_full():
-                    continue
-                try:
-                    flow = _Flow([_socket(port.addresses[0], socket.SOCK_DGRAM)])
-                    flow.sockets[0].connect((str(port.addresses[0]), port.number))
-                except OSError:
-                    continue
-                self._begin(port, (client, local), flow, _answer(port, flow, client, local + bytes(4)))
-            flow.active = asyncio.get_running_loop().time()
             with contextlib.suppress(OSError):
+                if flow is None:
+                    if self._is_full() or local[0] == 0xFF:  # nobody answers from a multicast address
+                        continue
+                    flow = _Flow([_socket(port.addresses[0], socket.SOCK_DGRAM)])
+                    self._begin(port, (client, local), flow, _answer(port, flow, client, local + bytes(4)))
+                    flow.sockets[0].connect((str(port.addresses[0]), port.number))
+                flow.active = asyncio.get_running_loop().time()
                 try:
                     flow.sockets[0].send(data)
                 except ConnectionRefusedError:  # says that an earlier one was; this one was not sent
@@ -164,26 +156,19 @@ class Relay:
 
 async def _carry(port: _Port, flow: _Flow, client: socket.socket) -> None:
     _prepare(client)
-    container = await _connected(port, flow)
-    async with asyncio.TaskGroup() as both:
-        both.create_task(_pump(client, container))
-        both.create_task(_pump(container, client))
-
-
-async def _connected(port: _Port, flow: _Flow) -> socket.socket:
-    """Connect to the container's IPv6 address or, where its program does not listen there, to the other one."""
-    refused: OSError | None = None
     for address in port.addresses:
         container = _socket(address, socket.SOCK_STREAM)
         flow.sockets.append(container)
         _prepare(container)
         try:
             await asyncio.get_running_loop().sock_connect(container, (str(address), port.number))
-            return container
-        except OSError as error:
-            refused = error
-    assert refused is not None
-    raise refused
+            break
+        except OSError:  # the program may listen in one family alone
+            if address == port.addresses[-1]:
+                raise
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_pump(client, container))
+        both.create_task(_pump(container, client))
 
 
 async def _pump(source: socket.socket, sink: socket.socket) -> None:
@@ -194,7 +179,7 @@ async def _pump(source: socket.socket, sink: socket.socket) -> None:
     sink.shutdown(socket.SHUT_WR)
 
 
-async def _answer(port: _Port, flow: _Flow, client: object, source: bytes) -> None:
+async def _answer(port: _Port, flow: _Flow, client: tuple[str, int], source: bytes) -> None:
     loop = asyncio.get_running_loop()
     while loop.time() < flow.active + IDLE_S:
         try:

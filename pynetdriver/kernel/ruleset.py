@@ -1,25 +1,29 @@
 """The table `inet pynet` as text: a pure function of all intents, and what to change between two of them.
 
-Whatever depends on a network or a port is an element of a map, so a packet meets the same number of
-rules however many there are. Nothing is read back: deltas come from what is known.
+Whatever depends on a network or a port is an element of a map or set, so a packet meets the same number of
+rules however many there are. Deltas come from what is known; the table is listed only to replace it whole.
 
 | what | where |
 |---|---|
 | host port → container | `publish4`, `publish6` (any local address), `publish4_at`, `publish6_at` (one address) |
-| into, out of a network | `to` and `from`, keyed by link |
+| open ports of containers | `open4`, `open6` |
+| into, out of a network | `to`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
+| the host's administrator | chains, sets and maps whose name begins with `user`; never written here |
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from pynetdriver.names import LINK_GROUP
-from pynetdriver.plan import Intent, Publication, Segment
+from pynetdriver.plan import Intent, Opening, Publication, Segment
 
 TABLE = "inet pynet"
+#: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
+USER = "user"
 
 _MAPS = {
     "publish4": "type inet_proto . inet_service : ipv4_addr . inet_service;",
@@ -28,56 +32,64 @@ _MAPS = {
     "publish6_at": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
     "to": "type ifname : verdict;",
     "from": "type ifname : verdict;",
+    "genuine": "type ifname : verdict;",
     "leave4": "type ipv4_addr : verdict; flags interval;",
     "leave6": "type ipv6_addr : verdict; flags interval;",
 }
+_SETS = {
+    "links": "type ifname;",
+    "open4": "type ipv4_addr . inet_proto . inet_service;",
+    "open6": "type ipv6_addr . inet_proto . inet_service;",
+}
+_ICMP = {4: "icmp", 6: "ipv6-icmp"}
 
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
 # accepts is let through there by one rule in DOCKER-USER. Packets to 127/8 that come from elsewhere are
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
-# ::1 has no route_localnet: an answer from a container could not come back to it, so it is refused at
-# once instead, and programs that try "localhost" go on to 127.0.0.1.
-_CHAINS = f"""
-  chain publish {{
+# ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone.
+_CHAINS = """
+  chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish6_at
     dnat ip to meta l4proto . th dport map @publish4
     dnat ip6 to meta l4proto . th dport map @publish6
-  }}
-  chain raw {{
+  }
+  chain raw {
     type filter hook prerouting priority raw; policy accept;
-    iifgroup {LINK_GROUP} ip saddr 127.0.0.0/8 drop
-    iifgroup {LINK_GROUP} ip daddr 127.0.0.0/8 drop
-  }}
-  chain prerouting {{
+    iifname @links ip saddr 127.0.0.0/8 drop
+    iifname @links ip daddr 127.0.0.0/8 drop
+  }
+  chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
     fib daddr type local jump publish
-  }}
-  chain output {{
+  }
+  chain output {
     type nat hook output priority -100; policy accept;
     ip6 daddr ::1 return
     fib daddr type local jump publish
-  }}
-  chain postrouting {{
+  }
+  chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
-    oifgroup {LINK_GROUP} ip saddr 127.0.0.0/8 masquerade
+    oifname @links ip saddr 127.0.0.0/8 masquerade
     ip saddr vmap @leave4
     ip6 saddr vmap @leave6
-  }}
-  chain forward {{
+  }
+  chain forward {
     type filter hook forward priority -10; policy accept;
-    iifgroup != {LINK_GROUP} oifgroup != {LINK_GROUP} accept
+    iifname != @links oifname != @links accept
+    jump user
     iifname vmap @from
+    iifname vmap @genuine
     oifname vmap @to
-    iifgroup {LINK_GROUP} oifname @engine_bridges ct state established,related accept
-    iifgroup {LINK_GROUP} oifname @engine_bridges ct status dnat accept
-    iifgroup {LINK_GROUP} oifname @engine_bridges drop
-  }}
-  chain input {{
+    iifname @links oifname @engine_bridges ct state established,related accept
+    iifname @links oifname @engine_bridges ct status dnat accept
+    iifname @links oifname @engine_bridges drop
+  }
+  chain input {
     type filter hook input priority -10; policy accept;
     iifname vmap @from
-  }}
+  }
 """
 
 BASE_CHAINS = frozenset(re.findall(r"chain (\w+) {", _CHAINS))
@@ -85,14 +97,20 @@ BASE_CHAINS = frozenset(re.findall(r"chain (\w+) {", _CHAINS))
 
 @dataclass
 class Content:
-    """What intents put into the table: chains by name, map elements by map and key."""
+    """What intents put into the table: chains by name, elements by map or set and key; of a set without data."""
 
     chains: dict[str, list[str]] = field(default_factory=dict)
-    elements: dict[str, dict[str, str]] = field(default_factory=dict)
+    elements: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
-    def add_element(self, into: str, key: str, data: str) -> None:
+    def add_element(self, into: str, key: str, data: str | None = None) -> None:
         """Put one element."""
         self.elements.setdefault(into, {})[key] = data
+
+    def written(self, into: str, keys: Iterable[str] | None = None) -> list[str]:
+        """Write elements of a map or set, all of them or some."""
+        elements = self.elements.get(into, {})
+        chosen = elements if keys is None else {key: elements[key] for key in keys}
+        return [key if data is None else f"{key} : {data}" for key, data in chosen.items()]
 
 
 def content(intents: Iterable[Intent]) -> Content:
@@ -102,6 +120,9 @@ def content(intents: Iterable[Intent]) -> Content:
         match intent:
             case Publication():
                 _publish(result, intent)
+            case Opening():
+                key = f"{intent.address} . {intent.protocol} . {intent.port}"
+                result.add_element(f"open{intent.address.version}", key)
             case Segment():
                 _bound(result, intent)
     return result
@@ -113,33 +134,52 @@ def chains(intents: Iterable[Intent]) -> set[str]:
 
 
 def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
-    """Write the commands that replace the whole table, in one transaction.
+    """Write the commands that make the whole table where there is none, but for what is the user's.
 
     One block with its elements inside: libnftables 1.0.6 sends elements of an interval map that stand in
     commands of their own before the chains of a new table.
     """
     whole = content(intents)
-    lines = [
-        f"  map {name} {{ {kind} {_inline([f'{k} : {v}' for k, v in whole.elements.get(name, {}).items()])} }}"
-        for name, kind in _MAPS.items()
-    ]
+    lines = [f"  map {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _MAPS.items()]
+    lines += [f"  set {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _SETS.items()]
     lines.append(f"  set engine_bridges {{ type ifname; {_inline(_quoted(engine_bridges))} }}")
+    lines.append(f"  chain {USER} {{ }}")
     lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
-    return "\n".join([f"{clear()}table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
+    return "\n".join([f"table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
 
 
-def clear() -> str:
-    """Write the commands that remove the table, whether it exists or not."""
-    return f"table {TABLE}\ndelete table {TABLE}\n"
+def removal(listed: Iterable[Mapping[str, Any]], *, last: bool) -> str:
+    """Write the commands that remove the table, but for the user's part of it.
+
+    Args:
+        listed: the table as libnftables-json(5) objects, elements left out.
+        last: nothing comes in its place, so that a user's part without any rule goes too.
+    """
+    kinds: dict[str, list[str]] = {"chain": [], "map": [], "set": []}
+    kept = False
+    for one in listed:
+        ((kind, thing),) = one.items()
+        if kind == "rule":
+            kept |= thing["chain"].startswith(USER)
+        elif kind in kinds and not thing["name"].startswith(USER):
+            kinds[kind].append(thing["name"])
+    if last and not kept:
+        return f"table {TABLE}\ndelete table {TABLE}\n"
+    lines = [f"flush chain {TABLE} {name}" for name in kinds["chain"]]
+    lines += [f"delete {kind} {TABLE} {name}" for kind in ("map", "set", "chain") for name in kinds[kind]]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def change(old: Iterable[Intent], new: Iterable[Intent]) -> str:
     """Write the commands that lead from one owner's old intents to its new ones; empty if none do."""
     before, after = content(old), content(new)
-    lines = []
-    for into in _MAPS:
+    lines, added = [], []
+    for into in (*_MAPS, *_SETS):
         was, is_now = before.elements.get(into, {}), after.elements.get(into, {})
-        lines += _elements("delete", into, [key for key in was if is_now.get(key) != was[key]])
+        gone = [key for key, data in was.items() if key not in is_now or is_now[key] != data]
+        lines += _elements("delete", into, gone)
+        new_ones = [key for key, data in is_now.items() if key not in was or was[key] != data]
+        added += _elements("add", into, after.written(into, new_ones))
     for name in before.chains:
         if before.chains[name] != after.chains.get(name):
             lines += [f"flush chain {TABLE} {name}", f"delete chain {TABLE} {name}"]
@@ -147,11 +187,7 @@ def change(old: Iterable[Intent], new: Iterable[Intent]) -> str:
         if rules != before.chains.get(name):
             lines.append(f"add chain {TABLE} {name}")
             lines += [f"add rule {TABLE} {name} {rule}" for rule in rules]
-    for into in _MAPS:
-        was, is_now = before.elements.get(into, {}), after.elements.get(into, {})
-        new_ones = [f"{key} : {data}" for key, data in is_now.items() if was.get(key) != data]
-        lines += _elements("add", into, new_ones)
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines + added)
 
 
 def change_bridges(old: Iterable[str], new: Iterable[str]) -> str:
@@ -174,6 +210,7 @@ def _bound(result: Content, segment: Segment) -> None:
     link = f'"{segment.link}"'
     to, leave = f"to_{segment.link}", f"leave_{segment.link}"
     among = f"iifname {link} {'drop' if segment.isolated else 'accept'}"
+    result.add_element("links", link)
     result.add_element("to", link, f"jump {to}")
     if segment.internal:
         result.chains[to] = [among, "drop"]
@@ -184,13 +221,34 @@ def _bound(result: Content, segment: Segment) -> None:
         result.chains[away] = [f"oifname {link} return", local, "drop"]
         result.add_element("from", link, f"jump {away}")
         return
-    result.chains[to] = ["ct state established,related accept", "ct status dnat accept", among, "drop"]
+    if segment.anti_spoof and segment.subnets:
+        genuine = f"genuine_{segment.link}"
+        known = [f"{_family(one.version)} saddr {one} return" for one in segment.subnets]
+        result.chains[genuine] = [f"oifname {link} return", *known, "ct state established,related return", "drop"]
+        result.add_element("genuine", link, f"jump {genuine}")
+    admitted = ["ct state established,related accept", "ct status dnat accept", among]
     # A published port reached from inside its own network: the answer must come back this way.
-    result.chains[leave] = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
-    if segment.masquerade:
-        result.chains[leave].append("masquerade")
+    left = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
+    for one in segment.crossings:
+        family = _family(one.version)
+        is_open = f"{family} daddr . meta l4proto . th dport @open{one.version} accept"
+        if one.admits == "all":
+            admitted.append(f"meta nfproto ipv{one.version} accept")
+        elif one.admits == "open":
+            admitted += [f"meta l4proto {_ICMP[one.version]} accept", is_open]
+        elif segment.trusted:
+            admitted.append(f"iifname {{ {', '.join(_quoted(segment.trusted))} }} {is_open}")
+        if one.source is not None:
+            source = "masquerade" if one.source == "link" else f"snat {family} to {one.source}"
+            left.append(f"meta nfproto ipv{one.version} {source}")
+    result.chains[to] = [*admitted, "drop"]
+    result.chains[leave] = left
     for subnet in segment.subnets:
         result.add_element(f"leave{subnet.version}", str(subnet), f"jump {leave}")
+
+
+def _family(version: int) -> str:
+    return "ip" if version == 4 else "ip6"
 
 
 def _elements(verb: str, into: str, elements: list[str]) -> list[str]:

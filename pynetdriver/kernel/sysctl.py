@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pynetdriver.errors import HostError
 from pynetdriver.model import Setting
-from pynetdriver.plan import Forwarding, LinkSysctl
+from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl
 
 ROOT = Path("/proc/sys/net")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -21,7 +21,7 @@ def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
     Raises:
         HostError: the kernel refuses, e.g. for want of IPv6; a kernel without it has it disabled.
     """
-    path = ROOT / sysctl.family / "conf" / sysctl.link / sysctl.key
+    path = _path(sysctl)
     if (sysctl.key, sysctl.value) == ("disable_ipv6", "1") and not path.parent.exists():
         return
     _write(path, sysctl.value)
@@ -32,8 +32,23 @@ def boot_id() -> str:
     return _read(_BOOT_ID)
 
 
-def needed(forwarding: Forwarding) -> list[Setting]:
-    """Tell what has to change for this host to forward, in order; nothing if it does already.
+def needed(setting: HostSetting) -> list[Setting]:
+    """Tell what has to change, in order; nothing if all is as it should be."""
+    if isinstance(setting, Forwarding):
+        return _needed_to_forward(setting)
+    former = _read(_path(setting))
+    if former == setting.value:
+        return []
+    return [Setting(path=str(_path(setting)), version=0, former=former, value=setting.value, boot=boot_id())]
+
+
+def key(setting: HostSetting) -> int | str:
+    """Give what the records of a setting have in common: the IP version, or the path of a link's switch."""
+    return setting.version if isinstance(setting, Forwarding) else str(_path(setting))
+
+
+def _needed_to_forward(forwarding: Forwarding) -> list[Setting]:
+    """Tell what has to change for this host to forward.
 
     The kernel drops default routes learnt from router advertisements when IPv6 forwarding is turned on,
     unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst), so that goes first. Links that forward
@@ -77,6 +92,10 @@ def put_back(settings: Iterable[Setting]) -> None:
             failures.append(str(error))
     if failures:
         raise HostError("; ".join(failures))
+
+
+def _path(sysctl: LinkSysctl) -> Path:
+    return ROOT / sysctl.family / "conf" / sysctl.link / sysctl.key
 
 
 def _is(path: Path, value: str) -> bool:

@@ -7,7 +7,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.backends import backend_named
 from pynetdriver.errors import PynetError
-from pynetdriver.model import Endpoint, Facts, Network, PortMapping, Subnet, decode, encode
+from pynetdriver.model import Endpoint, Facts, Link, Network, PortMapping, Subnet, decode, encode
 
 BRIDGE = backend_named("bridge")
 V4 = Subnet(IPNetwork("10.9.0.0/24"), IPAddress("10.9.0.1"))
@@ -25,6 +25,7 @@ def an_endpoint(**changes: Any) -> Endpoint:
     return Endpoint(id="ab" * 32, network_id="9f" * 32, **(settings | changes))
 
 
+BRIDGE_OPTION = "com.docker.network.bridge"
 MAC = "02:18:28:54:d3:f7"
 PLANS = {
     "plain": (
@@ -36,7 +37,7 @@ network:{"9f" * 32}
   sysctl net.ipv4.conf.pn-9f9f9f9f9f9f.route_localnet = 1
   sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.disable_ipv6 = 1
   address 10.9.0.1/24 dev pn-9f9f9f9f9f9f
-  segment pn-9f9f9f9f9f9f 10.9.0.0/24 masquerade""",
+  segment pn-9f9f9f9f9f9f 10.9.0.0/24 anti-spoof (ipv4 in published out as link)""",
     ),
     "dual stack": (
         a_network(subnets=(V4, V6), facts=Facts(9000)),
@@ -51,7 +52,7 @@ network:{"9f" * 32}
   sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.accept_dad = 0
   address 10.9.0.1/24 dev pn-9f9f9f9f9f9f
   address fd00:9::1/64 dev pn-9f9f9f9f9f9f
-  segment pn-9f9f9f9f9f9f 10.9.0.0/24 fd00:9::/64 masquerade""",
+  segment pn-9f9f9f9f9f9f 10.9.0.0/24 fd00:9::/64 anti-spoof (ipv4 in published out as link) (ipv6 in published out as link)""",  # noqa: E501
     ),
     "internal": (
         a_network(internal=True),
@@ -61,7 +62,7 @@ network:{"9f" * 32}
   sysctl net.ipv4.conf.pn-9f9f9f9f9f9f.route_localnet = 1
   sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.disable_ipv6 = 1
   address 10.9.0.1/24 dev pn-9f9f9f9f9f9f
-  segment pn-9f9f9f9f9f9f 10.9.0.0/24 internal""",
+  segment pn-9f9f9f9f9f9f 10.9.0.0/24 internal anti-spoof""",
     ),
     "icc off, named, no masquerade": (
         a_network(
@@ -79,7 +80,39 @@ network:{"9f" * 32}
   sysctl net.ipv4.conf.web0.route_localnet = 1
   sysctl net.ipv6.conf.web0.disable_ipv6 = 1
   address 10.9.0.1/24 dev web0
-  segment web0 10.9.0.0/24 isolated""",
+  segment web0 10.9.0.0/24 isolated anti-spoof (ipv4 in published out as itself)""",
+    ),
+    "adopted, several modes": (
+        a_network(
+            subnets=(V4, V6),
+            options={
+                f"{BRIDGE_OPTION}.name": "br0",
+                f"{BRIDGE_OPTION}.gateway_mode_ipv4": "nat-unprotected",
+                f"{BRIDGE_OPTION}.gateway_mode_ipv6": "routed",
+                f"{BRIDGE_OPTION}.trusted_host_interfaces": "lan0::wg0",
+                "com.docker.network.host_ipv4": "192.0.2.1",
+                "anti_spoof": "false",
+            },
+            facts=Facts(link=Link("bridge", 1450, addresses=(IPNetwork("fd00:9::1/64"),))),
+        ),
+        f"""\
+network:{"9f" * 32}
+  forwarding ipv4
+  forwarding ipv6
+  sysctl net.ipv4.conf.br0.route_localnet = 1
+  sysctl net.ipv6.conf.br0.disable_ipv6 = 0
+  address 10.9.0.1/24 dev br0
+  segment br0 10.9.0.0/24 fd00:9::/64 (ipv4 in all out as 192.0.2.1) (ipv6 in open out as itself) trusted lan0 trusted wg0""",  # noqa: E501
+    ),
+    "no address on the bridge": (
+        a_network(subnets=(V4,), options={f"{BRIDGE_OPTION}.inhibit_ipv4": "true"}),
+        f"""\
+network:{"9f" * 32}
+  forwarding ipv4
+  link pn-9f9f9f9f9f9f type bridge mtu 1500 address MAC
+  sysctl net.ipv4.conf.pn-9f9f9f9f9f9f.route_localnet = 1
+  sysctl net.ipv6.conf.pn-9f9f9f9f9f9f.disable_ipv6 = 1
+  segment pn-9f9f9f9f9f9f 10.9.0.0/24 anti-spoof (ipv4 in published out as link)""",
     ),
 }
 
@@ -137,23 +170,100 @@ def test_attachment_has_no_gateway_when_internal() -> None:
     assert attachment.link == "pncabababababab"
 
 
+def test_routed_ports_are_opened_at_the_container() -> None:
+    """A port without a host port is open at the container's address; from trusted links so is a translated one."""
+    ports = (PortMapping("tcp", ANY4, 0, 80), PortMapping("udp", ANY6, 5353, 53))
+    endpoint = an_endpoint(ports=ports, address6=IPNetwork("fd00:9::2/64"))
+    options = {f"{BRIDGE_OPTION}.gateway_mode_ipv4": "routed", f"{BRIDGE_OPTION}.trusted_host_interfaces": "lan0"}
+    network = a_network(subnets=(V4, V6), options=options)
+    assert str(BRIDGE.endpoint_plan(network, endpoint)).splitlines()[3:] == [
+        "  open tcp 10.9.0.2:80",
+        "  publish udp [::]:5353 -> [fd00:9::2]:53",
+        "  open udp [fd00:9::2]:53",
+    ]
+
+
+def other(**changes: Any) -> Network:
+    return a_network("8" * 64, **{"subnets": (), **changes})
+
+
+def bridge_options(**given: str) -> dict[str, str]:
+    return {f"{BRIDGE_OPTION}.{name}": value for name, value in given.items()}
+
+
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (a_network("8" * 64), "overlaps"),
-        (a_network("8" * 64, subnets=(Subnet(IPNetwork("10.0.0.0/8")),)), "overlaps"),
-        (a_network("8" * 64, subnets=(), options={"com.docker.network.bridge.name": "pn-9f9f9f9f9f9f"}), "belongs to"),
-        (a_network("8" * 64, subnets=(), options={"com.docker.network.bridge.name": "taken"}), "exists on this host"),
+        (other(subnets=(V4,)), "overlaps"),
+        (other(subnets=(Subnet(IPNetwork("10.0.0.0/8")),)), "overlaps"),
+        (other(options=bridge_options(name="pn-9f9f9f9f9f9f")), "belongs to"),
+        (other(options=bridge_options(name="eth0"), facts=Facts(link=Link("device", 1500))), "not a bridge"),
+        (
+            other(options=bridge_options(name="b"), facts=Facts(link=Link("bridge", 1500, master="up"))),
+            'a port of "up"',
+        ),
+        (other(options=bridge_options(name="docker0"), facts=Facts(link=Link("bridge", 1500))), "engine itself"),
         (a_network("9f" * 6 + "8" * 52, subnets=()), "belongs to"),
-        (a_network("8" * 64, subnets=(Subnet(IPNetwork("192.0.2.0/25")),)), "holds this host's address 192.0.2.1"),
-        (a_network("8" * 64, subnets=(V6,), options={"mtu": "1279"}), "1280"),
-        (a_network("8" * 64, subnets=(Subnet(IPNetwork("10.8.0.0/24")), Subnet(IPNetwork("10.8.0.0/25")))), "overlaps"),
+        (other(subnets=(Subnet(IPNetwork("192.0.2.0/25")),)), "holds this host's address 192.0.2.1"),
+        (other(subnets=(V6,), options={"mtu": "1279"}), "1280"),
+        (other(subnets=(Subnet(IPNetwork("10.8.0.0/24")), Subnet(IPNetwork("10.8.0.0/25")))), "overlaps"),
+        (other(options=bridge_options(gateway_mode_ipv6="isolated")), "needs --internal"),
+        (other(options={"com.docker.network.host_ipv4": "192.0.2.9"}), "no address of this host"),
+        (
+            other(
+                options={"com.docker.network.host_ipv4": "192.0.2.1", **bridge_options(enable_ip_masquerade="false")}
+            ),
+            "contradicts enable_ip_masquerade=false",
+        ),
+        (
+            other(options={"com.docker.network.host_ipv4": "192.0.2.1", **bridge_options(gateway_mode_ipv4="routed")}),
+            "contradicts gateway_mode_ipv4=routed",
+        ),
     ],
 )
 def test_network_is_refused_when_it_clashes(network: Network, said: str) -> None:
     """A network that cannot stand beside what is there is refused before anything is made."""
     with pytest.raises(PynetError, match=said):
-        BRIDGE.check(network, {"9f" * 32: a_network()}, {"lo", "taken"}, [IPNetwork("192.0.2.1/24")])
+        BRIDGE.check(network, {"9f" * 32: a_network()}, [("eth0", IPNetwork("192.0.2.1/24"))])
+
+
+def test_an_adopted_bridge_may_have_the_subnet_already() -> None:
+    """Its own addresses are no clash."""
+    link = Link("bridge", 1500, addresses=(IPNetwork("192.0.2.1/24"),))
+    network = other(
+        subnets=(Subnet(IPNetwork("192.0.2.0/24")),), options=bridge_options(name="br0"), facts=Facts(link=link)
+    )
+    BRIDGE.check(network, {}, [("br0", IPNetwork("192.0.2.1/24"))])
+
+
+@pytest.mark.parametrize(
+    ("options", "addresses"),
+    [
+        ({}, ["0.0.0.0", "::"]),
+        ({"host_binding_ipv4": "127.0.0.1"}, ["127.0.0.1"]),
+        ({"host_binding_ipv4": "192.0.2.1", "host_binding_ipv6": "2001:db8::1"}, ["192.0.2.1", "2001:db8::1"]),
+        ({"host_binding_ipv6": "2001:db8::1"}, ["0.0.0.0", "2001:db8::1"]),
+    ],
+)
+def test_one_host_binding_leaves_out_the_other_family(options: dict[str, str], addresses: list[str]) -> None:
+    """Who binds to 127.0.0.1 does not mean all IPv6 addresses."""
+    network = a_network(options=bridge_options(**options))
+    assert BRIDGE.publish_addresses(network) == tuple(map(IPAddress, addresses))
+
+
+@pytest.mark.parametrize(
+    ("options", "internal", "skipped"),
+    [
+        ({}, True, set()),
+        ({"gateway_mode_ipv4": "isolated"}, True, {4}),
+        ({"gateway_mode_ipv4": "isolated", "gateway_mode_ipv6": "isolated"}, True, {4, 6}),
+        ({"inhibit_ipv4": "true"}, True, {4}),
+        ({"inhibit_ipv4": "true"}, False, set()),
+    ],
+)
+def test_gateways_that_nobody_needs_are_skipped(options: dict[str, str], internal: bool, skipped: set[int]) -> None:
+    """As in the engine's own driver."""
+    assert BRIDGE.skipped_gateways(bridge_options(**options), internal) == skipped
 
 
 @pytest.mark.parametrize("case", PLANS)
