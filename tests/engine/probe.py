@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,8 @@ async def serve(name: str, ports: list[int]) -> None:
     def received(sock: socket.socket) -> None:
         _, control, _, peer = sock.recvmsg(64, 256)
         asked = [(level, kind, data[:16] + bytes(4)) for level, kind, data in control]
-        sock.sendmsg([told(peer[0])], asked, 0, peer)
+        with suppress(OSError):  # There may be no way back.
+            sock.sendmsg([told(peer[0])], asked, 0, peer)
 
     for port in ports:
         sock = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1000)
@@ -46,8 +48,8 @@ async def serve(name: str, ports: list[int]) -> None:
         sock.bind(("", port))
         asyncio.get_running_loop().add_reader(sock, partial(received, sock))
     end = time.monotonic() + 5
-    while _tentative() and time.monotonic() < end:
-        await asyncio.sleep(0.05)  # noqa: ASYNC110
+    while _tentative() and time.monotonic() < end:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     sys.stdout.write("up\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -186,8 +186,8 @@ def _questions(lab: Lab, source: str, kinds: Sequence[Kind]) -> Iterator[tuple[C
             yield Cell(source, network, via, "", "icmp", family), address, 0
 
     for family in (4, 6):
-        for via, machine in (("lan", lan), ("neighbour", neighbour)):
-            yield from each("", via, machine[family], {"machine": MACHINE_PORT}, True)
+        for via, addresses in (("lan", lan), ("neighbour", neighbour)):
+            yield from each("", via, addresses[family], {"machine": MACHINE_PORT}, True)
     for kind in kinds:
         published = {port: _host_port(kind, port) for port in ("all", "loopback", "lan")}
         direct = {"all": PUBLIC_PORT, "loopback": LOOPBACK_PORT, "closed": CLOSED_PORT}
@@ -197,7 +197,8 @@ def _questions(lab: Lab, source: str, kinds: Sequence[Kind]) -> Iterator[tuple[C
                 yield from each(kind.name, "loopback", loopback[family], published, False)
             if kind.ipv6 or family == 4:
                 gateway, a, b = (_address(kind, family, number) for number in (1, 0x10, 0x11))
-                yield from each(kind.name, "gateway", gateway, published | {"machine": MACHINE_PORT}, True)
+                machine = {} if source == "host" else {"machine": MACHINE_PORT}
+                yield from each(kind.name, "gateway", gateway, published | machine, True)
                 yield from each(kind.name, "container", a, direct, True)
                 yield from each(kind.name, "quiet", b, {"closed": CLOSED_PORT}, True)
 
@@ -225,8 +226,9 @@ def _machines_set_up(lab: Lab) -> Iterator[None]:
         (lab.neighbour, f"route add {ALL6} via {lab.lan.HOST6}", f"route del {ALL6}"),
         (lab.neighbour, "address del 127.0.0.1/8 dev lo", "address add 127.0.0.1/8 dev lo"),
         (lab.neighbour, f"route add 127.0.0.1 via {lab.lan.HOST4}", "route del 127.0.0.1"),
+        # A deprecated address is never chosen, only asked for.
         (lab.host, f"address add {SECOND4}/24 dev lan0", f"address del {SECOND4}/24 dev lan0"),
-        (lab.host, f"address add {SECOND6}/64 dev lan0 nodad", f"address del {SECOND6}/64 dev lan0"),
+        (lab.host, f"address add {SECOND6}/64 dev lan0 nodad preferred_lft 0", f"address del {SECOND6}/64 dev lan0"),
     )
     lab.neighbour.write_sysctl("net/ipv4/conf/eth0/route_localnet", "1")
     for machine in (lab.host, lab.neighbour):
@@ -248,35 +250,34 @@ def _take_away(lab: Lab, kinds: Sequence[Kind]) -> None:
         lab.docker("network", "rm", *left)
 
 
-def render(matrix: Matrix) -> str:
-    """The matrix for people: a line for each thing that is asked, with who gets which answer."""
-    rows: dict[tuple[str, str, str, int], dict[str, dict[str, Answer | None]]] = defaultdict(lambda: defaultdict(dict))
-    for cell, answer in matrix.items():
-        rows[cell.network, cell.via, cell.port, cell.family][cell.protocol][cell.source] = answer
+def told(cell: Cell, answer: Answer | None) -> str:
+    """An answer for people, in which equal things have equal words."""
+    if answer is None:
+        return "no answer"
+    names = {cell.source: "itself", f"{cell.place}-gateway": "its gateway"}
+    return f"{answer.who} sees {names.get(answer.seen, answer.seen)}" if answer.seen else answer.who
+
+
+def render(texts: Mapping[Cell, str]) -> str:
+    """A text for each cell in few lines: who is told the same of the same thing stands together."""
+    rows: dict[tuple[str, str, str, int], dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for cell, text in texts.items():
+        rows[cell.network, cell.via, cell.port, cell.family][cell.protocol][cell.source] = text
     lines, last = [], ""
-    for (network, via, port, family), protocols in rows.items():
+    order = ["", *(kind.name for kind in KINDS)]
+    for (network, via, port, family), protocols in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
         if network != last:
             lines.append(f"\n## {network}")
             last = network
-        told: dict[str, list[str]] = defaultdict(list)
+        same: dict[str, list[str]] = defaultdict(list)
         for protocol, answers in protocols.items():
-            told[_told(answers)].append(protocol)
-        for text, same in told.items():
-            lines.append(f"{via}:{port} {'+'.join(same)} ipv{family}: {text}")
+            groups: dict[str, list[str]] = defaultdict(list)
+            for source, text in answers.items():
+                groups[text].append(source)
+            shown = [f"{text}: {_crowd(groups[text], answers)}" for text in sorted(groups, key="no answer".__eq__)]
+            same["; ".join(shown)].append(protocol)
+        lines += [f"{via}:{port} {'+'.join(names)} ipv{family}: {text}" for text, names in same.items()]
     return "\n".join(lines)
-
-
-def _told(answers: dict[str, Answer | None]) -> str:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for source, answer in answers.items():
-        groups["no answer" if answer is None else _seen(source, answer)].append(source)
-    groups = {text: groups[text] for text in sorted(groups, key="no answer".__eq__)}
-    return "; ".join(f"{text}: {_crowd(sources, answers)}" for text, sources in groups.items())
-
-
-def _seen(source: str, answer: Answer) -> str:
-    seen = {source: "itself", f"{source[:-2]}-gateway": "its gateway", "": ""}.get(answer.seen, answer.seen)
-    return f"{answer.who} sees {seen}" if seen else answer.who
 
 
 def _crowd(sources: list[str], everybody: Iterable[str]) -> str:
@@ -301,7 +302,7 @@ def main(version: str, driver: str, *names: str) -> None:
         daemon = stack.enter_context(Daemon(engine.netns, engine.plugins / "pynet.sock", state))
         lab = Lab(version, engine, lan, daemon)
         matrix = measure(lab, driver, [kind for kind in known(version) if not names or kind.name in names])
-    sys.stdout.write(render(matrix) + "\n")
+    sys.stdout.write(render({cell: told(cell, answer) for cell, answer in matrix.items()}) + "\n")
 
 
 if __name__ == "__main__":
