@@ -1,7 +1,7 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test run demo clean root
+.PHONY: help venv deps lint test run demo bench clean root
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
@@ -37,6 +37,9 @@ run: venv ## serve this machine's own engine in the foreground (as root)
 
 demo: root deps venv ## see pynet at work with a private Docker Engine, which goes again (as root)
 	@.venv/bin/python -m tests.demo
+
+bench: deps venv ## compare pynet with the built-in bridge, into docs/benchmark.md (a quarter of an hour, as root)
+	@.venv/bin/python -m tests.bench
 
 clean: ## remove .venv, the engines kept in .lab, and caches
 	rm -rf --one-file-system .venv .lab .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
