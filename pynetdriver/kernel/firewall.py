@@ -37,8 +37,12 @@ class Firewall(Protocol):
         """Say which bridges are the engine's own, to which containers of pynet have no way."""
         ...
 
-    async def mend(self) -> None:
-        """Write everything anew if somebody removed it."""
+    async def mend(self) -> bool:
+        """Write everything anew if somebody removed or changed some of it; tells whether that was so."""
+        ...
+
+    async def rewrite(self) -> None:
+        """Write everything anew, in one transaction."""
         ...
 
 
@@ -101,18 +105,26 @@ class NftablesFirewall:
                 self._bridges = former
                 raise
 
-    async def mend(self) -> None:
+    async def mend(self) -> bool:
         """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
         async with self._lock:
             if not self._owners:
-                return
+                return False
             try:
                 listed = self._nftables.listing("chains inet")
             except NftablesError as error:
                 raise HostError(f"cannot list nftables chains: {error}") from error
             chains = {one["chain"]["name"] for one in listed if one.get("chain", {}).get("table") == "pynet"}
-            if not chains.issuperset(self._chains):
-                log.warning("table inet pynet was removed by somebody; writing it anew")
+            if chains.issuperset(self._chains):
+                return False
+            log.warning("table inet pynet was removed by somebody; writing it anew")
+            await self._change("")
+            return True
+
+    async def rewrite(self) -> None:
+        """Write the table anew."""
+        async with self._lock:
+            if self._owners:
                 await self._change("")
 
     async def _change(self, delta: str) -> None:
