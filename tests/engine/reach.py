@@ -259,24 +259,25 @@ def told(cell: Cell, answer: Answer | None) -> str:
 
 
 def render(texts: Mapping[Cell, str]) -> str:
-    """A text for each cell in few lines: who is told the same of the same thing stands together."""
+    """A text for each cell in few lines: who is told the same of the same thing stands together; "" is not shown."""
     rows: dict[tuple[str, str, str, int], dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for cell, text in texts.items():
         rows[cell.network, cell.via, cell.port, cell.family][cell.protocol][cell.source] = text
     lines, last = [], ""
     order = ["", *(kind.name for kind in KINDS)]
     for (network, via, port, family), protocols in sorted(rows.items(), key=lambda row: order.index(row[0][0])):
-        if network != last:
-            lines.append(f"\n## {network}")
-            last = network
         same: dict[str, list[str]] = defaultdict(list)
         for protocol, answers in protocols.items():
             groups: dict[str, list[str]] = defaultdict(list)
             for source, text in answers.items():
                 groups[text].append(source)
-            shown = [f"{text}: {_crowd(groups[text], answers)}" for text in sorted(groups, key="no answer".__eq__)]
-            same["; ".join(shown)].append(protocol)
-        lines += [f"{via}:{port} {'+'.join(names)} ipv{family}: {text}" for text, names in same.items()]
+            shown = [text for text in sorted(groups, key="no answer".__eq__) if text]
+            same["; ".join(f"{text}: {_crowd(groups[text], answers)}" for text in shown)].append(protocol)
+        shown = [f"{via}:{port} {'+'.join(names)} ipv{family}: {text}" for text, names in same.items() if text]
+        if shown and network != last:
+            lines.append(f"\n## {network}")
+            last = network
+        lines += shown
     return "\n".join(lines)
 
 
