@@ -63,12 +63,12 @@ class HostPorts:
         for mapping in mappings:
             if mapping in self._held.get(holder.id, {}):
                 continue
-            bound: socket.socket | None = None
+            bound, relayed = None, relayed_to(mapping, holder)
             try:
-                bound = self._bind(mapping, bool(relayed_to(mapping, holder)))
+                bound = self._bind(mapping, bool(relayed))
             except PynetError as error:
                 failed.append(error)
-            self._keep(holder, mapping, bound)
+            self._keep(holder, mapping, bound, relayed)
         return failed
 
     def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
@@ -104,11 +104,11 @@ class HostPorts:
         conflict: Conflict | None = None
         for number in self._candidates(request):
             mappings = [PortMapping(request.protocol, one, number, request.port) for one in request.host_addresses]
+            relayed = [relayed_to(mapping, holder) for mapping in mappings]
             bound: list[socket.socket | None] = []
             try:
-                for mapping in mappings:
-                    named = request.low == request.high != 0
-                    bound.append(self._bind(mapping, bool(relayed_to(mapping, holder)), named))
+                for mapping, to in zip(mappings, relayed, strict=True):
+                    bound.append(self._bind(mapping, bool(to), named=request.low == request.high != 0))
             except BaseException as error:
                 for one in bound:
                     if one is not None:
@@ -117,8 +117,8 @@ class HostPorts:
                     raise
                 conflict = error
                 continue
-            for mapping, one in zip(mappings, bound, strict=True):
-                self._keep(holder, mapping, one)
+            for mapping, one, to in zip(mappings, bound, relayed, strict=True):
+                self._keep(holder, mapping, one, to)
             return mappings
         if conflict is not None and request.low == request.high != 0:
             raise conflict
@@ -137,13 +137,14 @@ class HostPorts:
                 self._next_ephemeral = low
             yield self._next_ephemeral
 
-    def _keep(self, holder: Endpoint, mapping: PortMapping, bound: socket.socket | None) -> None:
+    def _keep(
+        self, holder: Endpoint, mapping: PortMapping, bound: socket.socket | None, relayed: tuple[IPAddress, ...]
+    ) -> None:
         self._held.setdefault(holder.id, {})[mapping] = bound
         at = self._holders.setdefault((mapping.protocol, mapping.host_port), {})
         at.setdefault(mapping.host_address, holder.id)
-        addresses = relayed_to(mapping, holder)
-        if bound is not None and addresses:
-            self._relay.open(bound, addresses, mapping.port)
+        if bound is not None and relayed:
+            self._relay.open(bound, mapping.protocol, relayed, mapping.port)
 
     def _bind(self, mapping: PortMapping, relayed: bool, named: bool = True) -> socket.socket | None:
         protocol, address, number = mapping.protocol, mapping.host_address, mapping.host_port

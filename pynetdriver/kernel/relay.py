@@ -15,7 +15,7 @@ import contextlib
 import resource
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,11 +26,17 @@ log = structlog.get_logger()
 
 #: How long a UDP client may be silent, and the container to it: UDPConnTrackTimeout of the engine's docker-proxy.
 IDLE_S = 90
-#: Between two signs of life on a TCP connection; Go's default, so that of the engine's docker-proxy.
-_KEEPALIVE_S = 15
+#: Small pieces are not held back, and who is gone without a word is noticed: Go's defaults, so docker-proxy's too.
+_SETTINGS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+)
 #: What one port takes before the loop turns to others, and how long one waits that could take no more.
 _BATCH, _PAUSE_S = 64, 1
 _CHUNK = 65536
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -47,8 +53,8 @@ class _Flow:
         loop = asyncio.get_running_loop()
         for one in self.sockets:
             if one.fileno() >= 0:
-                loop.remove_reader(one)
-                loop.remove_writer(one)
+                loop.remove_reader(one.fileno())
+                loop.remove_writer(one.fileno())
                 if reset:
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 one.close()
@@ -59,6 +65,7 @@ class _Port:
     """A held socket, and where what it gets goes: a connection to the first of the addresses that answers."""
 
     held: socket.socket
+    ready: Callable[[_Port], None]
     addresses: tuple[IPAddress, ...]
     number: int
     flows: dict[object, _Flow] = field(default_factory=dict)
@@ -71,32 +78,32 @@ class Relay:
         self._ports: dict[socket.socket, _Port] = {}
         self._flows = 0
 
-    def open(self, held: socket.socket, addresses: tuple[IPAddress, ...], number: int) -> None:
+    def open(self, held: socket.socket, protocol: str, addresses: tuple[IPAddress, ...], number: int) -> None:
         """Begin to relay what a socket gets to a container's port."""
         held.setblocking(False)
-        if held.type == socket.SOCK_DGRAM:
+        if protocol == "udp":
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        self._ports[held] = _Port(held, addresses, number)
-        self._watch(held)
+        self._ports[held] = port = _Port(held, self._receive if protocol == "udp" else self._accept, addresses, number)
+        self._watch(port)
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
         port = self._ports.pop(held, None)
         if port is not None:
-            asyncio.get_running_loop().remove_reader(held)
+            asyncio.get_running_loop().remove_reader(held.fileno())
             for flow in port.flows.values():
                 flow.close(reset=True)
                 assert flow.task is not None
                 flow.task.cancel()
 
-    def _watch(self, held: socket.socket) -> None:
-        if held in self._ports:
-            ready = self._accept if held.type == socket.SOCK_STREAM else self._receive
-            asyncio.get_running_loop().add_reader(held, ready, self._ports[held])
+    def _watch(self, port: _Port) -> None:
+        if port.held in self._ports:
+            # By number, since a selector writes out sockets that it does not know.
+            asyncio.get_running_loop().add_reader(port.held.fileno(), port.ready, port)
 
-    def _pause(self, held: socket.socket) -> None:
-        asyncio.get_running_loop().remove_reader(held)
-        asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, held)
+    def _pause(self, port: _Port) -> None:
+        asyncio.get_running_loop().remove_reader(port.held.fileno())
+        asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, port)
 
     def _is_full(self) -> bool:
         """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
@@ -118,14 +125,14 @@ class Relay:
     def _accept(self, port: _Port) -> None:
         for _ in range(_BATCH):
             if self._is_full():
-                return self._pause(port.held)
+                return self._pause(port)
             try:
                 client, _ = port.held.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
                 log.warning("cannot take a connection for a container", error=str(error))
-                return self._pause(port.held)
+                return self._pause(port)
             # What is left of the connection shall not keep the next holder from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             flow = _Flow([client])
@@ -144,7 +151,8 @@ class Relay:
                 if flow is None:
                     if self._is_full() or local[0] == 0xFF:  # nobody answers from a multicast address
                         continue
-                    flow = _Flow([_socket(port.addresses[0], socket.SOCK_DGRAM)])
+                    flow = _Flow([socket.socket(_FAMILIES[port.addresses[0].version], socket.SOCK_DGRAM)])
+                    flow.sockets[0].setblocking(False)
                     self._begin(port, (client, local), flow, _answer(port, flow, client, local + bytes(4)))
                     flow.sockets[0].connect((str(port.addresses[0]), port.number))
                 flow.active = asyncio.get_running_loop().time()
@@ -157,7 +165,7 @@ class Relay:
 async def _carry(port: _Port, flow: _Flow, client: socket.socket) -> None:
     _prepare(client)
     for address in port.addresses:
-        container = _socket(address, socket.SOCK_STREAM)
+        container = socket.socket(_FAMILIES[address.version], socket.SOCK_STREAM)
         flow.sockets.append(container)
         _prepare(container)
         try:
@@ -182,6 +190,7 @@ async def _pump(source: socket.socket, sink: socket.socket) -> None:
 async def _answer(port: _Port, flow: _Flow, client: tuple[str, int], source: bytes) -> None:
     loop = asyncio.get_running_loop()
     while loop.time() < flow.active + IDLE_S:
+        await asyncio.sleep(0)
         try:
             async with asyncio.timeout_at(flow.active + IDLE_S):
                 data = await loop.sock_recv(flow.sockets[0], _CHUNK)
@@ -190,19 +199,9 @@ async def _answer(port: _Port, flow: _Flow, client: tuple[str, int], source: byt
         flow.active = loop.time()
         with contextlib.suppress(OSError):
             port.held.sendmsg([data], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, client)
-        await asyncio.sleep(0)
-
-
-def _socket(address: IPAddress, kind: socket.SocketKind) -> socket.socket:
-    made = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, kind)
-    made.setblocking(False)
-    return made
 
 
 def _prepare(connection: socket.socket) -> None:
-    """Neither hold back small pieces nor keep a connection whose other end is gone without a word."""
     connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_S)
+    for level, option, value in _SETTINGS:
+        connection.setsockopt(level, option, value)
