@@ -26,6 +26,9 @@ COMING = ("CreateEndpoint", "Join", "ProgramExternalConnectivity")
 GOING = ("RevokeExternalConnectivity", "Leave", "DeleteEndpoint")
 PORTS = 10
 NETWORKS, EACH = 10, 100
+#: The 10,000 ports are published on this address: a socket each. On all addresses it would be one for each
+#: family, and more than root may open on some machines.
+PRESENT = "0.0.0.0"
 #: Numbers of the endpoints that come and go; the others stay.
 _PASSING = 5000
 
@@ -197,7 +200,7 @@ def _publish_all(daemon: Daemon, each: int) -> None:
     for net in range(NETWORKS):
         for number in range(net * each, (net + 1) * each):
             ids = {"NetworkID": _network_id(net), "EndpointID": endpoint_id(1 + number)}
-            ports = [port(10000 + PORTS * number + one, 80 + one) for one in range(PORTS)]
+            ports = [port(10000 + PORTS * number + one, 80 + one, address=PRESENT) for one in range(PORTS)]
             ok(daemon, "ProgramExternalConnectivity", program(0, *ports) | ids)
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import daemon_side as calls
-from tests.bench.measure import BUILTIN, PYNET, Row, Samples, compared, in_turn, limited, median_of, shown, timed
+from tests.bench.measure import BUILTIN, PYNET, Row, compared, in_turn, limited, median_of, shown, timed
 from tests.engine.lab import Lab
 from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
@@ -113,7 +113,7 @@ def connect(lab: Lab, quick: bool) -> list[Row]:
 
         def crowded() -> float:
             for endpoint, first in crowd:
-                many = [port(first + number) for number in range(100)]
+                many = [port(first + number, address=calls.PRESENT) for number in range(100)]
                 calls.ok(lab.daemon, "ProgramExternalConnectivity", program(0, *many) | _of_crowd(endpoint))
             try:
                 return _connect(lab, 8081, connects)
@@ -132,14 +132,12 @@ def connect(lab: Lab, quick: bool) -> list[Row]:
         at_200 = {BUILTIN: partial(_connect, lab, FIRST_PORT + 100, connects), PYNET: few[PYNET]}
         busy = in_turn(max(rounds // 2, 2), at_200)
     new = "new TCP connection from the LAN"
-    beyond = {BUILTIN: samples.values[BUILTIN], "10,000": samples.values["10,000"]}
     return [
-        compared(f"{new}, one published port", samples, "µs", 1.0),
-        compared(
-            f"{new}, 10,000 published ports with pynet, one with the built-in", Samples(beyond), "µs", 1.0, "10,000"
-        ),
+        compared(f"{new}, one published port", samples, "µs", None),
+        # "Quicker than the built-in", with the precision of the ratio.
+        compared(f"{new}, one published port with the built-in, 10,000 with pynet", samples, "µs", 0.99, "10,000"),
         compared("… against pynet's own with one", samples, "µs", 1.05, "10,000", PYNET),
-        compared(f"{new}, one published port with pynet, 200 with the built-in", busy, "µs", None),
+        compared(f"{new}, 200 published ports with the built-in, one with pynet", busy, "µs", None),
     ]
 
 

@@ -29,7 +29,7 @@ _HOW = """\
   its whole process, freshly started. Memory of the daemon is its resident set.
 * Time inside pynet is what its own log says of each call. A program sends the calls that an engine
   sends; the links stay on the host. For the full host, pynet has {networks} networks of 100 endpoints with 10
-  ports each; the empty host is a second namespace, measured in turn.
+  ports each, published on 0.0.0.0; the empty host is a second namespace, measured in turn.
 * New connections: `connect()` in a second namespace on a wire to the engine's, 1,000 of them a round.
   The 10,000 ports belong to endpoints that pynet was given over its socket, and come and go between rounds.
 * Throughput: one TCP connection between two Python programs, two seconds a round.
