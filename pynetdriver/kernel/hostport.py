@@ -61,7 +61,7 @@ class HostPorts:
         """
         failed: list[PynetError] = []
         for mapping in mappings:
-            if mapping in self._held.get(holder.id, {}):
+            if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
             bound, relayed = None, relayed_to(mapping, holder)
             try:

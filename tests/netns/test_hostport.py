@@ -55,6 +55,10 @@ def adopt_what_others_took() -> None:
     assert [text.split(" is ")[0] for text in said[:2]] == ["host port 0.0.0.0:8080/tcp", "host port 0.0.0.0:8080/udp"]
     assert len(said) == 3 and "no address 192.0.2.77" in said[2]
     assert ports.adopt(ONE, mappings) == []
+    # What is opened at the container's own address takes no port of the host.
+    for holder in (ONE, OTHER):
+        assert ports.adopt(holder, [PortMapping("tcp", ANY4, 0, 80)]) == []
+    assert ports.holder_of("tcp", ANY4, 0) is None
     for one in (taken, free, udp, absent):
         with pytest.raises(PortTaken) as caught:
             ports.hold(OTHER, asked(one.host_port, protocol=one.protocol))
