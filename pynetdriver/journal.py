@@ -77,7 +77,7 @@ class Journal:
             self.write(replace(record, phase="deleting"))
             await self._kernel.remove(plan)
             self._release_settings(plan)
-            self._store.write(Change(_kind(record), record.id, None))
+            self._put(record, None)
         except BaseException:
             self.unfinished[plan.owner] = (record, plan)
             raise
@@ -96,7 +96,11 @@ class Journal:
 
     def write(self, record: Subject) -> None:
         """Put a record as it is."""
-        self._store.write(Change(_kind(record), record.id, encode(record)))
+        self._put(record, encode(record))
+
+    def _put(self, record: Subject, data: bytes | None) -> None:
+        # Nothing of an endpoint is left after a reboot, so its rows need not be.
+        self._store.write(Change(_kind(record), record.id, data), fleeting=isinstance(record, Endpoint))
 
     def load(self) -> tuple[list[Network], list[Endpoint]]:
         """Read all networks and endpoints."""

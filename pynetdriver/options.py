@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, cast
 
 from netaddr import AddrFormatError, IPAddress
 
@@ -53,10 +54,16 @@ def parse_options(options: type[T], given: Mapping[str, str]) -> T:
         InvalidOption: a name that is not declared, a value that its kind does not take, or two names
             of one option with different values.
     """
+    return cast(T, _parsed(cast(Any, options), tuple(given.items())))
+
+
+@lru_cache(4096)
+def _parsed(options: Any, given: tuple[tuple[str, str], ...]) -> Any:
+    """Read options once for each network: they are asked for at every call."""
     by_name = {name: key for key, one in declared(options).items() for name in one.names}
     values: dict[str, Any] = {}
     typed: dict[str, str] = {}
-    for name, text in given.items():
+    for name, text in given:
         if name not in by_name:
             raise InvalidOption.unknown(name, by_name)
         key = by_name[name]

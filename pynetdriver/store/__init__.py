@@ -25,6 +25,10 @@ class Store(Protocol):
         """Read all records of a kind."""
         ...
 
-    def write(self, *changes: Change) -> None:
-        """Carry out all changes or none; on return they survive a crash of process and machine."""
+    def write(self, *changes: Change, fleeting: bool = False) -> None:
+        """Carry out all changes or none; on return they survive a crash of the process and of the machine.
+
+        Args:
+            fleeting: they say nothing after a reboot, so they need not survive a crash of the machine.
+        """
         ...

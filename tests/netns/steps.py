@@ -65,9 +65,9 @@ class TrappedStore(SqliteStore):
         super().__init__(folder)
         self._trap = trap
 
-    def write(self, *changes: Change) -> None:
+    def write(self, *changes: Change, fleeting: bool = False) -> None:
         self._trap.step()
-        super().write(*changes)
+        super().write(*changes, fleeting=fleeting)
 
 
 class TrappedNetlink(Netlink):
