@@ -16,7 +16,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-TRIES, PATIENCE_S = 2, 0.8
+#: PATIENCE_S without any answer is the end of a try.
+TRIES, PATIENCE_S = 2, 0.6
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "icmp": socket.SOCK_DGRAM}
 #: Echo requests for a ping socket, which fills in identifier and checksum.
 ECHO = {socket.AF_INET: struct.pack("!BBHHH", 8, 0, 0, 0, 1), socket.AF_INET6: struct.pack("!BBHHH", 128, 0, 0, 0, 1)}
@@ -62,38 +63,46 @@ def _tentative() -> bool:
 
 
 async def ask(protocol: str, address: str, port: int) -> str | None:
-    """Return what is told at an address, "echo" for ICMP, None if nothing comes."""
+    """Return what is told at an address, "echo" for ICMP, None if it is refused; waits for ever."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     number = 0
     if protocol == "icmp":
         number = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
     loop = asyncio.get_running_loop()
-    for _ in range(TRIES):
-        try:
-            with socket.socket(family, KINDS[protocol], number) as sock:
-                sock.setblocking(False)
-                async with asyncio.timeout(PATIENCE_S):
-                    if protocol == "tcp":
-                        await loop.sock_connect(sock, (address, port))
-                    else:
-                        sock.connect((address, port))
-                    await loop.sock_sendall(sock, ECHO[family] if number else b"who?")
-                    data = await loop.sock_recv(sock, 200)
-            if data:
-                return "echo" if number else data.decode()
-        except OSError:
-            pass
+    with suppress(OSError), socket.socket(family, KINDS[protocol], number) as sock:
+        sock.setblocking(False)
+        if protocol == "tcp":
+            await loop.sock_connect(sock, (address, port))
+        else:
+            sock.connect((address, port))
+        await loop.sock_sendall(sock, ECHO[family] if number else b"who?")
+        data = await loop.sock_recv(sock, 200)
+        return "echo" if data and number else data.decode() or None
     return None
 
 
-async def ask_all() -> None:
-    """Ask everybody at once."""
-    answers = await asyncio.gather(*(ask(*one) for one in json.load(sys.stdin)))
-    sys.stdout.write(json.dumps(answers))
+async def ask_all(questions: list[tuple[str, str, int]]) -> list[str | None]:
+    """Ask everybody at once, and who did not answer again: twice at least, and as long as that brings answers."""
+    answers: list[str | None] = [None] * len(questions)
+    news, tries = True, 0
+    while news or tries < TRIES:
+        tasks = {i: asyncio.create_task(ask(*one)) for i, one in enumerate(questions) if answers[i] is None}
+        before, done = -1, 0
+        while before < done < len(tasks):
+            await asyncio.sleep(PATIENCE_S)
+            before, done = done, sum(task.done() for task in tasks.values())
+        told = {i: task.result() for i, task in tasks.items() if task.done()}
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for i, answer in told.items():
+            answers[i] = answer
+        news, tries = any(told.values()), tries + 1
+    return answers
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         asyncio.run(serve(sys.argv[2], [int(port) for port in sys.argv[3:]]))
     else:
-        asyncio.run(ask_all())
+        json.dump(asyncio.run(ask_all(json.load(sys.stdin))), sys.stdout)

@@ -118,10 +118,7 @@ def measure(lab: Lab, driver: str, kinds: Sequence[Kind]) -> Matrix:
         for kind in kinds:
             lab.docker("network", "create", "-d", driver, *_subnets(kind), *kind.arguments, kind.name)
         list(pool.map(lambda kind: _run_both(lab, kind), kinds))
-        for server in pool.map(lambda name: _serve(start[name], name), start):
-            stack.callback(server.wait)
-            stack.callback(server.kill)
-            assert server.stdout is not None and stack.enter_context(server.stdout).readline() == b"up\n"
+        list(pool.map(lambda name: _serve(start[name], name, stack), start))
         names = _names(lab, kinds)
         found = pool.map(lambda name: _ask(start[name], list(_questions(lab, name, kinds)), names), start)
         return {cell: answer for part in found for cell, answer in part.items()}
@@ -155,9 +152,14 @@ def _run_both(lab: Lab, kind: Kind) -> None:
         lab.run(f"{kind.name}-{role}", "--network", kind.name, *fixed, *published)
 
 
-def _serve(start: Start, name: str) -> subprocess.Popen[bytes]:
+def _serve(start: Start, name: str, stack: ExitStack) -> None:
     ports = (MACHINE_PORT,) if name in ("host", "neighbour") else (PUBLIC_PORT, LOOPBACK_PORT, LAN_PORT, CLOSED_PORT)
-    return start(sys.executable, PROBE, "serve", name, *map(str, ports), stdout=subprocess.PIPE)
+    server = start(sys.executable, PROBE, "serve", name, *map(str, ports), stdout=subprocess.PIPE)
+    stack.callback(server.wait)
+    stack.callback(server.kill)
+    assert server.stdout is not None
+    with server.stdout:
+        assert server.stdout.readline() == b"up\n"
 
 
 def _names(lab: Lab, kinds: Sequence[Kind]) -> dict[str, str]:
