@@ -1,11 +1,7 @@
 """Carries from a held host port to its container what the kernel cannot translate, on the daemon's own loop.
 
-| what | why it is not translated |
-|---|---|
-| connections and datagrams to ::1 | the kernel routes nothing to or from it |
-| those over IPv6 for a container that has IPv4 alone | translation stays within a family |
-
-The container sees its network's gateway as the source. Relayed connections end with the daemon.
+That is what comes to ::1, since the kernel routes nothing to or from it, and what comes over IPv6 for a container
+that has IPv4 alone. The container sees its network's gateway as the source. Relayed connections end with the daemon.
 """
 
 from __future__ import annotations
@@ -45,7 +41,7 @@ class _Flow:
     """One TCP connection, or one UDP client, with its sockets."""
 
     sockets: list[socket.socket]
-    active: float = 0
+    active: float = 0  #: when it last had something to carry, on the loop's clock
     task: asyncio.Task[None] | None = None
 
     def close(self, reset: bool) -> None:
@@ -93,17 +89,13 @@ class Relay:
             asyncio.get_running_loop().remove_reader(held.fileno())
             for flow in port.flows.values():
                 flow.close(reset=True)
-                assert flow.task is not None
-                flow.task.cancel()
+                if flow.task is not None:
+                    flow.task.cancel()
 
     def _watch(self, port: _Port) -> None:
         if port.held in self._ports:
             # By number, since a selector writes out sockets that it does not know.
             asyncio.get_running_loop().add_reader(port.held.fileno(), port.ready, port)
-
-    def _pause(self, port: _Port) -> None:
-        asyncio.get_running_loop().remove_reader(port.held.fileno())
-        asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, port)
 
     def _is_full(self) -> bool:
         """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
@@ -124,19 +116,20 @@ class Relay:
 
     def _accept(self, port: _Port) -> None:
         for _ in range(_BATCH):
-            if self._is_full():
-                return self._pause(port)
             try:
+                if self._is_full():
+                    raise OSError("too many relayed connections")
                 client, _ = port.held.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.warning("cannot take a connection for a container", error=str(error))
-                return self._pause(port)
-            # What is left of the connection shall not keep the next holder from the host port.
+                log.warning("connections to a container have to wait", port=port.number, error=str(error))
+                asyncio.get_running_loop().remove_reader(port.held.fileno())
+                asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, port)
+                return
+            # What is left of it shall not keep the next holder from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            flow = _Flow([client])
-            self._begin(port, client, flow, _carry(port, flow, client))
+            self._begin(port, client, flow := _Flow([client]), _carry(port, flow, client))
 
     def _receive(self, port: _Port) -> None:
         for _ in range(_BATCH):

@@ -83,10 +83,11 @@ def answer(address: str, number: int = 8080, data: bytes = b"hello") -> str:
         return b"".join(iter(lambda: client.recv(65536), b"")).decode()
 
 
-def datagram(address: str) -> str:
+def datagram(address: str, source: str = "") -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
+        client.bind((source, 0))
         client.connect((address, 5353))  # so that only the answer of this very address arrives
         client.send(b"hello")
         return client.recv(99).decode()
@@ -109,6 +110,7 @@ def ask_ipv4() -> None:
     assert answer("10.9.0.1") == "hello|10.9.0.1"
     for address in ("::1", *HOST):
         assert [datagram(address) for _ in range(3)] == ["hello|10.9.0.1"] * 3
+    assert datagram(HOST[0], source=HOST[1]) == datagram(HOST[1], source=HOST[0]) == "hello|10.9.0.1"
 
 
 def test_ipv6_reaches_a_container_that_has_ipv4_alone(host: Host) -> None:
