@@ -27,6 +27,7 @@ from pynetdriver.kernel.firewall import NftablesFirewall
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.nftables import Nftables
+from pynetdriver.kernel.watch import Watch
 from pynetdriver.monitor import Monitor
 from pynetdriver.restore import restore
 from pynetdriver.server import Server, routes
@@ -108,7 +109,9 @@ async def _serve(socket_path: Path, state_dir: Path) -> None:
         journal = Journal(store, kernel)
         driver = NetworkDriver(journal, kernel, ports, chains)
         ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, unique_local_prefix(_machine_id()))
-        monitor = Monitor(kernel, driver, chains)
+        # Watched from before anything is compared, so that no change falls between.
+        watch = Watch(kernel.health)
+        monitor = Monitor(kernel, driver, watch)
         server = Server(socket_path, routes(driver, ipam, monitor.engine_started))
         await restore(journal, kernel, driver)
         watching = asyncio.create_task(monitor.run())
@@ -120,6 +123,7 @@ async def _serve(socket_path: Path, state_dir: Path) -> None:
         await server.stop()
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        watch.close()
         await netlink.close()
         ports.close()
         store.close()

@@ -20,7 +20,7 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import Backend, backend_named
-from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay
+from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
@@ -262,6 +262,48 @@ class NetworkDriver:
                 await asyncio.sleep(0)  # let calls go first
         self._adrift = adrift
 
+    async def repair(self, owners: Iterable[str]) -> set[str]:
+        """Apply again what owners want, a network before its endpoints; returns whose is right now."""
+        damaged: dict[str, set[str]] = {}
+        for kind, _, id in (owner.partition(":") for owner in owners):
+            endpoint = self.endpoints.get(id) if kind == "endpoint" else None
+            if endpoint is not None:
+                damaged.setdefault(endpoint.network_id, set()).add(id)
+            elif kind == "network":
+                damaged.setdefault(id, set())
+        return set().union(*await asyncio.gather(*(self._repair(*one) for one in damaged.items())))
+
+    async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
+        """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
+        repaired: set[str] = set()
+        for id in (network_id, *endpoint_ids):
+            # What is being made or removed is not to be waited for.
+            if not self._is_whole(network_id, id):
+                continue
+            async with self._lock(id):
+                if not self._is_whole(network_id, id):
+                    continue
+                network = self.networks[network_id]
+                plan = self.network_plan(network) if id == network_id else self.endpoint_plan(self.endpoints[id])
+                try:
+                    if self._kernel.netlink.is_missing(plan.foreign):
+                        return repaired  # others have to make it again
+                    if not self._kernel.netlink.is_missing(plan.anchors):
+                        if plan.foreign:
+                            self._journal.use_settings(plan)
+                        await self._kernel.apply_objects(plan)
+                        repaired.add(plan.owner)
+                except PynetError as error:
+                    if not self._kernel.netlink.is_missing(plan.anchors):
+                        log.error("cannot mend", owner=plan.owner, error=str(error))
+                    if id == network_id:
+                        return repaired
+        return repaired
+
+    def _is_whole(self, network_id: str, id: str) -> bool:
+        records = (self.networks.get(network_id), self.networks.get(id) or self.endpoints.get(id))
+        return all(one is not None and one.phase == "ready" for one in records)
+
     async def finish_removals(self) -> None:
         """Try again what could not be removed; host ports of endpoints are free only then."""
         for record in await self._journal.retry():
@@ -310,13 +352,13 @@ class NetworkDriver:
         for error in self._ports.adopt(endpoint, endpoint.ports):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
-    async def allow_forwarding(self) -> None:
-        """Have the engine's own rules let through what pynet's have judged. Raises HostError."""
+    async def allow_forwarding(self) -> bool:
+        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
         links = {link for one in self.networks.values() for link in self.network_plan(one).foreign}
         if self.networks:
-            await self._chains.allow(links)
-        else:
-            await self._chains.disallow()
+            return await self._chains.allow(links)
+        await self._chains.disallow()
+        return False
 
     async def _facts(self, network: Network) -> Facts:
         name = self._backend(network).named_link(network)

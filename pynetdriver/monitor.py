@@ -1,5 +1,5 @@
-"""What has to be looked at now and then: pynet's table, the engine's bridges and rules, removals that failed,
-endpoints that are dead.
+"""What is looked at beside the calls: damage that others do to what is pynet's, mended as soon as the kernel tells
+of it; the engine's bridges and rules; now and then, removals that failed and endpoints that are dead.
 """
 
 from __future__ import annotations
@@ -7,33 +7,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from math import inf
 
 import structlog
 
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import EngineChains, engine_bridges
+from pynetdriver.kernel.engine import engine_bridges
+from pynetdriver.kernel.watch import Watch
 from pynetdriver.names import OUR_NAMES
 
 log = structlog.get_logger()
 
-_TICK_S = 1.0
+#: Damage comes in bursts: a deleted bridge, then all its ports.
+_SETTLE_S = 0.05
 _SWEEP_S = 30.0
-_MEND_S = 5.0
 #: After an engine introduced itself or made a bridge, its rules come within seconds.
 _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
+#: An engine that starts writes hundreds of rules.
+_ENGINE_PAUSE_S = 0.7
+_PAUSE_S = 1.0
 
 
 class Monitor:
-    """A loop beside the calls; nothing in it is on a container's path."""
+    """Loops beside the calls; nothing in them is on a container's path."""
 
-    def __init__(self, kernel: Kernel, driver: NetworkDriver, chains: EngineChains) -> None:
+    def __init__(self, kernel: Kernel, driver: NetworkDriver, watch: Watch) -> None:
         self._kernel = kernel
         self._driver = driver
-        self._chains = chains
+        self._watch = watch
         self._looks: list[float] = []
-        self._wake = asyncio.Event()
+        self._engine_bridges: frozenset[str] = frozenset()
+        self._rewritten_blindly = -inf
+        #: What was mended so far: table, bridge, port, address, forwarding.
+        self.repairs: Counter[str] = Counter()
 
     def engine_started(self) -> None:
         """Take note of an engine that introduced itself."""
@@ -44,41 +54,112 @@ class Monitor:
         """Look at the engine's rules soon, and a few times more."""
         now = time.monotonic()
         self._looks = [now + delay for delay in _ENGINE_LOOKS_S]
-        self._wake.set()
+        self._watch.engine_rules_changed.set()
 
     async def run(self) -> None:
         """Go on until cancelled."""
-        bridges: frozenset[str] = frozenset()
-        next_sweep, next_mend = time.monotonic() + _SWEEP_S, time.monotonic()
         self._look_soon()
+        self._watch.start()
+        self._watch.look()
+        self._watch.changed.set()
+        steps = (self._heal, self._follow_engine, self._sweep, self._poll_firewall)
+        await asyncio.gather(*map(self._again_and_again, steps))
+
+    async def _again_and_again(self, step: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                found = engine_bridges(self._kernel.netlink.links())
-                if found != bridges:
-                    await self._kernel.firewall.set_engine_bridges(found)
-                    self._look_soon()
-                    bridges = found
-                now = time.monotonic()
-                if self._looks and self._looks[0] <= now:
-                    self._looks = [when for when in self._looks if when > now]
-                    await self._look_at_engine()
-                if next_sweep <= now:
-                    next_sweep = now + _SWEEP_S
-                    await self._driver.finish_removals()
-                    await self._look_at_engine()
-                if next_mend <= now:
-                    next_mend = now + _MEND_S
-                    await self._kernel.firewall.mend()
+                await step()
             except PynetError as error:
                 log.error("monitor", error=str(error))
+                await asyncio.sleep(_PAUSE_S)
             except Exception:
                 log.exception("monitor met an internal error")
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _TICK_S)
+                await asyncio.sleep(_PAUSE_S)
 
-    async def _look_at_engine(self) -> None:
-        await self._driver.collect_dead()
+    async def _heal(self) -> None:
+        """Wait for damage and mend it."""
+        await self._watch.changed.wait()
+        await asyncio.sleep(_SETTLE_S)
+        self._watch.changed.clear()
+        more = True
+        while more:
+            more = self._watch.read()
+            await asyncio.sleep(0)
+        await asyncio.gather(self._heal_table(), self._heal_links(), self._mark_engine_bridges())
+
+    async def _heal_table(self) -> None:
+        by, self._watch.table_changed_by = self._watch.table_changed_by, ""
+        blind, self._watch.overrun = self._watch.overrun, False
+        if not self._driver.networks or not (by or blind):
+            return
+        try:
+            if by:
+                await self._kernel.firewall.rewrite()
+                self._repaired("table", "pynet's rules were changed", by)
+            elif await self._kernel.firewall.mend():
+                self._repaired("table", "pynet's rules were changed")
+            elif time.monotonic() - self._rewritten_blindly > _SWEEP_S:
+                # Seldom: what is written is told of too, and may overrun again.
+                self._rewritten_blindly = time.monotonic()
+                await self._kernel.firewall.rewrite()
+        except PynetError:
+            self._watch.table_changed_by = by
+            self._watch.overrun |= blind
+            self._watch.changed.set()
+            raise
+
+    async def _heal_links(self) -> None:
+        damage = self._kernel.health.take()
+        if damage:
+            repaired = await self._driver.repair({one.owner for one in damage})
+            for one in damage:
+                if one.owner in repaired:
+                    self._repaired(one.kind, one.what)
+
+    def _repaired(self, kind: str, what: str, by: str | None = None) -> None:
+        self.repairs[kind] += 1
+        log.warning("mended", damage=what, **({"by": by} if by else {}))
+
+    async def _mark_engine_bridges(self) -> None:
+        if self._kernel.health.engine_bridges_changed:
+            self._kernel.health.engine_bridges_changed = False
+            found = engine_bridges(self._kernel.netlink.links())
+            if found != self._engine_bridges:
+                await self._kernel.firewall.set_engine_bridges(found)
+                self._engine_bridges = found
+                self._look_soon()
+
+    async def _follow_engine(self) -> None:
+        """Wait for the engine's rules to change, or for the time to look at them."""
+        due = self._looks[0] - time.monotonic() if self._looks else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._watch.engine_rules_changed.wait(), due if due is None else max(due, 0))
+        self._watch.engine_rules_changed.clear()
+        now = time.monotonic()
+        if self._looks and self._looks[0] <= now:
+            self._looks = [when for when in self._looks if when > now]
+            await self._driver.collect_dead()
+        await self._allow_forwarding()
+        await asyncio.sleep(_ENGINE_PAUSE_S)
+
+    async def _allow_forwarding(self) -> None:
         # With links but no networks the store was lost, and containers still need the rules.
-        if self._driver.networks or not any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
-            await self._driver.allow_forwarding()
+        if not self._driver.networks and any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
+            return
+        if await self._driver.allow_forwarding():
+            self._repaired("forwarding", "the engine's chain lacked the rules that let pynet's packets through")
+
+    async def _sweep(self) -> None:
+        """See to what nobody tells of."""
+        await asyncio.sleep(_SWEEP_S)
+        self._watch.look()
+        self._kernel.health.engine_bridges_changed = True
+        self._watch.changed.set()
+        await self._driver.finish_removals()
+        await self._driver.collect_dead()
+        await self._allow_forwarding()
+
+    async def _poll_firewall(self) -> None:
+        await asyncio.sleep(self._kernel.firewall.mend_every_s)
+        if await self._kernel.firewall.mend():
+            self._repaired("table", "pynet's rules were changed")

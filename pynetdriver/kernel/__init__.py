@@ -3,6 +3,7 @@
 | module | what |
 |---|---|
 | `netlink` | links and addresses |
+| `watch`, `health` | what the kernel tells of changes, and what should be |
 | `sysctl` | switches under /proc/sys/net |
 | `nftables`, `ruleset`, `firewall` | the library, the table as text, who wants what in it |
 | `hostport` | host ports held by sockets |
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel.firewall import Firewall
+from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.sysctl import ensure_link_sysctl
 from pynetdriver.plan import Address, Bridge, Hairpin, LinkSysctl, Object, Plan, Veth
@@ -24,6 +26,7 @@ class Kernel:
     def __init__(self, netlink: Netlink, firewall: Firewall) -> None:
         self.netlink = netlink
         self.firewall = firewall
+        self.health = Health()
 
     async def apply(self, plan: Plan, former: Plan | None = None) -> None:
         """Make everything that the plan names, or bring in line what exists.
@@ -39,9 +42,12 @@ class Kernel:
 
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
-        for one in plan.objects:
-            if former is None or one not in former.objects:
-                await self._ensure(one)
+        try:
+            for one in plan.objects:
+                if former is None or one not in former.objects:
+                    await self._ensure(one)
+        finally:
+            self.health.expect(plan)
 
     async def remove(self, plan: Plan) -> None:
         """Remove everything that the plan names, in reverse order, going on past failures.
@@ -49,6 +55,7 @@ class Kernel:
         Raises:
             PynetError: one that names all failures.
         """
+        self.health.forget(plan)
         failures = []
         try:
             await self.firewall.set(plan.owner, ())

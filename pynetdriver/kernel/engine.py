@@ -58,8 +58,8 @@ class EngineChains:
         self._nftables = Nftables()
         self._lock = asyncio.Lock()
 
-    async def allow(self, links: Iterable[str] = ()) -> None:
-        """Add the rules where the chain exists and they are missing, after its user's own rules.
+    async def allow(self, links: Iterable[str] = ()) -> bool:
+        """Add the rules where the chain exists and they are missing, after its user's own rules; tells if any were.
 
         Args:
             links: those of pynet's networks that are not in its interface group.
@@ -69,6 +69,7 @@ class EngineChains:
         """
         named = [_named(flag, link) for link in sorted(links) for flag in ("-i", "-o")]
         wanted = [_rule(direction) for direction in _DIRECTIONS] + named
+        added = False
         async with self._lock:
             for command in await self._commands():
                 rules = await self._rules(command)
@@ -82,6 +83,8 @@ class EngineChains:
                     if _listed(rule) not in rules:
                         await _run(command, "-I", CHAIN, str(position), *rule)
                         log.info("forwarding allowed beside the engine's rules", command=command, rule=" ".join(rule))
+                        added = True
+        return added
 
     async def disallow(self) -> None:
         """Remove the rules.

@@ -25,6 +25,9 @@ _INLINE_BYTES = 32_768
 class Firewall(Protocol):
     """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
 
+    #: How often `mend` is to be called: often where the kernel does not tell of changes.
+    mend_every_s: float
+
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
         ...
@@ -48,6 +51,8 @@ class Firewall(Protocol):
 
 class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
+
+    mend_every_s = 30.0
 
     def __init__(self, nftables: Nftables) -> None:
         self._nftables = nftables

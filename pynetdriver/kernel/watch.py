@@ -1,0 +1,232 @@
+"""What others do to links, addresses and nftables, told by the kernel as it happens.
+
+Two netlink sockets, read by the event loop. Messages are taken apart only as far as needed: a container's
+start sends dozens, and most of them are known by their first attribute to be of no interest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from pynetdriver.kernel.engine import CHAIN
+from pynetdriver.kernel.health import Health, Picture
+from pynetdriver.kernel.ruleset import TABLE, USER
+
+log = structlog.get_logger()
+
+# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
+_ROUTE, _NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 0, 12, 270, 1, 33
+_ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV6_IFADDR": 9}
+_ERROR, _DONE, _DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 17, 18, 20, 21, 22
+_ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
+_SKIP_STATS, _SLAVE_DATA, _IFF_UP = 8, 5, 1
+_MODES = {4: "hairpin", 33: "isolated", 39: "locked"}
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+# linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+_NFTABLES_GROUP, _SUBSYSTEM, _NEWGEN, _CHAINS, _TABLES = 7, 10, 15, {3, 5, 27}, {0, 2, 26}
+_GEN_PID, _GEN_NAME = 2, 3
+_FAMILIES, _INET = {2, 10}, 1
+_BUFFER_BYTES = 32 << 20
+#: Length, type, flags, sequence number, port id.
+_HEADER = struct.Struct("=IHHII")
+#: The event loop goes on after so many.
+_DATAGRAMS = 64
+
+
+class Watch:
+    """Feeds `health`, and says who changed pynet's table or the chains that it shares with the engine."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._route = _socket(_ROUTE, *_ROUTE_GROUPS.values())
+        self._netfilter = _socket(_NETFILTER, _NFTABLES_GROUP)
+        self._own_ports: set[int] = set()
+        self._touched = False
+        self._asked: list[int] = []
+        #: Set when there is something to take from `health` or from here.
+        self.changed = asyncio.Event()
+        #: Set when somebody wrote to a chain that decides over pynet's packets too.
+        self.engine_rules_changed = asyncio.Event()
+        #: Who changed pynet's table last; somebody else than this process.
+        self.table_changed_by = ""
+        #: Whether changes of nftables went unseen.
+        self.overrun = False
+
+    def start(self) -> None:
+        """Read from now on whenever there is something."""
+        for one in (self._route, self._netfilter):
+            asyncio.get_running_loop().add_reader(one, self.read)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for one in (self._route, self._netfilter):
+            asyncio.get_running_loop().remove_reader(one)
+            one.close()
+
+    def look(self) -> None:
+        """Have the kernel tell of all links and addresses; `health` hears of it like of any change."""
+        if not self._asked:
+            self._asked = [_GETADDR]
+            self._ask(_GETLINK)
+
+    def read(self) -> bool:
+        """Take in what is there; tells whether there may be more."""
+        more = self._read(self._route, self._route_message)
+        more |= self._read(self._netfilter, self._nftables_message)
+        if self.table_changed_by or self.overrun or self._health.engine_bridges_changed or not self._health.is_whole:
+            self.changed.set()
+        return more
+
+    def _read(self, sock: socket.socket, take: Callable[[bytes, int, int, int], None]) -> bool:
+        for _ in range(_DATAGRAMS):
+            try:
+                data, (sender, _) = sock.recvfrom(1 << 16)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                log.warning("more happened than could be read; looking at everything")
+                if sock is self._netfilter:
+                    self.overrun = True
+                    self.engine_rules_changed.set()
+                else:
+                    self._asked = []
+                    self.look()
+                continue
+            start = 0
+            while sender == 0 and start + _HEADER.size <= len(data):
+                length, kind, flags, _, port = _HEADER.unpack_from(data, start)
+                if length < _HEADER.size:
+                    break
+                take(data[start + _HEADER.size : start + length], kind, flags, port)
+                start += (length + 3) & ~3
+        return True
+
+    # Links and addresses
+
+    def _ask(self, kind: int) -> None:
+        self._health.begin_look()
+        # Links without their counters, which are most of a message.
+        request = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS) if kind == _GETLINK else bytes(8)
+        self._route.send(_HEADER.pack(_HEADER.size + len(request), kind, _DUMP, kind, 0) + request)
+
+    def _route_message(self, body: bytes, kind: int, flags: int, _: int) -> None:
+        if kind in (_NEWLINK, _DELLINK):
+            self._link(body, kind)
+        elif kind in (_NEWADDR, _DELADDR):
+            prefix_length, index = struct.unpack_from("=xBxxI", body)
+            found = dict(_attributes(body, 8))
+            address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
+            self._health.address_seen((address, prefix_length), index, is_there=kind == _NEWADDR)
+        elif kind in (_DONE, _ERROR):
+            # A list of what changed meanwhile may lack something that is there.
+            if kind == _ERROR or flags & _INTERRUPTED:
+                self._health.break_off_look()
+            else:
+                self._health.end_look(links=bool(self._asked))
+            if self._asked:
+                self._ask(self._asked.pop())
+
+    def _link(self, body: bytes, kind: int) -> None:
+        family, flags = struct.unpack_from("=B3x4xI", body)
+        found: dict[int, bytes] = {}
+        for attribute, value in _attributes(body, 16):
+            found[attribute] = value
+            if attribute == _IFNAME and not self._health.is_of_interest(_text(value)):
+                return
+        name = _text(found.get(_IFNAME, b""))
+        if kind == _DELLINK:
+            if family != socket.AF_BRIDGE:  # or else it is a port that left its bridge
+                self._health.link_gone(name)
+            return
+        port = found.get(_PROTINFO) or dict(_attributes(found.get(_LINKINFO, b""))).get(_SLAVE_DATA, b"")
+        modes = {_MODES[mode] for mode, value in _attributes(port) if mode in _MODES and value[0]}
+        self._health.link_seen(
+            Picture(
+                name,
+                up=bool(flags & _IFF_UP),
+                mtu=_number(found, _MTU),
+                mac=found.get(_ADDRESS, b"").hex(":"),
+                master=_number(found, _MASTER),
+                modes=frozenset(modes),
+            )
+        )
+
+    # nftables
+
+    def _nftables_message(self, body: bytes, kind: int, _: int, port: int) -> None:
+        subsystem, kind = divmod(kind, 256)
+        if subsystem != _SUBSYSTEM:
+            return
+        if kind == _NEWGEN:
+            self._end_of_transaction(dict(_attributes(body, 4)), port)
+            return
+        # Everywhere the first attribute is the table's name, the second the thing's but for chains and tables.
+        found = dict(_attributes(body, 4))
+        table, name = _text(found.get(1, b"")), _text(found.get(3 if kind in _CHAINS else 2, b""))
+        if kind in _TABLES:
+            name = ""
+        if (body[0], table) == (_INET, TABLE.split()[1]):
+            self._touched |= not name.startswith(USER)
+        elif body[0] in _FAMILIES and table == "filter" and name in ("", "FORWARD", CHAIN):
+            self.engine_rules_changed.set()
+
+    def _end_of_transaction(self, found: dict[int, bytes], port: int) -> None:
+        if self._touched and not self._is_own(port):
+            pid = int.from_bytes(found.get(_GEN_PID, b""), "big")
+            self.table_changed_by = f"{_text(found.get(_GEN_NAME, b'?'))} (pid {pid})"
+        self._touched = False
+
+    def _is_own(self, port: int) -> bool:
+        """Tell whether a netlink port is this process'; its id is known in no pid namespace but this one's."""
+        if port not in self._own_ports:
+            self._own_ports = _own_ports()
+        return port in self._own_ports
+
+
+def _socket(protocol: int, *groups: int) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+    sock.bind((0, 0))
+    for group in groups:
+        sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    return sock
+
+
+def _own_ports() -> set[int]:
+    inodes = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            inodes.add(os.fstat(int(descriptor)).st_ino)
+    # Columns: address, protocol, port id, six more, inode.
+    rows = [line.split() for line in Path("/proc/self/net/netlink").read_text().splitlines()[1:]]
+    return {int(row[2]) for row in rows if int(row[1]) == _NETFILTER and int(row[9]) in inodes}
+
+
+def _attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    while start + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, start)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[start + 4 : start + length]
+        start += (length + 3) & ~3
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(found: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(found.get(kind, b""), sys.byteorder)
