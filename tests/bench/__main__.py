@@ -33,7 +33,7 @@ def main() -> None:
     if os.geteuid() != 0:
         sys.exit("the benchmark needs root, for network namespaces: try 'sudo make bench'")
     signal.signal(signal.SIGTERM, _interrupted)
-    start, load = time.monotonic(), f"{os.getloadavg()[0]:.2f}"
+    start, told = time.monotonic(), report.facts()
     whole = not options.quick and set(options.only) == set(NAMES)
     try:
         sweep()
@@ -49,8 +49,8 @@ def main() -> None:
     if bench.split:
         _say(f"milliseconds by call: {', '.join(bench.split)}")
     if whole and not options.no_write:
-        facts = report.machine_facts(bench.engine, load)
-        report.PAGE.write_text(report.page(bench.rows, bench.split, facts, daemon_side.NETWORKS))
+        told = [f"Docker Engine {bench.engine}", *told]
+        report.PAGE.write_text(report.page(bench.rows, bench.split, told, daemon_side.NETWORKS))
         report.PICTURE.write_text(report.picture(bench.picture.seconds, bench.engine))
         _say(f"written: {report.PAGE.name} and {report.PICTURE.name} in {report.PAGE.parent.name}/")
     _say(f"done in {time.monotonic() - start:.0f} s")

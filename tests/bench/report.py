@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ _HOW = """\
   round in the opposite order. A round gives one ratio; the table has the median of the ratios, and in
   brackets the quartiles. Times are medians too. What decides about *met* is the median ratio as it is shown.
 * `docker run` is timed from the start of the client to its return. Ports are published as one range,
-  `-p 20000-20999:20000-20999`. The built-in driver starts a thousand so slowly that it gets two rounds.
+  `-p 20000-20999:20000-20999`. The built-in driver starts a thousand so slowly that it gets few rounds.
 * Memory for ports: of the built-in's proxies what they share is counted once; of pynet it is the growth of
   its whole process, freshly started. Memory of the daemon is its resident set.
 * Time inside pynet is what its own log says of each call. A program sends the calls that an engine
@@ -38,17 +39,17 @@ _HOW = """\
 """
 
 
-def machine_facts(engine: str, load: str) -> list[str]:
-    """Say on what it was measured; `load` is that of before."""
+def facts() -> list[str]:
+    """Say on what is about to be measured, and what."""
     cpus = _lines("/proc/cpuinfo", "model name")
     memory = int(_lines("/proc/meminfo", "MemTotal")[0].split()[0]) / 1024 / 1024
-    git = ("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD")
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    commit, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "pynetdriver")
+    at = f" at {commit}{', with changes not committed' if changed else ''}" if commit else ""
     return [
         f"{len(cpus) or 'unknown'} x {cpus[0] if cpus else platform.machine()}, {memory:.0f} GB RAM, "
         f"Linux {platform.release().split('-')[0]}, Python {platform.python_version()}",
-        f"Docker Engine {engine}; pynet {__version__}{f' at {commit}' if commit else ''}",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load average before the run: {load}",
+        f"pynet {__version__}{at}",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; load average before the run: {os.getloadavg()[0]:.2f}",
     ]
 
 
@@ -60,7 +61,7 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(rows: list[Row], split: list[str], facts: list[str], networks: int) -> str:
+def page(rows: list[Row], split: list[str], told: list[str], networks: int) -> str:
     """Write the whole page."""
     judged = [row for row in rows if row.met is not None]
     met = sum(row.met is True for row in judged)
@@ -70,7 +71,7 @@ def page(rows: list[Row], split: list[str], facts: list[str], networks: int) -> 
             "The engine's built-in bridge driver and pynet, in the same engine and the same run.",
             f"{met} of {len(judged)} goals are met.\n",
             "![Time of docker run by the number of published ports, built-in and pynet](benchmark.svg)\n",
-            *(f"* {fact}" for fact in facts),
+            *(f"* {fact}" for fact in told),
             "",
             table(rows),
             *([f"Inside pynet, median milliseconds by call: {', '.join(split)}.\n"] if split else []),
@@ -123,6 +124,10 @@ def picture(seconds: Mapping[int, Mapping[str, float]], engine: str) -> str:
             y += bar
         y += 22
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(("git", "-C", str(ROOT), *words), capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _lines(path: str, key: str) -> list[str]:
