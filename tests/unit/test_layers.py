@@ -27,7 +27,14 @@ ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["__main__"] = ALLOWED["driver"] | {"server", ""}
 ALLOWED[""] = set()
 #: Third parties that one room alone knows.
-OWNED = {"aiohttp": "server", "pyroute2": "kernel", "sqlite3": "store", "click": "__main__", "ctypes": "kernel"}
+OWNED = {
+    "aiohttp": "server",
+    "pyroute2": "kernel",
+    "sqlite3": "store",
+    "click": "__main__",
+    "ctypes": "kernel",
+    "iptc": "kernel",
+}
 #: No module of these says which backends there are.
 BLIND = {"admission", "driver", "ipam", "journal", "restore", "monitor", "server"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,208 @@
+"""The chains PYNET-… of the legacy tables as text: a pure function of all intents, as `ruleset` is for nftables.
+
+Rules read as iptables-save(8) writes them. Legacy tables have no maps, so there is a rule for every port and a
+few for every network; but for their number they say what the table `inet pynet` says, chain by chain:
+
+| chain | in nftables |
+|---|---|
+| PYNET-RAW | `raw` |
+| PYNET-PREROUTING, PYNET-OUTPUT, PYNET-PUBLISH | `prerouting`, `output`, `publish` with its maps |
+| PYNET-POSTROUTING, PYNET-LEAVE-link | `postrouting`, `leave_link` |
+| PYNET-FORWARD, PYNET-EDGE, PYNET-ENGINE | `forward`: which packets are ours, what becomes of them |
+| PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
+| PYNET-OPEN | the sets `open4`, `open6` |
+| PYNET-INPUT | `input` |
+| PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
+
+What nftables accepts goes on to the tables after it. Here it goes on behind our jump in FORWARD, to the engine's
+rules: chains are entered by goto, so that RETURN in the last of them leads there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pynetdriver.plan import Intent, Opening, Publication, Segment, bracketed
+
+#: Begins the names of all that is ours or our user's.
+OURS = "PYNET-"
+#: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
+USER = "PYNET-USER"
+
+#: Where our chains are jumped to from, by table.
+JUMPS = {
+    "raw": {"PREROUTING": "PYNET-RAW"},
+    "nat": {"PREROUTING": "PYNET-PREROUTING", "OUTPUT": "PYNET-OUTPUT", "POSTROUTING": "PYNET-POSTROUTING"},
+    "filter": {"FORWARD": "PYNET-FORWARD", "INPUT": "PYNET-INPUT"},
+}
+#: Where the jump has to be the first rule: what is dropped there must not be accepted before.
+FIRST = {("raw", "PREROUTING"), ("filter", "FORWARD"), ("filter", "INPUT")}
+
+_LOCAL = "-m addrtype --dst-type LOCAL"
+_HERE = {4: ("LOCAL", "BROADCAST", "MULTICAST"), 6: ("LOCAL", "MULTICAST")}
+_KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
+_TRANSLATED = "-m conntrack --ctstate DNAT"
+_KNOWN_OR_TRANSLATED = "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT"
+_ICMP = {4: "icmp", 6: "ipv6-icmp"}
+_HOST = {4: 32, 6: 128}
+
+#: IP version and name of a table.
+Table = tuple[int, str]
+#: Rules by chain.
+Chains = dict[str, tuple[str, ...]]
+
+
+@dataclass
+class Content:
+    """What intents put into the tables; rules for the chains that networks share are kept by chain and version."""
+
+    links: set[str] = field(default_factory=set)
+    internal: set[str] = field(default_factory=set)
+    genuine: set[str] = field(default_factory=set)
+    shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    own: dict[Table, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+
+    def share(self, chain: str, version: int, rule: str) -> None:
+        """Add a rule to a chain of all networks."""
+        self.shared.setdefault((chain, version), set()).add(rule)
+
+
+def content(intents: Iterable[Intent]) -> Content:
+    """Say what intents come to."""
+    result = Content()
+    for intent in intents:
+        match intent:
+            case Publication():
+                _publish(result, intent)
+            case Opening():
+                protocol = f"-p {intent.protocol} -m {intent.protocol}"
+                where = f"-d {intent.address}/{_HOST[intent.address.version]}"
+                rule = f"{where} {protocol} --dport {intent.port} -j RETURN"
+                result.share("open", intent.address.version, rule)
+            case Segment():
+                _bound(result, intent)
+    return result
+
+
+def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[Table, Chains]:
+    """Write all chains of all tables; empty if there is nothing to say."""
+    whole = Content()
+    for one in contents:
+        whole.links |= one.links
+        whole.internal |= one.internal
+        whole.genuine |= one.genuine
+        for key, rules in one.shared.items():
+            whole.shared.setdefault(key, set()).update(rules)
+        for table, chains in one.own.items():
+            whole.own.setdefault(table, {}).update(chains)
+    if not whole.links and not whole.shared:
+        return {}
+    bridges = sorted(engine_bridges)
+    tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
+    for version in (4, 6):
+        tables[version, "nat"] = _nat(whole, version)
+        tables[version, "filter"] = _filter(whole, version, bridges)
+    for table, chains in whole.own.items():
+        tables[table].update(chains)
+    return tables
+
+
+def written(chains: Mapping[str, Iterable[str]], table: str) -> str:
+    """Write the chains of a table, and the jumps to them, for iptables-restore(8)."""
+    lines = [f"*{table}", *(f":{name} - [0:0]" for name in chains)]
+    lines += [f"-A {place} -j {chain}" for place, chain in JUMPS[table].items()]
+    lines += [f"-A {name} {rule}" for name, rules in chains.items() for rule in rules]
+    return "\n".join([*lines, "COMMIT\n"])
+
+
+def _raw(whole: Content) -> Chains:
+    links = sorted(whole.links)
+    return {"PYNET-RAW": tuple(f"{flag} 127.0.0.0/8 -i {link} -j DROP" for link in links for flag in ("-s", "-d"))}
+
+
+def _nat(whole: Content, version: int) -> Chains:
+    publish = f"{_LOCAL} -j PYNET-PUBLISH"
+    kept = ("-d 127.0.0.0/8 -j RETURN",) if version == 4 else ()
+    # ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone.
+    left_alone = ("-d ::1/128 -j RETURN",) if version == 6 else ()
+    own = [f"-s 127.0.0.0/8 -o {link} -j MASQUERADE" for link in sorted(whole.links)] if version == 4 else []
+    return {
+        # Rules with an address begin with -d, so they come before those without.
+        "PYNET-PUBLISH": _sorted(whole, "publish", version),
+        "PYNET-PREROUTING": (*kept, publish),
+        "PYNET-OUTPUT": (*left_alone, publish),
+        "PYNET-POSTROUTING": (*own, *_sorted(whole, "leave", version)),
+    }
+
+
+def _filter(whole: Content, version: int, bridges: Iterable[str]) -> Chains:
+    links = sorted(whole.links)
+    away = tuple(f"-i {link} -j PYNET-FROM-{link}" for link in sorted(whole.internal))
+    return {
+        USER: (),
+        "PYNET-FORWARD": tuple(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
+        "PYNET-EDGE": (
+            f"-j {USER}",
+            *away,
+            *(f"-i {link} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine)),
+            *(f"-o {link} -g PYNET-TO-{link}" for link in links),
+            # What comes here comes from one of our links.
+            *(f"-o {bridge} -g PYNET-ENGINE" for bridge in bridges),
+        ),
+        "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
+        "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
+        "PYNET-INPUT": away,
+    }
+
+
+def _sorted(whole: Content, chain: str, version: int) -> tuple[str, ...]:
+    return tuple(sorted(whole.shared.get((chain, version), ())))
+
+
+def _publish(result: Content, one: Publication) -> None:
+    version = one.host_address.version
+    where = f"-d {one.host_address}/{_HOST[version]} " if int(one.host_address) else ""
+    protocol = f"-p {one.protocol} -m {one.protocol} --dport {one.host_port}"
+    result.share("publish", version, f"{where}{protocol} -j DNAT --to-destination {bracketed(one.address)}:{one.port}")
+
+
+def _bound(result: Content, segment: Segment) -> None:
+    """Guard the edge of a network."""
+    link = segment.link
+    result.links.add(link)
+    for version in (4, 6):
+        filtered = result.own.setdefault((version, "filter"), {})
+        among = f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"
+        if segment.internal:
+            result.internal.add(link)
+            filtered[f"PYNET-TO-{link}"] = (among, "-j DROP")
+            # Whatever conntrack remembers: an address may have been that of a container on another network.
+            # On input, where there is no outgoing link, only this link's own addresses are let in.
+            local = (f"-m addrtype --dst-type {kind} --limit-iface-in -j RETURN" for kind in _HERE[version])
+            filtered[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", *local, "-j DROP")
+            continue
+        if segment.anti_spoof and segment.subnets:
+            result.genuine.add(link)
+            known = (f"-s {one} -j RETURN" for one in segment.subnets if one.version == version)
+            filtered[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *known, f"{_KNOWN} -j RETURN", "-j DROP")
+        admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", among]
+        # A published port reached from inside its own network: the answer must come back this way.
+        left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]
+        for one in segment.crossings:
+            if one.version != version:
+                continue
+            if one.admits == "all":
+                admitted.append("-j RETURN")
+            elif one.admits == "open":
+                admitted += [f"-p {_ICMP[version]} -j RETURN", "-g PYNET-OPEN"]
+            else:
+                admitted += [f"-i {trusted} -g PYNET-OPEN" for trusted in sorted(segment.trusted)]
+            if one.source is not None:
+                left.append("-j MASQUERADE" if one.source == "link" else f"-j SNAT --to-source {one.source}")
+        filtered[f"PYNET-TO-{link}"] = (*admitted, "-j DROP")
+        subnets = [one for one in segment.subnets if one.version == version]
+        if subnets:
+            result.own.setdefault((version, "nat"), {})[f"PYNET-LEAVE-{link}"] = tuple(left)
+        for subnet in subnets:
+            result.share("leave", version, f"-s {subnet} -j PYNET-LEAVE-{link}")
