@@ -102,8 +102,8 @@ class Crossing:
     """How packets of one IP version cross the edge of a network.
 
     `admits` says what comes in from elsewhere: what a published port led here; also what is addressed to an
-    open port of a container itself, and echo requests; or anything. What goes out takes the address `source`,
-    that of the link it leaves by ("link"), or keeps its own (None).
+    open port of a container itself, and ICMP; or anything but from other networks of containers. What goes out
+    takes the address `source`, that of the link it leaves by ("link"), or keeps its own (None).
     """
 
     version: int
@@ -189,6 +189,11 @@ class Plan:
     def foreign(self) -> frozenset[str]:
         """Links that the network needs and others made."""
         return frozenset({one.link for one in self.intents if isinstance(one, Segment)} - self.links)
+
+    @property
+    def published(self) -> tuple[Publication, ...]:
+        """The host ports that lead into a container."""
+        return tuple(one for one in self.intents if isinstance(one, Publication))
 
     @property
     def anchors(self) -> tuple[str, ...]:

@@ -106,9 +106,9 @@ class Options:
     mode4: str = option(
         "com.docker.network.bridge.gateway_mode_ipv4",
         kind=_mode,
-        meaning="`nat`: published ports lead in; `nat-unprotected`: so do container addresses, on all ports; "
-        "`routed`: container addresses do on published ports, and nothing is translated; `isolated`: with "
-        "`--internal`, not even the host",
+        meaning="`nat`: published ports lead in; `nat-unprotected`: for other machines so do container addresses, "
+        "on all ports; `routed`: container addresses do on published ports, and nothing is translated; "
+        "`isolated`: with `--internal`, not even the host",
         default="nat",
     )
     mode6: str = option(

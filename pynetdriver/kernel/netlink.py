@@ -9,16 +9,16 @@ then waits for an RCU barrier (20 ms), so that alone happens in threads, and nob
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from netaddr import IPNetwork
+from netaddr import IPAddress, IPNetwork
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
@@ -36,7 +36,7 @@ _IFF_UP = 0x01
 #: They do nothing but wait.
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
-_RTN_UNICAST = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
 #: struct nlmsghdr and struct ifinfomsg (linux/netlink.h, linux/rtnetlink.h).
 _HEADER, _LINK = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
 #: Addresses in the public internet: the kernel is asked which link it would leave by, nothing is sent.
@@ -126,6 +126,13 @@ class Netlink:
             if route["dst_len"] and route.get("dst")
         ]
         return routes + [address.cidr for _, address in await self.addresses()]
+
+    async def is_local(self, address: IPAddress) -> bool:
+        """Tell whether an address is one of this host's own."""
+        with contextlib.suppress(NetlinkError):
+            (route,) = await self._netlink.route("get", dst=str(address))
+            return bool(route["type"] == _RTN_LOCAL)
+        return False
 
     async def ensure_bridge(self, bridge: Bridge) -> None:
         """Make the bridge, or bring ours in line.
@@ -262,7 +269,7 @@ def _index(name: str) -> int | None:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Translate the kernel's refusal; `what` was to be done."""
     try:

@@ -233,7 +233,8 @@ def _bound(result: Content, segment: Segment) -> None:
         family = _family(one.version)
         is_open = f"{family} daddr . meta l4proto . th dport @open{one.version} accept"
         if one.admits == "all":
-            admitted.append(f"meta nfproto ipv{one.version} accept")
+            # All of the world but other networks of containers.
+            admitted.append(f"iifname != @links iifname != @engine_bridges meta nfproto ipv{one.version} accept")
         elif one.admits == "open":
             admitted += [f"meta l4proto {_ICMP[one.version]} accept", is_open]
         elif segment.trusted:
