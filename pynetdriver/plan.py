@@ -139,6 +139,17 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Relaying:
+    """A port of all the host's IPv6 addresses that the daemon answers, since the kernel does not translate it."""
+
+    protocol: str
+    host_port: int
+
+    def __str__(self) -> str:
+        return f"relay {self.protocol} [::]:{self.host_port}"
+
+
+@dataclass(frozen=True)
 class Publication:
     """A host port that leads into a container; an unspecified host address means all of the host's."""
 
@@ -166,7 +177,7 @@ class Opening:
 
 
 Object = Bridge | Veth | Hairpin | Address | LinkSysctl
-Intent = Segment | Publication | Opening
+Intent = Segment | Publication | Opening | Relaying
 HostSetting = Forwarding | LinkSysctl
 
 

@@ -28,6 +28,7 @@ from pynetdriver.plan import (
     Opening,
     Plan,
     Publication,
+    Relaying,
     Segment,
     Veth,
 )
@@ -260,6 +261,8 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     for port in endpoint.ports:
         address = translated_to(port, endpoint)
         if address is None:
+            if int(port.host_address) == 0:
+                intents[Relaying(port.protocol, port.host_port)] = None
             continue
         if port.host_port:
             intents[Publication(port.protocol, port.host_address, port.host_port, address, port.port)] = None

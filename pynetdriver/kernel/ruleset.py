@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pynetdriver.plan import Intent, Opening, Publication, Segment
+from pynetdriver.plan import Intent, Opening, Publication, Relaying, Segment
 
 TABLE = "inet pynet"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
@@ -37,6 +37,7 @@ _MAPS = {
     "leave6": "type ipv6_addr : verdict; flags interval;",
 }
 _SETS = {
+    "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
@@ -123,6 +124,8 @@ def content(intents: Iterable[Intent]) -> Content:
             case Opening():
                 key = f"{intent.address} . {intent.protocol} . {intent.port}"
                 result.add_element(f"open{intent.address.version}", key)
+            case Relaying():
+                result.add_element("relayed", f"{intent.protocol} . {intent.host_port}")
             case Segment():
                 _bound(result, intent)
     return result
@@ -215,10 +218,12 @@ def _bound(result: Content, segment: Segment) -> None:
     if segment.internal:
         result.chains[to] = [among, "drop"]
         # Whatever conntrack remembers: an address may have been that of a container on another network.
-        # On input, where there is no outgoing link, only this link's own addresses are let in.
+        # On input, where there is no outgoing link, only this link's own addresses are let in, and there
+        # not to ports that lead to containers of other networks.
         away = f"from_{segment.link}"
         local = "fib daddr . iif type { local, broadcast, multicast } return"
-        result.chains[away] = [f"oifname {link} return", local, "drop"]
+        relayed = "meta l4proto . th dport @relayed drop"
+        result.chains[away] = [f"oifname {link} return", relayed, local, "drop"]
         result.add_element("from", link, f"jump {away}")
         return
     if segment.anti_spoof and segment.subnets:

@@ -18,10 +18,11 @@ import pytest
 from netaddr import IPAddress
 
 from pynetdriver.kernel import relay
+from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
-from .host import PROGRAM, REVOKE, Host, ids, network, port, program
+from .host import OTHER, PROGRAM, REVOKE, Host, ids, network, port, program
 from .inside import inside
 from .test_life import can_bind
 
@@ -47,6 +48,8 @@ print("up", flush=True)
 while True:
     threading.Thread(target=serve, args=listener.accept(), daemon=True).start()
 """
+#: Fails to connect within a second: python3 -c REACH ADDRESS
+REACH = "import socket, sys; socket.create_connection((sys.argv[1], 8080), timeout=1)"
 #: Addresses of the host; a client must get its answer from the one that it asked.
 HOST = ("2001:db8::1", "2001:db8::2")
 
@@ -403,3 +406,19 @@ def test_clients_do_not_pile_up(experiment: Callable[[], None]) -> None:
     """Datagrams have no end, and connections no bound: the one is a time, the other the daemon's own."""
     with Namespace() as netns:
         inside(netns, experiment)
+
+
+def test_an_internal_network_does_not_reach_a_relayed_port(host: Host) -> None:
+    """Its own bridge has addresses of the host, but no port of another network is open there."""
+    host.ok("CreateNetwork", network())
+    host.ok("CreateNetwork", network(OTHER, 8, dual=True, internal=True))
+    with container(host):
+        host.ok(PROGRAM, program(2, port(8080)))
+        host.attach(3, OTHER, 8, dual=True)
+        with Namespace() as inner:
+            host.netns.run("ip", "link", "set", "pnc000300030003", "netns", inner.name)
+            inner.run("ip", "address", "add", "fd00:8::3/64", "dev", "pnc000300030003", "nodad")
+            inner.run("ip", "link", "set", "pnc000300030003", "up")
+            eventually(lambda: inner.run("ping", "-c1", "-W1", "fd00:8::1"))
+            with pytest.raises(CommandFailed, match="timed out"):
+                inner.run(sys.executable, "-c", REACH, "fd00:8::1")
