@@ -124,6 +124,7 @@ async def _serve(socket_path: Path, state_dir: Path) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         watch.close()
+        await kernel.conntrack.close()
         await netlink.close()
         ports.close()
         store.close()

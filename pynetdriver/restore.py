@@ -55,6 +55,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         try:
             journal.use_settings(plan)
             await kernel.apply_objects(plan)
+            kernel.conntrack.keep(plan.published)
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
     await kernel.firewall.set_engine_bridges(engine_bridges(links))

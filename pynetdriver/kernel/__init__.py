@@ -6,13 +6,15 @@
 | `watch`, `health` | what the kernel tells of changes, and what should be |
 | `sysctl` | switches under /proc/sys/net |
 | `nftables`, `ruleset`, `firewall` | the library, the table as text, who wants what in it |
-| `hostport` | host ports held by sockets |
+| `hostport`, `relay` | host ports held by sockets, and what reaches those |
+| `conntrack` | remembered flows that contradict what is published |
 | `engine` | the one place in the engine's own rules |
 """
 
 from __future__ import annotations
 
 from pynetdriver.errors import PynetError
+from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
@@ -27,6 +29,7 @@ class Kernel:
         self.netlink = netlink
         self.firewall = firewall
         self.health = Health()
+        self.conntrack = Conntrack(netlink.is_local)
 
     async def apply(self, plan: Plan, former: Plan | None = None) -> None:
         """Make everything that the plan names, or bring in line what exists.
@@ -39,6 +42,8 @@ class Kernel:
         """
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
+        published, before = plan.published, former.published if former is not None else ()
+        self.conntrack.change(gone=set(before).difference(published), come=set(published).difference(before))
 
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
@@ -59,6 +64,7 @@ class Kernel:
         failures = []
         try:
             await self.firewall.set(plan.owner, ())
+            self.conntrack.change(gone=plan.published)
         except PynetError as error:
             failures.append(error)
         for one in reversed(plan.objects):
