@@ -23,10 +23,9 @@ from pynetdriver.ipam import IpamDriver, unique_local_prefix
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
-from pynetdriver.kernel.firewall import NftablesFirewall
+from pynetdriver.kernel.firewall import KINDS, make_firewall
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.nftables import Nftables
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.monitor import Monitor
 from pynetdriver.restore import restore
@@ -64,10 +63,12 @@ def main() -> None:
 )
 @click.option(
     "--firewall",
-    type=click.Choice(["auto", "nftables"]),
+    type=click.Choice(KINDS),
     default="auto",
     show_default=True,
-    help="Which kernel interface holds pynet's rules; auto is nftables.",
+    help="What holds pynet's rules: a table of nftables, or chains in the tables of legacy iptables. auto is iptables "
+    "if this host's own rules are in the legacy tables alone or, where that does not tell, if `iptables --version` "
+    "says (legacy); else nftables.",
 )
 @click.option(
     "--log-level",
@@ -91,12 +92,12 @@ def serve(socket_path: Path, state_dir: Path, firewall: str, log_level: str, log
     """
     _configure_log(log_level, log_format)
     try:
-        asyncio.run(_serve(socket_path, state_dir))
+        asyncio.run(_serve(socket_path, state_dir, firewall))
     except PynetError as error:
         raise click.ClickException(str(error)) from error
 
 
-async def _serve(socket_path: Path, state_dir: Path) -> None:
+async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -105,7 +106,7 @@ async def _serve(socket_path: Path, state_dir: Path) -> None:
     store = SqliteStore(state_dir)
     with _only_daemon(state_dir):
         netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
-        kernel = Kernel(netlink, NftablesFirewall(Nftables()))
+        kernel = Kernel(netlink, make_firewall(firewall))
         journal = Journal(store, kernel)
         driver = NetworkDriver(journal, kernel, ports, chains)
         ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, unique_local_prefix(_machine_id()))

@@ -11,6 +11,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-FORWARD, PYNET-EDGE, PYNET-ENGINE | `forward`: which packets are ours, what becomes of them |
 | PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
 | PYNET-OPEN | the sets `open4`, `open6` |
+| PYNET-WORLD | what is neither of `links` nor of `engine_bridges` |
 | PYNET-INPUT | `input` |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
 
@@ -136,7 +137,7 @@ def _nat(whole: Content, version: int) -> Chains:
     }
 
 
-def _filter(whole: Content, version: int, bridges: Iterable[str]) -> Chains:
+def _filter(whole: Content, version: int, bridges: list[str]) -> Chains:
     links = sorted(whole.links)
     away = tuple(f"-i {link} -j PYNET-FROM-{link}" for link in sorted(whole.internal))
     return {
@@ -151,6 +152,8 @@ def _filter(whole: Content, version: int, bridges: Iterable[str]) -> Chains:
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in bridges),
         ),
         "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
+        # All of the world but other networks of containers.
+        "PYNET-WORLD": (*(f"-i {link} -j DROP" for link in [*links, *bridges]), "-j RETURN"),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": away,
     }
@@ -193,7 +196,7 @@ def _bound(result: Content, segment: Segment) -> None:
             if one.version != version:
                 continue
             if one.admits == "all":
-                admitted.append("-j RETURN")
+                admitted.append("-g PYNET-WORLD")
             elif one.admits == "open":
                 admitted += [f"-p {_ICMP[version]} -j RETURN", "-g PYNET-OPEN"]
             else:

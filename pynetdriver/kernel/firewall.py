@@ -1,25 +1,26 @@
-"""The firewall: owners and their intents in, one transaction a change out.
+"""The firewall: owners and their intents in, one transaction a change out; and which kind of it this host has.
 
-`Firewall` is the seam for a second kind (legacy iptables by python-iptables); nftables is the first.
+There are two: a table of pynet's own in `nftables`, chains of its own in the tables of legacy `iptables`.
 """
 
 from __future__ import annotations
 
-import asyncio
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
 
-from pynetdriver.errors import HostError
-from pynetdriver.kernel import ruleset
-from pynetdriver.kernel.nftables import Nftables, NftablesError
+from pynetdriver.kernel import iptables, xtables
+from pynetdriver.kernel.iptables import IptablesFirewall
+from pynetdriver.kernel.nftables import Nftables, NftablesError, NftablesFirewall
+from pynetdriver.kernel.ruleset import TABLE
 from pynetdriver.plan import Intent
 
 log = structlog.get_logger()
 
-#: Commands longer than this take more than about 5 ms, so they leave the event loop.
-_INLINE_BYTES = 32_768
+KINDS = ("auto", "nftables", "iptables")
+_VERSION_TIMEOUT_S = 5
 
 
 class Firewall(Protocol):
@@ -49,112 +50,45 @@ class Firewall(Protocol):
         ...
 
 
-class NftablesFirewall:
-    """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
+def make_firewall(kind: str) -> Firewall:
+    """Make the firewall of a kind; what the other one holds is removed once the rules are in this one.
 
-    mend_every_s = 30.0
+    Args:
+        kind: one of `KINDS`; "auto" is the one that the host's own rules are in.
+    """
+    nftables = Nftables()
+    if kind == "auto":
+        kind, why = _kind_of_host(nftables)
+    else:
+        why = "it was asked for"
+    log.info("firewall", kind=kind, because=why)
+    if kind == "iptables":
+        return IptablesFirewall(NftablesFirewall(nftables) if _listed(nftables, f"table {TABLE}") else None)
+    return NftablesFirewall(nftables, IptablesFirewall() if iptables.left_behind() else None)
 
-    def __init__(self, nftables: Nftables) -> None:
-        self._nftables = nftables
-        self._owners: dict[str, tuple[Intent, ...]] = {}
-        self._chains: set[str] = set(ruleset.BASE_CHAINS)
-        self._bridges: frozenset[str] = frozenset()
-        self._lock = asyncio.Lock()
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
-        """Replace an owner's intents."""
-        # Shielded: a transaction in another thread cannot be called back, so it is waited for.
-        await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
+def _kind_of_host(nftables: Nftables) -> tuple[str, str]:
+    """Tell the kind that the host's rules are in, and from what that is known."""
+    legacy = any(
+        name in ("filter", "nat") and any(xtables.read(version, name).chains().values())
+        for version in (4, 6)
+        for name in xtables.present(version)
+    )
+    tables = [one.get("table", {}) for one in _listed(nftables, "tables")]
+    modern = any(one.get("family") in ("ip", "ip6") and one["name"] in ("filter", "nat") for one in tables)
+    if legacy and not modern:
+        return "iptables", "there are rules in the legacy tables, and no such tables in nftables"
+    if modern and not legacy:
+        return "nftables", "the tables of iptables are in nftables"
+    try:
+        said = subprocess.run(["iptables", "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return "nftables", "there is no iptables to ask"
+    return "iptables" if "(legacy)" in said.stdout else "nftables", f"iptables says {said.stdout.strip()}"
 
-    async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
-        async with self._lock:
-            former = self._owners.get(owner, ())
-            delta = ruleset.change(former, intents)
-            if not delta:
-                return
-            first = not self._owners
-            self._keep(owner, intents)
-            try:
-                await self._change("" if first or not self._owners else delta)
-            except HostError:
-                self._keep(owner, former)
-                raise
 
-    def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
-        self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
-        self._chains.update(ruleset.chains(intents))
-        if intents:
-            self._owners[owner] = intents
-        else:
-            self._owners.pop(owner, None)
-
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
-        """Replace everything."""
-        async with self._lock:
-            self._owners.clear()
-            self._chains = set(ruleset.BASE_CHAINS)
-            for owner, intents in owners.items():
-                self._keep(owner, tuple(intents))
-            await self._change("")
-
-    async def set_engine_bridges(self, names: frozenset[str]) -> None:
-        """Say which bridges are the engine's own."""
-        async with self._lock:
-            former = self._bridges
-            delta = ruleset.change_bridges(former, names)
-            self._bridges = names
-            try:
-                if delta and self._owners:
-                    await self._change(delta)
-            except HostError:
-                self._bridges = former
-                raise
-
-    async def mend(self) -> bool:
-        """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
-        async with self._lock:
-            if not self._owners:
-                return False
-            try:
-                listed = self._nftables.listing("chains inet")
-            except NftablesError as error:
-                raise HostError(f"cannot list nftables chains: {error}") from error
-            chains = {one["chain"]["name"] for one in listed if one.get("chain", {}).get("table") == "pynet"}
-            if chains.issuperset(self._chains):
-                return False
-            log.warning("table inet pynet was removed by somebody; writing it anew")
-            await self._change("")
-            return True
-
-    async def rewrite(self) -> None:
-        """Write the table anew."""
-        async with self._lock:
-            if self._owners:
-                await self._change("")
-
-    async def _change(self, delta: str) -> None:
-        """Commit the delta, or the whole table if there is none or somebody else changed the table."""
-        try:
-            if delta:
-                await self._commit(delta)
-                return
-        except NftablesError as error:
-            log.warning("table inet pynet is not as pynet left it; writing it anew", error=str(error))
-        intents = [intent for one in self._owners.values() for intent in one]
-        try:
-            commands = ruleset.removal(await asyncio.to_thread(self._listed), last=not intents)
-            await self._commit(commands + ruleset.render(intents, self._bridges) if intents else commands)
-        except NftablesError as error:
-            raise HostError(f"nftables refused pynet's rules: {error}") from error
-
-    def _listed(self) -> list[dict[str, Any]]:
-        try:
-            return self._nftables.listing(f"table {ruleset.TABLE}")
-        except NftablesError:
-            return []  # there is none; anything else makes the next transaction fail
-
-    async def _commit(self, commands: str) -> None:
-        if len(commands) < _INLINE_BYTES:
-            self._nftables.commit(commands)
-        else:
-            await asyncio.to_thread(self._nftables.commit, commands)
+def _listed(nftables: Nftables, what: str) -> list[dict[str, Any]]:
+    try:
+        return [one for one in nftables.listing(what) if "metainfo" not in one]
+    except NftablesError:
+        return []

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from netaddr import IPAddress
@@ -30,6 +30,9 @@ from pynetdriver.kernel import chains, xtables
 from pynetdriver.kernel.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
 from pynetdriver.kernel.xtables import XtablesError
 from pynetdriver.plan import Intent
+
+if TYPE_CHECKING:
+    from pynetdriver.kernel.firewall import Firewall
 
 log = structlog.get_logger()
 
@@ -57,7 +60,15 @@ _ONE_AT_A_TIME = threading.Lock()
 class IptablesFirewall:
     """A `Firewall` in chains of its own, which exist while there is any owner."""
 
-    def __init__(self) -> None:
+    mend_every_s = 1.0
+
+    def __init__(self, former: Firewall | None = None) -> None:
+        """Have nothing to write yet.
+
+        Args:
+            former: what held the rules until the last stop; it is emptied once they are here.
+        """
+        self._former = former
         self._owners: dict[str, tuple[Intent, ...]] = {}
         self._contents: dict[str, Content] = {}
         self._bridges: frozenset[str] = frozenset()
@@ -99,6 +110,9 @@ class IptablesFirewall:
             for owner, intents in owners.items():
                 self._keep(owner, tuple(intents))
             await self._change(whole=True)
+            if self._former is not None:
+                await self._former.reset({})
+                self._former = None
 
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
         """Say which bridges are the engine's own."""
@@ -117,10 +131,8 @@ class IptablesFirewall:
         async with self._lock:
             if not self._owners:
                 return False
-            try:
-                changed = {one: picture for one, picture in self._looks().items() if self._pictures.get(one) != picture}
-            except XtablesError as error:
-                raise HostError(f"cannot read the tables of iptables: {error}") from error
+            looks = {table: xtables.read(*table) for table, wanted in self._written.items() if wanted}
+            changed = {table: picture for table, picture in looks.items() if self._pictures.get(table) != picture}
             if not changed:
                 return False
             wrong = await asyncio.to_thread(self._wrong, changed)
@@ -153,9 +165,6 @@ class IptablesFirewall:
         """Undo a change that failed half way; `mend` tries again what cannot be undone now."""
         with contextlib.suppress(HostError):
             await self._change(whole=True)
-
-    def _looks(self) -> dict[Table, xtables.Picture]:
-        return {table: xtables.read(*table) for table, wanted in self._written.items() if wanted}
 
     def _wrong(self, changed: Mapping[Table, xtables.Picture]) -> list[Table]:
         """Tell which of the changed tables do not have our part as it has to be."""

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pynetdriver.errors import HostError
+
 _GET_INFO, _GET_ENTRIES = 64, 65
 #: Name; valid_hooks; hook_entry; underflow; num_entries; size.
 _INFO = struct.Struct("32s13I")
@@ -54,7 +56,7 @@ _LAYOUTS = {
 }
 
 
-class XtablesError(Exception):
+class XtablesError(HostError):
     """The kernel does not give a table."""
 
 
@@ -115,7 +117,7 @@ def read(version: int, table: str) -> Picture:
     Raises:
         XtablesError: there is none, or it does not hold still.
     """
-    layout = _LAYOUTS[version]
+    layout, what = _LAYOUTS[version], f"the IPv{version} table {table} of iptables"
     for _ in range(_TRIES):
         try:
             with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
@@ -125,12 +127,12 @@ def read(version: int, table: str) -> Picture:
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 continue
-            raise XtablesError(os.strerror(error.errno or errno.EIO)) from error
+            raise XtablesError(f"cannot read {what}: {os.strerror(error.errno or errno.EIO)}") from error
         hooks = tuple(
             (name, info[2 + number], info[7 + number]) for number, name in enumerate(_HOOKS) if info[1] & 1 << number
         )
         return Picture(version, hooks, _still(entries[_HEAD.size :], layout))
-    raise XtablesError("it changes all the time")
+    raise XtablesError(f"cannot read {what}: it changes all the time")
 
 
 def rule_key(version: int, entry: bytes, jump: bytes | None) -> bytes:

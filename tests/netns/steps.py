@@ -21,10 +21,9 @@ from pynetdriver.errors import HostError, PynetError
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
-from pynetdriver.kernel.firewall import NftablesFirewall
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.nftables import Nftables
+from pynetdriver.kernel.nftables import Nftables, NftablesFirewall
 from pynetdriver.plan import Address, Bridge, Intent, Veth
 from pynetdriver.restore import restore
 from pynetdriver.store import Change
