@@ -218,12 +218,13 @@ class NetworkDriver:
             given_up = set(endpoint.ports).difference(kept)
             self._ports.release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
+            apart = backend.keeps_apart(network)
             try:
-                new = await self._hold(endpoint, wanted)
+                new = await self._hold(endpoint, wanted, apart)
                 await self._set_ports(endpoint, replace(endpoint, ports=(*opened, *kept, *new)))
             except BaseException:
                 self._ports.release(endpoint.id, new)
-                self._ports.adopt(endpoint, given_up)
+                self._ports.adopt(endpoint, given_up, apart)
                 raise
         return wire.Empty()
 
@@ -272,6 +273,11 @@ class NetworkDriver:
             elif kind == "network":
                 damaged.setdefault(id, set())
         return set().union(*await asyncio.gather(*(self._repair(*one) for one in damaged.items())))
+
+    def owns(self, owner: str) -> bool:
+        """Tell whether a plan's owner is known still."""
+        id = owner.partition(":")[2]
+        return id in self.networks or id in self.endpoints
 
     async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
@@ -349,7 +355,9 @@ class NetworkDriver:
 
     def restore_ports(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
-        for error in self._ports.adopt(endpoint, endpoint.ports):
+        network = self.networks[endpoint.network_id]
+        apart = self._backend(network).keeps_apart(network)
+        for error in self._ports.adopt(endpoint, endpoint.ports, apart):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
     async def allow_forwarding(self) -> bool:
@@ -435,10 +443,10 @@ class NetworkDriver:
         self._know(endpoint)
         self._ports.release(endpoint.id, set(former.ports).difference(endpoint.ports))
 
-    async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest]) -> tuple[PortMapping, ...]:
+    async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
         while True:
             try:
-                return self._ports.hold(endpoint, wanted)
+                return self._ports.hold(endpoint, wanted, apart)
             except PortTaken as taken:
                 if taken.holder == endpoint.id or not await self._collect_if_dead(taken.holder):
                     raise await asyncio.to_thread(taken.named) from None

@@ -17,6 +17,7 @@ from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import engine_bridges
+from pynetdriver.kernel.health import Damage
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.names import OUR_NAMES
 
@@ -42,6 +43,7 @@ class Monitor:
         self._looks: list[float] = []
         self._engine_bridges: frozenset[str] = frozenset()
         self._rewritten_blindly = -inf
+        self._stuck: list[Damage] = []
         #: What was mended so far: table, bridge, port, address, forwarding.
         self.repairs: Counter[str] = Counter()
 
@@ -110,11 +112,17 @@ class Monitor:
 
     async def _heal_links(self) -> None:
         damage = self._kernel.health.take()
-        if damage:
-            repaired = await self._driver.repair({one.owner for one in damage})
-            for one in damage:
-                if one.owner in repaired:
-                    self._repaired(one.kind, one.what)
+        if not damage:
+            return
+        # What could not be mended before may be now: a port whose bridge is there again.
+        damage = [*damage, *(one for one in self._stuck if one not in damage)]
+        self._stuck = []
+        repaired = await self._driver.repair({one.owner for one in damage})
+        for one in damage:
+            if one.owner in repaired:
+                self._repaired(one.kind, one.what)
+            elif self._driver.owns(one.owner):
+                self._stuck.append(one)
 
     def _repaired(self, kind: str, what: str, by: str | None = None) -> None:
         self.repairs[kind] += 1

@@ -134,11 +134,8 @@ class Health:
 
     def _returned(self, name: str) -> None:
         log.info("bridge that a network adopted is back", bridge=name)
-        owner = self._adopted[name]
-        self._damage[name] = Damage(owner, "bridge", f"adopted bridge {name} is back without what pynet had on it")
-        for port, expected in self._links.items():
-            if isinstance(expected.link, Veth) and expected.link.bridge == name:
-                self._damage[port] = Damage(expected.owner, "port", f"port {port} is not in {name}")
+        what = f"adopted bridge {name} is back without what pynet had on it"
+        self._damage[name] = Damage(self._adopted[name], "bridge", what)
 
     def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
         """Note that an address was given to a link or taken from it."""

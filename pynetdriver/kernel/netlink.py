@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
+_NUD_NOARP, _NTF_MASTER = 0x40, 0x04
 #: They do nothing but wait.
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
@@ -175,7 +176,7 @@ class Netlink:
                 index = socket.if_nametoindex(veth.name)
                 if veth.locked:
                     await self._netlink.fdb(
-                        "replace", ifindex=index, lladdr=veth.peer_mac, state="noarp", flags="master"
+                        "replace", ifindex=index, lladdr=veth.peer_mac, state=_NUD_NOARP, flags=_NTF_MASTER
                     )
                 await self._netlink.brport("set", index=index, **{flag: 1 for flag, is_on in flags.items() if is_on})
 

@@ -7,6 +7,7 @@ are bound here. Errors cost 15 ms (the library re-reads the ruleset), successes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import json
 import threading
@@ -174,6 +175,9 @@ class NftablesFirewall:
         """Write the table anew."""
         async with self._lock:
             if self._owners:
+                # One that somebody put to sleep takes no chains in the transaction that wakes it.
+                with contextlib.suppress(NftablesError):
+                    await self._commit(f"add table {ruleset.TABLE}")
                 await self._change("")
 
     async def _change(self, delta: str) -> None:
