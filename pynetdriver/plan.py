@@ -151,17 +151,22 @@ class Relaying:
 
 @dataclass(frozen=True)
 class Publication:
-    """A host port that leads into a container; an unspecified host address means all of the host's."""
+    """A host port that leads into a container; an unspecified host address means all of the host's.
+
+    From the link `but_from` it does not: there the host itself answers.
+    """
 
     protocol: str
     host_address: IPAddress
     host_port: int
     address: IPAddress
     port: int
+    but_from: str | None = None
 
     def __str__(self) -> str:
         host, container = bracketed(self.host_address), bracketed(self.address)
-        return f"publish {self.protocol} {host}:{self.host_port} -> {container}:{self.port}"
+        but = f" but from {self.but_from}" if self.but_from else ""
+        return f"publish {self.protocol} {host}:{self.host_port} -> {container}:{self.port}{but}"
 
 
 @dataclass(frozen=True)

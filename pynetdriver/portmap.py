@@ -103,14 +103,21 @@ def translated_to(mapping: PortMapping, endpoint: Endpoint) -> IPAddress | None:
     return None if address is None or mapping.host_address == _LOOPBACK6 else address.ip
 
 
-def relayed_to(mapping: PortMapping, endpoint: Endpoint) -> tuple[IPAddress, ...]:
-    """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should."""
+def relayed_to(mapping: PortMapping, endpoint: Endpoint, apart: bool = False) -> tuple[IPAddress, ...]:
+    """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should.
+
+    Args:
+        apart: the endpoint's network keeps its containers apart, so what they send to the port comes untranslated.
+    """
     host = mapping.host_address
-    if host.version == 4 or mapping.protocol not in _RELAYED:
+    if mapping.protocol not in _RELAYED:
         return ()
-    if translated_to(mapping, endpoint) is not None and int(host) != 0:
-        return ()
-    return tuple(net.ip for net in (endpoint.address6, endpoint.address4) if net is not None)
+    if translated_to(mapping, endpoint) is not None:
+        of_containers = apart and not host.is_loopback()
+        if not of_containers and (host.version == 4 or int(host) != 0):
+            return ()
+    nets = (endpoint.address4, endpoint.address6) if host.version == 4 else (endpoint.address6, endpoint.address4)
+    return tuple(net.ip for net in nets if net is not None)
 
 
 def _host_addresses(

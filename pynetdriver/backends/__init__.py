@@ -67,6 +67,10 @@ class Backend(Protocol):
         """Tell the IP versions in which ports are opened at the container's address, not on the host."""
         ...
 
+    def keeps_apart(self, network: Network) -> bool:
+        """Tell whether containers do not reach each other, so that the host relays when one asks a port of another."""
+        ...
+
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
         """Tell what Join answers."""
         ...

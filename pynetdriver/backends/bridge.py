@@ -265,8 +265,9 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
                 intents[Relaying(port.protocol, port.host_port)] = None
             continue
         if port.host_port:
-            intents[Publication(port.protocol, port.host_address, port.host_port, address, port.port)] = None
-            translated = True
+            to = (port.protocol, port.host_address, port.host_port, address, port.port)
+            intents[Publication(*to, but_from=None if options.icc else _bridge(network))] = None
+            translated = options.icc
         if not port.host_port or (options.trusted and _modes(options)[address.version] == "nat"):
             intents[Opening(port.protocol, address, port.port)] = None
     link = host_link(endpoint.id)
@@ -298,6 +299,11 @@ def untranslated(network: Network) -> frozenset[int]:
     """Families in routed mode."""
     modes = _modes(parse_options(Options, network.options))
     return frozenset(version for version, mode in modes.items() if mode == "routed")
+
+
+def keeps_apart(network: Network) -> bool:
+    """Without `enable_icc` the bridge lets nothing pass between containers, a translated packet neither."""
+    return not parse_options(Options, network.options).icc
 
 
 def attachment(network: Network, endpoint: Endpoint) -> Attachment:

@@ -1,12 +1,14 @@
 """Host ports, held by bound sockets so that no process and no other driver takes them.
 
-The ruleset translates packets before the sockets would see them. What it cannot translate, all of it IPv6, goes to
-`relay`; other sockets never listen and are never read: TCP to a broadcast address is refused, UDP stays unanswered.
+The ruleset translates packets before the sockets would see them. What it cannot translate goes to `relay`: IPv6 to
+::1 or for IPv4, and what containers that are kept apart send to each other's ports. Other sockets never listen and
+are never read: TCP to a broadcast address is refused, UDP stays unanswered.
 TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `_bound`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Iterable, Iterator
@@ -37,8 +39,11 @@ class HostPorts:
         self._next_ephemeral = 0
         self._relay = Relay()
 
-    def hold(self, holder: Endpoint, requests: Iterable[PortRequest]) -> tuple[PortMapping, ...]:
+    def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
+
+        Args:
+            apart: see `portmap.relayed_to`.
 
         Raises:
             PortTaken: a port is in use; the sentence says by whom where that can be known.
@@ -48,13 +53,13 @@ class HostPorts:
         new: list[PortMapping] = []
         try:
             for request in narrowest_first(requests):
-                new += self._hold_one(holder, request)
+                new += self._hold_one(holder, request, apart)
         except BaseException:
             self.release(holder.id, new)
             raise
         return tuple(new)
 
-    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping]) -> list[PynetError]:
+    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], apart: bool = False) -> list[PynetError]:
         """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
 
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
@@ -63,7 +68,7 @@ class HostPorts:
         for mapping in mappings:
             if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
-            bound, relayed = None, relayed_to(mapping, holder)
+            bound, relayed = None, relayed_to(mapping, holder, apart)
             try:
                 bound = self._bind(mapping, bool(relayed))
             except PynetError as error:
@@ -100,11 +105,11 @@ class HostPorts:
                 return holder
         return None
 
-    def _hold_one(self, holder: Endpoint, request: PortRequest) -> list[PortMapping]:
+    def _hold_one(self, holder: Endpoint, request: PortRequest, apart: bool) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
             mappings = [PortMapping(request.protocol, one, number, request.port) for one in request.host_addresses]
-            relayed = [relayed_to(mapping, holder) for mapping in mappings]
+            relayed = [relayed_to(mapping, holder, apart) for mapping in mappings]
             bound: list[socket.socket | None] = []
             try:
                 for mapping, to in zip(mappings, relayed, strict=True):
@@ -220,13 +225,22 @@ def _ephemeral_range() -> tuple[int, int]:
     return int(low), int(high)
 
 
+def _own_sockets() -> Iterator[str]:
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            yield str(descriptor.readlink())
+
+
 def _is_only_closed(number: int) -> bool:
-    """Tell whether a TCP port has connections that no process has any more, and nothing else that the kernel lists.
+    """Tell whether a TCP port has connections that no process has any more, and besides them at most our own sockets.
 
     Those are in TIME_WAIT, or wait for the other side after a process was killed: our own, with relayed ones.
     """
     inodes = {columns[9] for columns in _sockets_at("tcp", number)}
-    return inodes == {"0"}
+    if "0" not in inodes:
+        return False
+    others = {f"socket:[{inode}]" for inode in inodes - {"0"}}
+    return not others or not others.difference(_own_sockets())
 
 
 def _sockets_at(protocol: str, number: int) -> Iterator[list[str]]:

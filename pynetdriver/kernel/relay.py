@@ -1,7 +1,8 @@
 """Carries from a held host port to its container what the kernel cannot translate, on the daemon's own loop.
 
-That is what comes to ::1, since the kernel routes nothing to or from it, and what comes over IPv6 for a container
-that has IPv4 alone. The container sees its network's gateway as the source. Relayed connections end with the daemon.
+That is what comes to ::1, since the kernel routes nothing to or from it, what comes over IPv6 for a container that has
+IPv4 alone, and what containers of a network that keeps them apart send to each other's host ports. The container sees
+its network's gateway as the source. Relayed connections end with the daemon.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _SETTINGS = (
 _BATCH, _PAUSE_S = 64, 1
 _CHUNK = 65536
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+#: How a datagram's own address is asked for, and told; the numbers of IPv4 are those of linux/in.h.
+_NOTED = {socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO), socket.AF_INET: (socket.IPPROTO_IP, 8)}
+_NOTE = {socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO), socket.AF_INET: (socket.IPPROTO_IP, 8)}
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -78,7 +82,7 @@ class Relay:
         """Begin to relay what a socket gets to a container's port."""
         held.setblocking(False)
         if protocol == "udp":
-            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            held.setsockopt(*_NOTED[held.family], 1)
         self._ports[held] = port = _Port(held, self._receive if protocol == "udp" else self._accept, addresses, number)
         self._watch(port)
 
@@ -137,22 +141,32 @@ class Relay:
                 data, notes, _, client = port.held.recvmsg(_CHUNK, socket.CMSG_SPACE(20))
             except OSError:
                 return
-            # struct in6_pktinfo: the address that the client sent to, then the link, which is left to routing.
-            local = notes[0][2][:16]
-            flow = port.flows.get((client, local))
+            source = _answering(port.held.family, notes[0][2])
+            flow = port.flows.get((client, source))
             with contextlib.suppress(OSError):
                 if flow is None:
-                    if self._is_full() or local[0] == 0xFF:  # nobody answers from a multicast address
+                    if self._is_full() or source is None:
                         continue
                     flow = _Flow([socket.socket(_FAMILIES[port.addresses[0].version], socket.SOCK_DGRAM)])
                     flow.sockets[0].setblocking(False)
-                    self._begin(port, (client, local), flow, _answer(port, flow, client, local + bytes(4)))
+                    self._begin(port, (client, source), flow, _answer(port, flow, client, source))
                     flow.sockets[0].connect((str(port.addresses[0]), port.number))
                 flow.active = asyncio.get_running_loop().time()
                 try:
                     flow.sockets[0].send(data)
                 except ConnectionRefusedError:  # says that an earlier one was; this one was not sent
                     flow.sockets[0].send(data)
+
+
+def _answering(family: int, note: bytes) -> bytes | None:
+    """Make of the note that came with a datagram the one that goes with its answer; None for multicast, broadcast.
+
+    It holds the address that the client sent to; the link is left to routing (ipv6(7): struct in6_pktinfo, address
+    and link; ip(7): struct in_pktinfo, link, the host's own address, and the address that was sent to).
+    """
+    if family == socket.AF_INET6:
+        return None if note[0] == 0xFF else note[:16] + bytes(4)
+    return bytes(4) + note[4:8] + bytes(4) if note[4:8] == note[8:12] else None
 
 
 async def _carry(port: _Port, flow: _Flow, client: socket.socket) -> None:
@@ -191,7 +205,8 @@ async def _answer(port: _Port, flow: _Flow, client: tuple[str, int], source: byt
             continue
         flow.active = loop.time()
         with contextlib.suppress(OSError):
-            port.held.sendmsg([data], [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)], 0, client)
+            level, kind = _NOTE[port.held.family]
+            port.held.sendmsg([data], [(level, kind, source)], 0, client)
 
 
 def _prepare(connection: socket.socket) -> None:

@@ -37,6 +37,7 @@ _MAPS = {
     "leave6": "type ipv6_addr : verdict; flags interval;",
 }
 _SETS = {
+    "apart": "type ifname . inet_proto . inet_service;",
     "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
@@ -63,6 +64,7 @@ _CHAINS = """
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
+    iifname . meta l4proto . th dport @apart return
     fib daddr type local jump publish
   }
   chain output {
@@ -206,6 +208,8 @@ def _publish(result: Content, one: Publication) -> None:
     if int(one.host_address) != 0:
         key, name = f"{one.host_address} . {key}", f"{name}_at"
     result.add_element(name, key, f"{one.address} . {one.port}")
+    if one.but_from is not None:
+        result.add_element("apart", f'"{one.but_from}" . {one.protocol} . {one.host_port}')
 
 
 def _bound(result: Content, segment: Segment) -> None:
