@@ -362,7 +362,8 @@ class NetworkDriver:
 
     async def allow_forwarding(self) -> bool:
         """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
-        links = {link for one in self.networks.values() for link in self.network_plan(one).foreign}
+        plans = [self.network_plan(one) for one in self.networks.values()]
+        links = {segment.link: segment.subnets for plan in plans for segment in plan.shared}
         if self.networks:
             return await self._chains.allow(links)
         await self._chains.disallow()

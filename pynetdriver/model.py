@@ -27,6 +27,7 @@ class Link(msgspec.Struct, frozen=True):
     kind: str
     mtu: int
     ours: bool = False
+    up: bool = True
     #: The link that it is a port of.
     master: str | None = None
     addresses: tuple[IPNetwork, ...] = ()

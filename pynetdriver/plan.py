@@ -27,6 +27,18 @@ class Bridge:
 
 
 @dataclass(frozen=True)
+class Adopted:
+    """A bridge of somebody else's, as it was found; up while the network is there."""
+
+    link: str
+    mtu: int
+    up: bool
+
+    def __str__(self) -> str:
+        return f"adopt {self.link} mtu {self.mtu} {'up' if self.up else 'down'}"
+
+
+@dataclass(frozen=True)
 class Veth:
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
 
@@ -120,6 +132,8 @@ class Segment:
 
     `isolated` keeps its containers apart, `internal` keeps them in. From the links `trusted` open ports are
     reached as if all were admitted. `anti_spoof` lets no new flow out whose source is not of `subnets`.
+    On a `shared` link there are others too, who are let alone: only what comes from a `Resident` or goes to
+    `subnets` is of this network.
     """
 
     link: str
@@ -129,9 +143,15 @@ class Segment:
     isolated: bool = False
     anti_spoof: bool = False
     trusted: tuple[str, ...] = ()
+    shared: bool = False
 
     def __str__(self) -> str:
-        flags = {"internal": self.internal, "isolated": self.isolated, "anti-spoof": self.anti_spoof}
+        flags = {
+            "shared": self.shared,
+            "internal": self.internal,
+            "isolated": self.isolated,
+            "anti-spoof": self.anti_spoof,
+        }
         words = [word for word, holds in flags.items() if holds]
         crossings = [] if self.internal else [f"({one})" for one in self.crossings]
         trusted = [f"trusted {link}" for link in self.trusted]
@@ -181,8 +201,19 @@ class Opening:
         return f"open {self.protocol} {bracketed(self.address)}:{self.port}"
 
 
-Object = Bridge | Veth | Hairpin | Address | LinkSysctl
-Intent = Segment | Publication | Opening | Relaying
+@dataclass(frozen=True)
+class Resident:
+    """A container on a shared link."""
+
+    link: str
+    mac: str
+
+    def __str__(self) -> str:
+        return f"resident {self.mac} on {self.link}"
+
+
+Object = Bridge | Adopted | Veth | Hairpin | Address | LinkSysctl
+Intent = Segment | Resident | Publication | Opening | Relaying
 HostSetting = Forwarding | LinkSysctl
 
 
@@ -202,9 +233,14 @@ class Plan:
         return frozenset(names | {one.peer for one in self.objects if isinstance(one, Veth)})
 
     @property
+    def shared(self) -> tuple[Segment, ...]:
+        """Segments on links that others made."""
+        return tuple(one for one in self.intents if isinstance(one, Segment) and one.shared)
+
+    @property
     def foreign(self) -> frozenset[str]:
         """Links that the network needs and others made."""
-        return frozenset({one.link for one in self.intents if isinstance(one, Segment)} - self.links)
+        return frozenset(one.link for one in self.shared)
 
     @property
     def published(self) -> tuple[Publication, ...]:

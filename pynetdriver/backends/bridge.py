@@ -17,6 +17,7 @@ from pynetdriver.names import ENGINE_BRIDGE, bridge_name, container_link, host_l
 from pynetdriver.options import option, parse_options
 from pynetdriver.plan import (
     Address,
+    Adopted,
     Bridge,
     Crossing,
     Forwarding,
@@ -29,6 +30,7 @@ from pynetdriver.plan import (
     Plan,
     Publication,
     Relaying,
+    Resident,
     Segment,
     Veth,
 )
@@ -192,6 +194,11 @@ def _check_options(network: Network, options: Options, addresses: set[IPAddress]
         raise InvalidOption.value(
             "com.docker.network.driver.mtu", str(options.mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6"
         )
+    link = network.facts.link
+    if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
+        raise InvalidRequest(
+            f'bridge "{_bridge(network)}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
+        )
     for version, mode in _modes(options).items():
         if mode == "isolated" and not network.internal:
             raise InvalidOption(f"gateway_mode_ipv{version}=isolated needs --internal, or choose another mode")
@@ -222,11 +229,13 @@ def network_plan(network: Network) -> Plan:
     elif not adopted:
         sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
     settings: list[HostSetting] = [] if network.internal else [Forwarding(version) for version in versions]
-    objects: list[Object] = [] if adopted else [Bridge(name, network_mac(network.id), _mtu(network))]
-    if adopted:
-        settings += sysctls
+    objects: list[Object] = []
+    if adopted and network.facts.link:
+        objects.append(Adopted(name, network.facts.link.mtu, network.facts.link.up))
+        # Without it the kernel would take the user's addresses along with a gateway that came before them.
+        settings += [*sysctls, LinkSysctl("ipv4", name, "promote_secondaries", "1")]
     else:
-        objects += sysctls
+        objects += [Bridge(name, network_mac(network.id), _mtu(network)), *sysctls]
     there = {one.ip for one in network.facts.link.addresses} if network.facts.link and adopted else set()
     objects += [
         Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"), foreign=adopted)
@@ -249,6 +258,7 @@ def network_plan(network: Network) -> Plan:
         isolated=not options.icc,
         anti_spoof=options.anti_spoof,
         trusted=options.trusted,
+        shared=adopted,
     )
     return Plan(f"network:{network.id}", tuple(settings), tuple(objects), (segment,))
 
@@ -258,6 +268,8 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     options = parse_options(Options, network.options)
     intents: dict[Intent, None] = {}
     translated = False
+    if _adopted(network):
+        intents[Resident(_bridge(network), endpoint.mac)] = None
     for port in endpoint.ports:
         address = translated_to(port, endpoint)
         if address is None:
@@ -278,7 +290,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
         mtu=_mtu(network),
         bridge=_bridge(network),
         isolated=not options.icc,
-        locked=options.anti_spoof and _adopted(network),
+        locked=_adopted(network) and (options.anti_spoof or network.internal),
     )
     return Plan(
         owner=f"endpoint:{endpoint.id}",

@@ -19,7 +19,7 @@ from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.sysctl import ensure_link_sysctl
-from pynetdriver.plan import Address, Bridge, Hairpin, LinkSysctl, Object, Plan, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, LinkSysctl, Object, Plan, Veth
 
 
 class Kernel:
@@ -79,6 +79,8 @@ class Kernel:
         match one:
             case Bridge():
                 await self.netlink.ensure_bridge(one)
+            case Adopted():
+                await self.netlink.adopt(one)
             case Veth():
                 await self.netlink.ensure_veth(one)
             case Hairpin():
@@ -92,6 +94,8 @@ class Kernel:
         match one:
             case Bridge() | Veth():
                 await self.netlink.remove_link(one.name, one.kind)
+            case Adopted():
+                await self.netlink.give_back(one)
             case Address(foreign=True):
                 await self.netlink.remove_address(one)
             case Hairpin() | Address() | LinkSysctl():

@@ -3,9 +3,10 @@
 The engine drops what it does not know in FORWARD. An accept in pynet's table cannot undo that, so one
 static rule per direction in DOCKER-USER, the chain that the engine keeps for others, lets through what
 has passed pynet's own chains; it covers all networks by interface group, but for bridges that were adopted:
-their group is not pynet's to set, so they are named. Rules are written with the `iptables` command,
-because a group match made by anything else is not readable for older iptables versions; that happens
-when networks come and go and when an engine starts, never for a container.
+their group is not pynet's to set, so they are named, with their networks' subnets, since others use them
+too. Rules are written with the `iptables` command, because a group match made by anything else is not
+readable for older iptables versions; that happens when networks come and go and when an engine starts,
+never for a container.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
+from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError
 from pynetdriver.kernel.nftables import Nftables, NftablesError
@@ -58,20 +60,20 @@ class EngineChains:
         self._nftables = Nftables()
         self._lock = asyncio.Lock()
 
-    async def allow(self, links: Iterable[str] = ()) -> bool:
+    async def allow(self, links: Mapping[str, Sequence[IPNetwork]] | None = None) -> bool:
         """Add the rules where the chain exists and they are missing, after its user's own rules; tells if any were.
 
         Args:
-            links: those of pynet's networks that are not in its interface group.
+            links: those of pynet's networks that are not in its interface group, and the networks' subnets.
 
         Raises:
             HostError: iptables is missing, or refused.
         """
-        named = [_named(flag, link) for link in sorted(links) for flag in ("-i", "-o")]
-        wanted = [_rule(direction) for direction in _DIRECTIONS] + named
         added = False
         async with self._lock:
             for command in await self._commands():
+                named = _named(links or {}, 6 if command.startswith("ip6") else 4)
+                wanted = [_rule(direction) for direction in _DIRECTIONS] + named
                 rules = await self._rules(command)
                 if rules is None:
                     continue
@@ -142,8 +144,15 @@ def _rule(direction: str) -> list[str]:
     return ["-m", "devgroup", direction, hex(LINK_GROUP), "-j", "ACCEPT"]
 
 
-def _named(flag: str, link: str) -> list[str]:
-    return [flag, link, *_COMMENT.split(), "-j", "ACCEPT"]
+def _named(links: Mapping[str, Sequence[IPNetwork]], version: int) -> list[list[str]]:
+    """Name what is bridged, which br_netfilter shows to iptables, and what is routed to and from the subnets."""
+    matches = []
+    for link, subnets in sorted(links.items()):
+        matches.append(["-i", link, "-o", link])
+        for subnet in subnets:
+            if subnet.version == version:
+                matches += [["-s", str(subnet), "-i", link], ["-d", str(subnet), "-o", link]]
+    return [[*match, *_COMMENT.split(), "-j", "ACCEPT"] for match in matches]
 
 
 def _listed(rule: list[str]) -> str:

@@ -27,17 +27,22 @@ from pyroute2.netlink.rtnl import RTM_DELLINK
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP
-from pynetdriver.plan import Address, Bridge, Hairpin, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Veth
 
 log = structlog.get_logger()
 
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
-_NUD_NOARP, _NTF_MASTER = 0x40, 0x04
 #: They do nothing but wait.
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+#: Of linux/neighbour.h: an entry of a bridge's table that neither ages nor moves to another port.
+_NUD_NOARP = 0x40
+_NTF_MASTER, _NTF_STICKY = 0x04, 0x40
+#: What the kernel gives a bridge whose last port went (net/bridge/br_if.c, br_mtu_min).
+_MTU_WITHOUT_PORTS = 1500
+_NO_MAC = "00:00:00:00:00:00"
 #: struct nlmsghdr and struct ifinfomsg (linux/netlink.h, linux/rtnetlink.h).
 _HEADER, _LINK = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
 #: Addresses in the public internet: the kernel is asked which link it would leave by, nothing is sent.
@@ -95,6 +100,7 @@ class Netlink:
             return Link(
                 kind=kind,
                 mtu=int(link.get("mtu")),
+                up=bool(link["flags"] & _IFF_UP),
                 ours=_is_ours(link, kind),
                 master=socket.if_indextoname(master) if master else None,
                 addresses=tuple(address for owner, address in await self.addresses() if owner == name),
@@ -151,6 +157,29 @@ class Netlink:
             if not link["flags"] & _IFF_UP or any(link.get(key) != value for key, value in wanted.items()):
                 await self._netlink.link("set", index=index, state="up", **wanted)
 
+    async def adopt(self, bridge: Adopted) -> None:
+        """Bring up somebody else's bridge, and keep its MAC if it has no ports yet: it would be the containers'."""
+        with _told(f'use bridge "{bridge.link}"'):
+            index = _index(bridge.link)
+            if index is None:
+                raise HostError(_gone(bridge.link))
+            link = await self._link(index)
+            if not link["flags"] & _IFF_UP:
+                await self._netlink.link("set", index=index, state="up")
+            if link.get("address") != _NO_MAC and not await self.is_in_use(bridge.link):
+                await self._netlink.link("set", index=index, address=link.get("address"))
+
+    async def give_back(self, bridge: Adopted) -> None:
+        """Undo what `adopt` and ports did to a bridge, unless others have ports there."""
+        with _told(f'give back bridge "{bridge.link}"'):
+            index = _index(bridge.link)
+            if index is None or await self.is_in_use(bridge.link):
+                return
+            if bridge.mtu != _MTU_WITHOUT_PORTS == (await self._link(index)).get("mtu"):
+                await self._netlink.link("set", index=index, mtu=bridge.mtu)
+            if not bridge.up:
+                await self._netlink.link("set", index=index, state="down")
+
     async def ensure_veth(self, veth: Veth) -> None:
         """Make the pair as a port of its bridge, or put ours back that left it.
 
@@ -160,12 +189,14 @@ class Netlink:
         with _told(f"create link {veth.name}"):
             bridge = _index(veth.bridge)
             if bridge is None:
-                raise HostError(f'bridge "{veth.bridge}" is gone from this host; restart pynet to restore it')
+                raise HostError(_gone(veth.bridge))
             index = _index(veth.name)
             if index is None:
                 peer = {"ifname": veth.peer, "mtu": veth.mtu, "address": veth.peer_mac}
                 # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
-                ours = {"mtu": veth.mtu, "master": bridge, "group": LINK_GROUP}
+                # A bridge may take the lowest of its ports' addresses; one that begins so does not change it.
+                mac = f"fe{veth.peer_mac[2:]}"
+                ours = {"mtu": veth.mtu, "master": bridge, "group": LINK_GROUP, "address": mac}
                 await self._netlink.link("add", ifname=veth.name, kind=veth.kind, peer=peer, state="up", **ours)
             else:
                 link = await self._ours(index, veth.name, veth.kind)
@@ -176,7 +207,11 @@ class Netlink:
                 index = socket.if_nametoindex(veth.name)
                 if veth.locked:
                     await self._netlink.fdb(
-                        "replace", ifindex=index, lladdr=veth.peer_mac, state=_NUD_NOARP, flags=_NTF_MASTER
+                        "replace",
+                        ifindex=index,
+                        lladdr=veth.peer_mac,
+                        state=_NUD_NOARP,
+                        flags=_NTF_MASTER | _NTF_STICKY,
                     )
                 await self._netlink.brport("set", index=index, **{flag: 1 for flag, is_on in flags.items() if is_on})
 
@@ -261,6 +296,10 @@ def _remove_link(index: int) -> None:
 
 def _is_ours(link: Any, kind: str) -> bool:
     return (link.get(("linkinfo", "kind")), link.get("group")) == (kind, LINK_GROUP)
+
+
+def _gone(bridge: str) -> str:
+    return f'bridge "{bridge}" is gone from this host; make it again if it is yours, or restart pynet to restore it'
 
 
 def _index(name: str) -> int | None:

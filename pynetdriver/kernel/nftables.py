@@ -73,7 +73,10 @@ class Nftables:
                 output = self._run(f"list {what}")
             finally:
                 self._library.nft_ctx_output_set_flags(self._context, 0)
-        objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        try:
+            objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        except ValueError:  # libnftables 1.0.6 and a table with flags
+            raise NftablesError(f"the listing of {what} is no JSON") from None
         return objects
 
     def _run(self, commands: str) -> str:

@@ -8,6 +8,7 @@ rules however many there are. Deltas come from what is known; the table is liste
 | host port → container | `publish4`, `publish6` (any local address), `publish4_at`, `publish6_at` (one address) |
 | open ports of containers | `open4`, `open6` |
 | into, out of a network | `to`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
+| containers on links that others use too | `residents` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
 | the host's administrator | chains, sets and maps whose name begins with `user`; never written here |
 """
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pynetdriver.plan import Intent, Opening, Publication, Relaying, Segment
+from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
 
 TABLE = "inet pynet"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
@@ -40,6 +41,7 @@ _SETS = {
     "apart": "type ifname . inet_proto . inet_service;",
     "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
+    "residents": "type ifname . ether_addr;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
 }
@@ -128,6 +130,8 @@ def content(intents: Iterable[Intent]) -> Content:
                 result.add_element(f"open{intent.address.version}", key)
             case Relaying():
                 result.add_element("relayed", f"{intent.protocol} . {intent.host_port}")
+            case Resident():
+                result.add_element("residents", f'"{intent.link}" . {intent.mac}')
             case Segment():
                 _bound(result, intent)
     return result
@@ -216,26 +220,38 @@ def _bound(result: Content, segment: Segment) -> None:
     """Guard the edge of a network."""
     link = f'"{segment.link}"'
     to, leave = f"to_{segment.link}", f"leave_{segment.link}"
-    among = f"iifname {link} {'drop' if segment.isolated else 'accept'}"
+    among, beyond, others = [f"iifname {link} {'drop' if segment.isolated else 'accept'}"], ["drop"], []
+    if segment.shared:
+        beyond = [f"{_family(one.version)} daddr {one} drop" for one in segment.subnets]
+        others = ["iifname . ether saddr != @residents return"]
+        if segment.isolated:
+            apart = [f"iifname . ether saddr @residents {rule}" for rule in beyond]
+            among = [*(f"iifname {link} {rule}" for rule in apart), f"iifname {link} accept"]
     result.add_element("links", link)
     result.add_element("to", link, f"jump {to}")
     if segment.internal:
-        result.chains[to] = [among, "drop"]
+        result.chains[to] = [*among, *beyond]
         # Whatever conntrack remembers: an address may have been that of a container on another network.
         # On input, where there is no outgoing link, only this link's own addresses are let in, and there
         # not to ports that lead to containers of other networks.
         away = f"from_{segment.link}"
         local = "fib daddr . iif type { local, broadcast, multicast } return"
         relayed = "meta l4proto . th dport @relayed drop"
-        result.chains[away] = [f"oifname {link} return", relayed, local, "drop"]
+        result.chains[away] = [*others, f"oifname {link} return", relayed, local, "drop"]
         result.add_element("from", link, f"jump {away}")
         return
     if segment.anti_spoof and segment.subnets:
         genuine = f"genuine_{segment.link}"
         known = [f"{_family(one.version)} saddr {one} return" for one in segment.subnets]
-        result.chains[genuine] = [f"oifname {link} return", *known, "ct state established,related return", "drop"]
+        result.chains[genuine] = [
+            *others,
+            f"oifname {link} return",
+            *known,
+            "ct state established,related return",
+            "drop",
+        ]
         result.add_element("genuine", link, f"jump {genuine}")
-    admitted = ["ct state established,related accept", "ct status dnat accept", among]
+    admitted = ["ct state established,related accept", "ct status dnat accept", *among]
     # A published port reached from inside its own network: the answer must come back this way.
     left = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
     for one in segment.crossings:
@@ -251,7 +267,7 @@ def _bound(result: Content, segment: Segment) -> None:
         if one.source is not None:
             source = "masquerade" if one.source == "link" else f"snat {family} to {one.source}"
             left.append(f"meta nfproto ipv{one.version} {source}")
-    result.chains[to] = [*admitted, "drop"]
+    result.chains[to] = [*admitted, *beyond]
     result.chains[leave] = left
     for subnet in segment.subnets:
         result.add_element(f"leave{subnet.version}", str(subnet), f"jump {leave}")

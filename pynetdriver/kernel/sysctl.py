@@ -36,6 +36,8 @@ def needed(setting: HostSetting) -> list[Setting]:
     """Tell what has to change, in order; nothing if all is as it should be."""
     if isinstance(setting, Forwarding):
         return _needed_to_forward(setting)
+    if not (ROOT / "ipv4/conf" / setting.link).exists():
+        return []  # whoever needs the link says so
     former = _read(_path(setting))
     if former == setting.value:
         return []

@@ -101,8 +101,10 @@ network:{"9f" * 32}
   forwarding ipv6
   sysctl net.ipv4.conf.br0.route_localnet = 1
   sysctl net.ipv6.conf.br0.disable_ipv6 = 0
+  sysctl net.ipv4.conf.br0.promote_secondaries = 1
+  adopt br0 mtu 1450 up
   address 10.9.0.1/24 dev br0
-  segment br0 10.9.0.0/24 fd00:9::/64 (ipv4 in all out as 192.0.2.1) (ipv6 in open out as itself) trusted lan0 trusted wg0""",  # noqa: E501
+  segment br0 10.9.0.0/24 fd00:9::/64 shared (ipv4 in all out as 192.0.2.1) (ipv6 in open out as itself) trusted lan0 trusted wg0""",  # noqa: E501
     ),
     "no address on the bridge": (
         a_network(subnets=(V4,), options={f"{BRIDGE_OPTION}.inhibit_ipv4": "true"}),
