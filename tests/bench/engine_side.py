@@ -94,7 +94,7 @@ def footprint(lab: Lab, quick: bool) -> list[Row]:
             before, memory = set(lab.host.pids()), calls.resident_mb(lab.daemon)
             with _container(lab, "many", net, *_published(count)):
                 new = {pid for pid in lab.host.pids() if pid not in before and not _comm(pid).startswith("containerd")}
-                growth = calls.resident_mb(lab.daemon) - memory
+                growth = max(0.0, calls.resident_mb(lab.daemon) - memory)
                 found[side] = (len(new), sum(map(_proportional_mb, new)) if side == BUILTIN else growth)
     (processes, memory), (ours, growth) = found[BUILTIN], found[PYNET]
     return [
