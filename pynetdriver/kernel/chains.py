@@ -10,7 +10,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-POSTROUTING, PYNET-LEAVE-link | `postrouting`, `leave_link` |
 | PYNET-FORWARD, PYNET-EDGE, PYNET-ENGINE | `forward`: which packets are ours, what becomes of them |
 | PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
-| PYNET-OPEN | the sets `open4`, `open6` |
+| PYNET-OPEN, PYNET-RELAYED | the sets `open4` and `open6`, `relayed` |
 | PYNET-WORLD | what is neither of `links` nor of `engine_bridges` |
 | PYNET-INPUT | `input` |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pynetdriver.plan import Intent, Opening, Publication, Segment, bracketed
+from pynetdriver.plan import Intent, Opening, Publication, Relaying, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
@@ -77,10 +77,12 @@ def content(intents: Iterable[Intent]) -> Content:
             case Publication():
                 _publish(result, intent)
             case Opening():
-                protocol = f"-p {intent.protocol} -m {intent.protocol}"
                 where = f"-d {intent.address}/{_HOST[intent.address.version]}"
-                rule = f"{where} {protocol} --dport {intent.port} -j RETURN"
+                rule = f"{where} {_port(intent.protocol, intent.port)} -j RETURN"
                 result.share("open", intent.address.version, rule)
+            case Relaying():
+                for version in (4, 6):
+                    result.share("relayed", version, f"{_port(intent.protocol, intent.host_port)} -j DROP")
             case Segment():
                 _bound(result, intent)
     return result
@@ -131,7 +133,7 @@ def _nat(whole: Content, version: int) -> Chains:
     return {
         # Rules with an address begin with -d, so they come before those without.
         "PYNET-PUBLISH": _sorted(whole, "publish", version),
-        "PYNET-PREROUTING": (*kept, publish),
+        "PYNET-PREROUTING": (*kept, *_sorted(whole, "apart", version), publish),
         "PYNET-OUTPUT": (*left_alone, publish),
         "PYNET-POSTROUTING": (*own, *_sorted(whole, "leave", version)),
     }
@@ -154,6 +156,7 @@ def _filter(whole: Content, version: int, bridges: list[str]) -> Chains:
         "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
         # All of the world but other networks of containers.
         "PYNET-WORLD": (*(f"-i {link} -j DROP" for link in [*links, *bridges]), "-j RETURN"),
+        "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": away,
     }
@@ -166,8 +169,15 @@ def _sorted(whole: Content, chain: str, version: int) -> tuple[str, ...]:
 def _publish(result: Content, one: Publication) -> None:
     version = one.host_address.version
     where = f"-d {one.host_address}/{_HOST[version]} " if int(one.host_address) else ""
-    protocol = f"-p {one.protocol} -m {one.protocol} --dport {one.host_port}"
-    result.share("publish", version, f"{where}{protocol} -j DNAT --to-destination {bracketed(one.address)}:{one.port}")
+    port = _port(one.protocol, one.host_port)
+    result.share("publish", version, f"{where}{port} -j DNAT --to-destination {bracketed(one.address)}:{one.port}")
+    if one.but_from is not None:
+        for each in (4, 6):
+            result.share("apart", each, f"-i {one.but_from} {port} -j RETURN")
+
+
+def _port(protocol: str, number: int) -> str:
+    return f"-p {protocol} -m {protocol} --dport {number}"
 
 
 def _bound(result: Content, segment: Segment) -> None:
@@ -181,9 +191,10 @@ def _bound(result: Content, segment: Segment) -> None:
             result.internal.add(link)
             filtered[f"PYNET-TO-{link}"] = (among, "-j DROP")
             # Whatever conntrack remembers: an address may have been that of a container on another network.
-            # On input, where there is no outgoing link, only this link's own addresses are let in.
+            # On input, where there is no outgoing link, only this link's own addresses are let in, and there
+            # not to ports that lead to containers of other networks.
             local = (f"-m addrtype --dst-type {kind} --limit-iface-in -j RETURN" for kind in _HERE[version])
-            filtered[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", *local, "-j DROP")
+            filtered[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", "-j PYNET-RELAYED", *local, "-j DROP")
             continue
         if segment.anti_spoof and segment.subnets:
             result.genuine.add(link)

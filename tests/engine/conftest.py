@@ -16,7 +16,7 @@ from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 
-#: Version and iptables flavour: Debian stable's, its successor, the distribution's own.
+#: Version and iptables flavour: Debian stable's, its successor, the distribution's own. pynet is of the same flavour.
 ENGINES = (("26.1", "nft"), ("28.5", "nft"), ("20.10", "nft"), ("26.1", "legacy"))
 
 
@@ -31,7 +31,8 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
             pytest.skip(f"engine {version} is not to be had: {error}")
         lan = stack.enter_context(Lan(engine.netns))
         state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        daemon = stack.enter_context(Daemon(engine.netns, engine.plugins / "pynet.sock", state))
+        kind = ("--firewall", "iptables" if iptables == "legacy" else "nftables")
+        daemon = stack.enter_context(Daemon(engine.netns, engine.plugins / "pynet.sock", state, *kind))
         lab = Lab(f"{engine.version} with iptables-{iptables}", engine, lan, daemon)
         lab.baseline = lab.state()
         yield lab

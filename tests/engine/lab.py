@@ -16,6 +16,7 @@ from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
+from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
@@ -113,8 +114,15 @@ class Lab:
         return found
 
     def rules(self) -> str:
-        """The table of pynet, empty if there is none."""
-        return self.host.run("nft", "list", "table", "inet", "pynet", check=False)
+        """The table of pynet and its chains in legacy tables, empty if there are none."""
+        return self.host.run("nft", "list", "table", "inet", "pynet", check=False) + legacy_rules(self.host)
+
+    def flush_rules(self) -> None:
+        """Do away with what leads ports into containers."""
+        if legacy_rules(self.host):
+            self.host.run("iptables-legacy", "-t", "nat", "-F", "PYNET-PUBLISH")
+        else:
+            self.host.run("nft", "delete", "table", "inet", "pynet")
 
     def rows(self, *kinds: str) -> list[tuple[str, str]]:
         """Kind and key of what the daemon has stored."""

@@ -99,11 +99,11 @@ def test_a_crash_of_engine_and_daemon_leaves_nothing_behind(lab: Lab) -> None:
 
 
 def test_a_flushed_ruleset_is_written_anew_at_the_next_start(lab: Lab) -> None:
-    """nft flush of pynet's table while the daemon is down is mended when it starts."""
+    """What was flushed while the daemon is down is mended when it starts."""
     lab.network("net")
     lab.web("web", "--network", "net", "-p", "8080:80")
     lab.daemon.kill()
-    lab.host.run("nft", "delete", "table", "inet", "pynet")
+    lab.flush_rules()
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") is None
     lab.daemon.start()
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
@@ -136,10 +136,10 @@ def test_a_network_removed_while_pynet_was_away_makes_room_for_the_next(lab: Lab
 
 
 def test_a_removed_table_is_written_anew_while_pynet_runs(lab: Lab) -> None:
-    """nft flush ruleset takes isolation and ports for seconds only, also without a new container."""
+    """A flush takes isolation and ports for seconds only, also without a new container."""
     lab.network("net")
     lab.web("web", "--network", "net", "-p", "8080:80")
-    lab.host.run("nft", "delete", "table", "inet", "pynet")
+    lab.flush_rules()
     eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web", timeout_s=15)
 
 

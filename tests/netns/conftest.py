@@ -24,7 +24,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def host(_root: None, folder: Path) -> Iterator[Host]:
+def firewall() -> str:
+    """The kind of firewall; tests about rules name this as a parameter with both kinds."""
+    return "nftables"
+
+
+@pytest.fixture
+def host(_root: None, folder: Path, firewall: str) -> Iterator[Host]:
     """A namespace with a daemon that has nothing yet."""
-    with Host(folder) as made:
+    with Host(folder, firewall) as made:
         yield made

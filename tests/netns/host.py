@@ -10,7 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from tests.lab.daemon import Daemon
+from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 from tests.lab.unix import PLUGIN_HEADERS, UnixConnection
 
@@ -90,7 +93,7 @@ def plain(listing: str) -> str:
 def rules(netns: Namespace, what: str = "ruleset") -> str:
     """List rules without what differs between equal tables; nothing if there is no such table."""
     listing = netns.run("nft", "-j", "list", *what.split(), check=False)
-    return plain(listing) if listing.strip() else ""
+    return (plain(listing) if listing.strip() else "") + legacy_rules(netns)
 
 
 def sysctls(netns: Namespace) -> str:
@@ -102,10 +105,14 @@ def sysctls(netns: Namespace) -> str:
 class Host:
     """A namespace with a daemon, from `with` to the end of the block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, firewall: str = "auto") -> None:
         self.netns = Namespace()
         self.folder = folder
-        self.daemon = Daemon(self.netns, folder / "pynet.sock", folder / "state")
+        self.firewall = firewall
+        self.daemon = self._daemon()
+
+    def _daemon(self) -> Daemon:
+        return Daemon(self.netns, self.folder / "pynet.sock", self.folder / "state", "--firewall", self.firewall)
 
     def __enter__(self) -> Host:
         self.netns.__enter__()
@@ -157,10 +164,21 @@ class Host:
         """Take a picture."""
         return State(rows(self.daemon.state_dir), links(self.netns), rules(self.netns), sysctls(self.netns))
 
-    def restart(self) -> None:
-        """End the daemon at once and start it again."""
+    def restart(self, firewall: str = "") -> None:
+        """End the daemon at once and start it again, perhaps with another kind of firewall."""
         self.daemon.kill()
+        if firewall:
+            self.firewall = firewall
+            self.daemon = self._daemon()
         self.daemon.start()
+
+    def flush_rules(self) -> None:
+        """Remove all rules on the host, whoever's."""
+        self.netns.run("nft", "flush", "ruleset")
+        for command in ("iptables", "ip6tables"):
+            tables = self.netns.run("cat", f"/proc/net/{command.removesuffix('tables')}_tables_names", check=False)
+            for table in tables.split():
+                self.netns.run("sh", "-c", f"{command}-legacy -t {table} -F && {command}-legacy -t {table} -X")
 
 
 def assert_refusal(status: int, answer: Any) -> None:
@@ -224,5 +242,7 @@ def program(number: int, *ports: Any, network_id: str = NETWORK) -> Any:
     return {**ids(number, network_id), "Options": {PORTMAP: list(ports)}}
 
 
+#: Has a test, or all of a module, run with each kind.
+both_firewalls = pytest.mark.parametrize("firewall", ["nftables", "iptables"])
 PROGRAM = "ProgramExternalConnectivity"
 REVOKE = "RevokeExternalConnectivity"

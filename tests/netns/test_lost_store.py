@@ -5,7 +5,9 @@ import time
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
-from .host import Host, network
+from .host import Host, both_firewalls, network
+
+pytestmark = both_firewalls
 
 
 def test_a_lost_store_leaves_rules_as_they_are(host: Host) -> None:

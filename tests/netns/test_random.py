@@ -7,12 +7,31 @@ from typing import Any
 import pytest
 
 from pynetdriver.backends import backend_named
-from pynetdriver.kernel import ruleset
+from pynetdriver.kernel import chains, ruleset
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
+from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 
-from .host import PROGRAM, REVOKE, Host, assert_refusal, endpoint, ids, join, links, network, plain, port, program, rows
+from .host import (
+    PROGRAM,
+    REVOKE,
+    Host,
+    assert_refusal,
+    both_firewalls,
+    endpoint,
+    ids,
+    join,
+    links,
+    network,
+    plain,
+    port,
+    program,
+    rows,
+)
+from .host import rules as written_rules
+
+pytestmark = both_firewalls
 
 NETWORKS = {"9f" * 32: 9, "8e" * 32: 8, "7d" * 32: 7}
 STEPS = 60
@@ -30,6 +49,8 @@ for one in sys.argv[1:]:
         except OSError:
             print(one)
 """
+#: Those that chains of pynet are in.
+_TABLES = [(4, "raw"), (4, "nat"), (4, "filter"), (6, "nat"), (6, "filter")]
 SEEDS = [1, 2, 3]
 
 
@@ -45,8 +66,14 @@ def plans(host: Host) -> tuple[list[Plan], dict[str, Network], list[Endpoint]]:
     return wanted, networks, endpoints
 
 
-def loaded(scratch: Namespace, intents: list[Intent]) -> str:
-    """Let the kernel say how a table that is written anew reads."""
+def loaded(scratch: Namespace, intents: list[Intent], firewall: str) -> str:
+    """Let the kernel say how rules that are written anew read."""
+    if firewall == "iptables":
+        tables = chains.render([chains.content(intents)], [])
+        for version, name in _TABLES:
+            written = chains.written(tables.get((version, name), {}), name) if tables else f"*{name}\nCOMMIT\n"
+            scratch.run(f"ip{'6' if version == 6 else ''}tables-legacy-restore", input=written)
+        return legacy_rules(scratch)
     scratch.run("nft", "flush", "ruleset")
     if not intents:
         return ""
@@ -69,8 +96,7 @@ def assert_agreement(host: Host, scratch: Namespace) -> int:
     for each in endpoints:
         assert found[f"pnh{each.id[:12]}"]["master"] == f"pn-{each.network_id[:12]}"
     intents = [intent for plan in wanted for intent in plan.intents]
-    listing = host.netns.run("nft", "-j", "list", "ruleset")
-    assert plain(listing) == loaded(scratch, intents)
+    assert written_rules(host.netns) == loaded(scratch, intents, host.firewall)
     forwarding = any(not made.internal for made in networks.values())
     assert host.netns.sysctl("net/ipv4/ip_forward") == str(int(forwarding))
     published = {

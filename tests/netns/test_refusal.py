@@ -15,6 +15,7 @@ from .host import (
     UNKNOWN,
     Host,
     assert_refusal,
+    both_firewalls,
     endpoint,
     endpoint_id,
     ids,
@@ -24,6 +25,8 @@ from .host import (
     program,
 )
 from .test_protocol import WITH_ARGUMENTS
+
+pytestmark = both_firewalls
 
 LONG = "a" * 200
 POOL = "pynet-local/10.7.0.0/24"

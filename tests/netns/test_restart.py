@@ -3,8 +3,10 @@
 from pynetdriver.names import LINK_GROUP
 from tests.lab.netns import Namespace
 
-from .host import NETWORK, OTHER, PROGRAM, Host, endpoint_id, ids, join, network, port, program
+from .host import NETWORK, OTHER, PROGRAM, Host, both_firewalls, endpoint_id, ids, join, network, port, program
 from .test_life import can_bind
+
+pytestmark = both_firewalls
 
 BRIDGE = "pn-9f9f9f9f9f9f"
 
@@ -33,7 +35,7 @@ def test_restart_writes_rules_anew_when_they_were_flushed(host: Host) -> None:
     with_two_endpoints(host)
     before = host.state()
     host.daemon.kill()
-    host.netns.run("nft", "flush", "ruleset")
+    host.flush_rules()
     host.daemon.start()
     assert host.state() == before
 
