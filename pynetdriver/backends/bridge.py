@@ -50,6 +50,12 @@ _ADMITS: dict[str, Literal["published", "open", "all"]] = {
 _mode = kinds.choice(*_ADMITS)
 
 
+def _parse_default_bridge(text: str) -> bool:
+    if kinds.boolean.parse(text):
+        raise ValueError
+    return False
+
+
 @dataclass(frozen=True)
 class Options:
     """`docker network create -o`; names and meanings as in the engine's bridge driver."""
@@ -137,6 +143,26 @@ class Options:
         meaning="address of this host that outgoing IPv6 traffic takes",
         default=None,
         shown="that of the link it leaves by",
+    )
+    announcements: int | None = option(
+        "com.docker.network.advertise_addr_nmsgs",
+        kind=kinds.integer(0, 3),
+        meaning="how often the engine announces a container's address (engine 28 and newer)",
+        default=None,
+        shown="the engine's",
+    )
+    announcement_interval: int | None = option(
+        "com.docker.network.advertise_addr_ms",
+        kind=kinds.integer(100, 2000),
+        meaning="milliseconds between two announcements of the engine",
+        default=None,
+        shown="the engine's",
+    )
+    default_bridge: bool = option(
+        "com.docker.network.bridge.default_bridge",
+        kind=kinds.Kind(_parse_default_bridge, "false: docker0 stays the engine's"),
+        meaning="the engine's own network",
+        default=False,
     )
     anti_spoof: bool = option(
         "anti_spoof",
