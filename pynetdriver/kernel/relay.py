@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -75,31 +76,48 @@ class Relay:
     """All ports that are relayed; a TCP socket listens already when it comes here."""
 
     def __init__(self) -> None:
-        self._ports: dict[socket.socket, _Port] = {}
+        self._ports: dict[int, _Port] = {}
         self._flows = 0
+        #: One for all ports, which the loop watches: a thousand of them cost the loop what one does.
+        self._ready = select.epoll()
+        self._watched = False
 
     def open(self, held: socket.socket, protocol: str, addresses: tuple[IPAddress, ...], number: int) -> None:
         """Begin to relay what a socket gets to a container's port."""
         held.setblocking(False)
         if protocol == "udp":
             held.setsockopt(*_NOTED[held.family], 1)
-        self._ports[held] = port = _Port(held, self._receive if protocol == "udp" else self._accept, addresses, number)
-        self._watch(port)
+        if not self._watched:
+            asyncio.get_running_loop().add_reader(self._ready.fileno(), self._serve)
+            self._watched = True
+        port = _Port(held, self._receive if protocol == "udp" else self._accept, addresses, number)
+        self._ports[held.fileno()] = port
+        self._ready.register(held.fileno(), select.EPOLLIN)
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
-        port = self._ports.pop(held, None)
+        port = self._ports.pop(held.fileno(), None)
         if port is not None:
-            asyncio.get_running_loop().remove_reader(held.fileno())
+            self._ready.unregister(held.fileno())
             for flow in port.flows.values():
                 flow.close(reset=True)
                 if flow.task is not None:
                     flow.task.cancel()
 
-    def _watch(self, port: _Port) -> None:
-        if port.held in self._ports:
-            # By number, since a selector writes out sockets that it does not know.
-            asyncio.get_running_loop().add_reader(port.held.fileno(), port.ready, port)
+    def _serve(self) -> None:
+        for number, _ in self._ready.poll(0):
+            port = self._ports.get(number)
+            if port is not None:
+                port.ready(port)
+
+    def _pause(self, port: _Port) -> None:
+        def resume() -> None:
+            if self._ports.get(number) is port:
+                self._ready.modify(number, select.EPOLLIN)
+
+        number = port.held.fileno()
+        self._ready.modify(number, 0)
+        asyncio.get_running_loop().call_later(_PAUSE_S, resume)
 
     def _is_full(self) -> bool:
         """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
@@ -128,8 +146,7 @@ class Relay:
                 return
             except OSError as error:
                 log.warning("connections to a container have to wait", port=port.number, error=str(error))
-                asyncio.get_running_loop().remove_reader(port.held.fileno())
-                asyncio.get_running_loop().call_later(_PAUSE_S, self._watch, port)
+                self._pause(port)
                 return
             # What is left of it shall not keep the next holder from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
