@@ -138,9 +138,9 @@ class NetworkDriver:
                 return wire.CreateEndpointResponse(answer)
             if endpoint.id[:PREFIX_LENGTH] in self._prefixes:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
-            for address in _addresses(endpoint):
+            for address in endpoint.addresses.values():
                 await self._collect_if_dead(self._by_address.get((network.id, address)))
-            for address in _addresses(endpoint):
+            for address in endpoint.addresses.values():
                 holder = self._by_address.get((network.id, address))
                 if holder is not None:
                     raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of the same network")
@@ -485,14 +485,14 @@ class NetworkDriver:
     def _know(self, endpoint: Endpoint) -> None:
         self.endpoints[endpoint.id] = endpoint
         self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
-        for address in _addresses(endpoint):
+        for address in endpoint.addresses.values():
             self._by_address[endpoint.network_id, address] = endpoint.id
 
     def _forget(self, endpoint: Endpoint) -> None:
         self.endpoints.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._joined.pop(endpoint.id, None)
-        for address in _addresses(endpoint):
+        for address in endpoint.addresses.values():
             if self._by_address.get((endpoint.network_id, address)) == endpoint.id:
                 del self._by_address[endpoint.network_id, address]
 
@@ -519,10 +519,6 @@ class NetworkDriver:
     @staticmethod
     def _backend(network: Network) -> Backend:
         return backend_named(network.backend)
-
-
-def _addresses(endpoint: Endpoint) -> list[IPAddress]:
-    return [one.ip for one in (endpoint.address4, endpoint.address6) if one is not None]
 
 
 def _clash_in_one_space(one: Network, other: Network) -> bool:

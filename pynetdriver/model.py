@@ -99,6 +99,11 @@ class Endpoint(Record, frozen=True, kw_only=True):
     sandbox: str | None = None
     ports: tuple[PortMapping, ...] = ()
 
+    @property
+    def addresses(self) -> dict[int, IPAddress]:
+        """Its addresses by IP version."""
+        return {net.version: net.ip for net in (self.address4, self.address6) if net is not None}
+
 
 class Pool(Record, frozen=True, kw_only=True):
     """A range of addresses that the engine holds; `range` is `--ip-range`."""

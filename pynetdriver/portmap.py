@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -97,27 +97,30 @@ def split_opened(
     return list(opened), left, replace(endpoint, address4=kept.get(4), address6=kept.get(6))
 
 
-def translated_to(mapping: PortMapping, endpoint: Endpoint) -> IPAddress | None:
-    """Tell to which address the kernel translates a host port; none to ::1 nor from one family to the other."""
-    address = endpoint.address4 if mapping.host_address.version == 4 else endpoint.address6
-    return None if address is None or mapping.host_address == _LOOPBACK6 else address.ip
+def translated_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> IPAddress | None:
+    """Tell to which of a container's addresses, given by IP version, the kernel translates a host port.
+
+    None to ::1 nor from one family to the other.
+    """
+    return None if mapping.host_address == _LOOPBACK6 else addresses.get(mapping.host_address.version)
 
 
-def relayed_to(mapping: PortMapping, endpoint: Endpoint, apart: bool = False) -> tuple[IPAddress, ...]:
+def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool = False) -> tuple[IPAddress, ...]:
     """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should.
 
     Args:
+        addresses: the container's, by IP version.
         apart: the endpoint's network keeps its containers apart, so what they send to the port comes untranslated.
     """
     host = mapping.host_address
     if mapping.protocol not in _RELAYED:
         return ()
-    if translated_to(mapping, endpoint) is not None:
+    if translated_to(mapping, addresses) is not None:
         of_containers = apart and not host.is_loopback()
         if not of_containers and (host.version == 4 or int(host) != 0):
             return ()
-    nets = (endpoint.address4, endpoint.address6) if host.version == 4 else (endpoint.address6, endpoint.address4)
-    return tuple(net.ip for net in nets if net is not None)
+    versions = (4, 6) if host.version == 4 else (6, 4)
+    return tuple(addresses[version] for version in versions if version in addresses)
 
 
 def _host_addresses(

@@ -296,8 +296,9 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     translated = False
     if _adopted(network):
         intents[Resident(_bridge(network), endpoint.mac)] = None
+    addresses = endpoint.addresses
     for port in endpoint.ports:
-        address = translated_to(port, endpoint)
+        address = translated_to(port, addresses)
         if address is None:
             if int(port.host_address) == 0:
                 intents[Relaying(port.protocol, port.host_port)] = None

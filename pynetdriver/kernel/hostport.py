@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 
 from netaddr import IPAddress
@@ -51,9 +52,10 @@ class HostPorts:
             InvalidRequest: the host does not have the address.
         """
         new: list[PortMapping] = []
+        relayed = partial(relayed_to, addresses=holder.addresses, apart=apart)
         try:
             for request in narrowest_first(requests):
-                new += self._hold_one(holder, request, apart)
+                new += self._hold_one(holder.id, request, relayed)
         except BaseException:
             self.release(holder.id, new)
             raise
@@ -65,15 +67,16 @@ class HostPorts:
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
         """
         failed: list[PynetError] = []
+        addresses = holder.addresses
         for mapping in mappings:
             if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
-            bound, relayed = None, relayed_to(mapping, holder, apart)
+            bound, relayed = None, relayed_to(mapping, addresses, apart)
             try:
                 bound = self._bind(mapping, bool(relayed))
             except PynetError as error:
                 failed.append(error)
-            self._keep(holder, mapping, bound, relayed)
+            self._keep(holder.id, mapping, bound, relayed)
         return failed
 
     def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
@@ -105,11 +108,13 @@ class HostPorts:
                 return holder
         return None
 
-    def _hold_one(self, holder: Endpoint, request: PortRequest, apart: bool) -> list[PortMapping]:
+    def _hold_one(
+        self, holder: str, request: PortRequest, relayed_to: Callable[[PortMapping], tuple[IPAddress, ...]]
+    ) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
             mappings = [PortMapping(request.protocol, one, number, request.port) for one in request.host_addresses]
-            relayed = [relayed_to(mapping, holder, apart) for mapping in mappings]
+            relayed = [relayed_to(mapping) for mapping in mappings]
             bound: list[socket.socket | None] = []
             try:
                 for mapping, to in zip(mappings, relayed, strict=True):
@@ -143,30 +148,34 @@ class HostPorts:
             yield self._next_ephemeral
 
     def _keep(
-        self, holder: Endpoint, mapping: PortMapping, bound: socket.socket | None, relayed: tuple[IPAddress, ...]
+        self, holder: str, mapping: PortMapping, bound: socket.socket | None, relayed: tuple[IPAddress, ...]
     ) -> None:
-        self._held.setdefault(holder.id, {})[mapping] = bound
+        self._held.setdefault(holder, {})[mapping] = bound
         at = self._holders.setdefault((mapping.protocol, mapping.host_port), {})
-        at.setdefault(mapping.host_address, holder.id)
+        at.setdefault(mapping.host_address, holder)
         if bound is not None and relayed:
             self._relay.open(bound, mapping.protocol, relayed, mapping.port)
 
     def _bind(self, mapping: PortMapping, relayed: bool, named: bool = True) -> socket.socket | None:
         protocol, address, number = mapping.protocol, mapping.host_address, mapping.host_port
-        where = f"{bracketed(address)}:{number}/{protocol}"
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
-            raise PortTaken(where, protocol, number, holder)
+            raise PortTaken(_where(mapping), protocol, number, holder)
         try:
             return _bound(protocol, address, number, named, listen=relayed and protocol == "tcp")
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortTaken(where, protocol, number, None) from None
+                raise PortTaken(_where(mapping), protocol, number, None) from None
             if error.errno == errno.EADDRNOTAVAIL:
                 raise InvalidRequest(
-                    f"cannot publish on {where}: this host has no address {address}; publish on one that it has"
+                    f"cannot publish on {_where(mapping)}: this host has no address {address};"
+                    " publish on one that it has"
                 ) from None
-            raise HostError.of(error.errno or errno.EIO, f"hold host port {where}") from error
+            raise HostError.of(error.errno or errno.EIO, f"hold host port {_where(mapping)}") from error
+
+
+def _where(mapping: PortMapping) -> str:
+    return f"{bracketed(mapping.host_address)}:{mapping.host_port}/{mapping.protocol}"
 
 
 class PortTaken(Conflict):
@@ -188,6 +197,10 @@ class PortTaken(Conflict):
         return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")
 
 
+#: Writing out "::" takes longer than binding to it.
+_text = lru_cache(256)(str)
+
+
 def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: bool) -> socket.socket | None:
     """Bind a socket; a port that is asked for by itself also where only closed connections are left of a server."""
     kind, number_of_protocol = _SOCKETS[protocol]
@@ -201,12 +214,12 @@ def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: 
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            bound.bind((str(address), number))
+            bound.bind((_text(address), number))
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not (named and protocol == "tcp" and _is_only_closed(number)):
                 raise
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((str(address), number))
+            bound.bind((_text(address), number))
         if listen:
             # Listening looks for others at the port again.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

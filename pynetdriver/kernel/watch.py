@@ -168,7 +168,7 @@ class Watch:
 
     def _nftables_message(self, body: bytes, kind: int, _: int, port: int) -> None:
         subsystem, kind = divmod(kind, 256)
-        if subsystem != _SUBSYSTEM:
+        if subsystem != _SUBSYSTEM or port in self._own_ports:
             return
         if kind == _NEWGEN:
             self._end_of_transaction(dict(_attributes(body, 4)), port)

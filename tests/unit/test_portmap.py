@@ -95,8 +95,9 @@ def test_port_is_translated_or_relayed(
 ) -> None:
     """The kernel has no way to ::1 nor between the families; what it can do is not done twice."""
     mapping = PortMapping("tcp", host, 8080, 80)
-    assert translated_to(mapping, endpoint) == translated and relayed_to(mapping, endpoint) == relayed
-    assert relayed_to(PortMapping("sctp", host, 8080, 80), endpoint) == ()
+    assert translated_to(mapping, endpoint.addresses) == translated
+    assert relayed_to(mapping, endpoint.addresses) == relayed
+    assert relayed_to(PortMapping("sctp", host, 8080, 80), endpoint.addresses) == ()
 
 
 @pytest.mark.parametrize(
