@@ -15,8 +15,9 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-INPUT | `input` |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
 
-What nftables accepts goes on to the tables after it. Here it goes on behind our jump in FORWARD, to the engine's
-rules: chains are entered by goto, so that RETURN in the last of them leads there.
+What is dropped stays dropped whatever the engine writes, and what is let through goes on to the engine's rules: as
+the table of nftables goes before them, so does the table mangle. In the table filter the engine puts its jumps above
+ours with every network that it makes. Chains are entered by goto, so that RETURN in the last of them lets through.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ USER = "PYNET-USER"
 JUMPS = {
     "raw": {"PREROUTING": "PYNET-RAW"},
     "nat": {"PREROUTING": "PYNET-PREROUTING", "OUTPUT": "PYNET-OUTPUT", "POSTROUTING": "PYNET-POSTROUTING"},
-    "filter": {"FORWARD": "PYNET-FORWARD", "INPUT": "PYNET-INPUT"},
+    "mangle": {"FORWARD": "PYNET-FORWARD", "INPUT": "PYNET-INPUT"},
 }
-#: Where the jump has to be the first rule: what is dropped there must not be accepted before.
-FIRST = {("raw", "PREROUTING"), ("filter", "FORWARD"), ("filter", "INPUT")}
+#: Where the jump has to be the first rule: what is dropped there must not be let through before.
+FIRST = {("raw", "PREROUTING"), ("mangle", "FORWARD"), ("mangle", "INPUT")}
 
 _LOCAL = "-m addrtype --dst-type LOCAL"
 _HERE = {4: ("LOCAL", "BROADCAST", "MULTICAST"), 6: ("LOCAL", "MULTICAST")}
@@ -105,7 +106,7 @@ def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[T
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
     for version in (4, 6):
         tables[version, "nat"] = _nat(whole, version)
-        tables[version, "filter"] = _filter(whole, version, bridges)
+        tables[version, "mangle"] = _guard(whole, version, bridges)
     for table, chains in whole.own.items():
         tables[table].update(chains)
     return tables
@@ -139,7 +140,7 @@ def _nat(whole: Content, version: int) -> Chains:
     }
 
 
-def _filter(whole: Content, version: int, bridges: list[str]) -> Chains:
+def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
     links = sorted(whole.links)
     away = tuple(f"-i {link} -j PYNET-FROM-{link}" for link in sorted(whole.internal))
     return {
@@ -185,7 +186,7 @@ def _bound(result: Content, segment: Segment) -> None:
     link = segment.link
     result.links.add(link)
     for version in (4, 6):
-        filtered = result.own.setdefault((version, "filter"), {})
+        filtered = result.own.setdefault((version, "mangle"), {})
         among = f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"
         if segment.internal:
             result.internal.add(link)

@@ -51,7 +51,7 @@ _TRANSLATIONS = {"DNAT", "SNAT", "MASQUERADE"}
 _MAP_ADDRESSES, _MAP_PORTS = 1, 2
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "ipv6-icmp": 58}
 #: Order of tables within a change: what guards comes before what leads in.
-_ORDER = ("raw", "filter", "nat")
+_ORDER = ("raw", "mangle", "nat")
 
 #: The library is not thread-safe.
 _ONE_AT_A_TIME = threading.Lock()
@@ -88,11 +88,12 @@ class IptablesFirewall:
             if former == intents:
                 return
             self._keep(owner, intents)
+            written = dict(self._written)
             try:
                 await self._change()
             except HostError:
                 self._keep(owner, former)
-                await self._put_back()
+                await self._put_back(written)
                 raise
 
     def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
@@ -118,12 +119,13 @@ class IptablesFirewall:
         """Say which bridges are the engine's own."""
         async with self._lock:
             former, self._bridges = self._bridges, names
+            written = dict(self._written)
             try:
                 if self._owners:
                     await self._change()
             except HostError:
                 self._bridges = former
-                await self._put_back()
+                await self._put_back(written)
                 raise
 
     async def mend(self) -> bool:
@@ -161,10 +163,11 @@ class IptablesFirewall:
                 self._pictures.pop(table, None)
         _forget(wanted)
 
-    async def _put_back(self) -> None:
+    async def _put_back(self, former: Mapping[Table, Chains]) -> None:
         """Undo a change that failed half way; `mend` tries again what cannot be undone now."""
-        with contextlib.suppress(HostError):
-            await self._change(whole=True)
+        if self._written != former:
+            with contextlib.suppress(HostError):
+                await self._change()
 
     def _wrong(self, changed: Mapping[Table, xtables.Picture]) -> list[Table]:
         """Tell which of the changed tables do not have our part as it has to be."""
@@ -187,7 +190,7 @@ def left_behind() -> bool:
     """Tell whether there are chains of ours in the legacy tables, but for the user's."""
     for table in _present():
         with contextlib.suppress(XtablesError):
-            if any(name.startswith(OURS) and not name.startswith(USER) for name in xtables.read(*table).chains()):
+            if any(map(_is_ours, xtables.read(*table).chains())):
                 return True
     return False
 
@@ -218,7 +221,8 @@ class _Difference:
     create: list[str]
     fill: dict[str, tuple[tuple[bytes, ...], list[_Built]]]
     jumps: dict[str, tuple[int, _Built, bool]]
-    remove: list[str]
+    #: Chains to empty, and whether to delete them: not while a rule of somebody else leads there.
+    remove: dict[str, bool]
 
     @property
     def is_none(self) -> bool:
@@ -228,22 +232,36 @@ class _Difference:
 def _difference(table: Table, found: Mapping[str, tuple[bytes, ...]], wanted: Chains) -> _Difference:
     """Compare what is in a table with what we want there; what is the user's has only to exist."""
     version, name = table
-    result = _Difference([one for one in wanted if one not in found], {}, {}, [])
+    result = _Difference([one for one in wanted if one not in found], {}, {}, {})
     for chain, rules in wanted.items():
-        if not chain.startswith(USER):
+        if _is_ours(chain):
             built = [_build(version, rule) for rule in rules]
             if found.get(chain, ()) != tuple(one.key for one in built):
                 result.fill[chain] = found.get(chain, ()), built
-    for place, chain in JUMPS[name].items():
-        jump, there = _build(version, f"-j {chain}"), found.get(place, ())
+    jumps = {_build(version, f"-j {chain}").key for chain in JUMPS[name].values()}
+    for place, target in JUMPS[name].items():
+        jump, there = _build(version, f"-j {target}"), found.get(place, ())
         count = there.count(jump.key)
         right = count == 1 and ((name, place) not in FIRST or there[0] == jump.key) if wanted else count == 0
         if not right:
             result.jumps[place] = count, jump, bool(wanted)
-    for chain in found:
-        if chain.startswith(OURS) and chain not in wanted and not (chain.startswith(USER) and (wanted or found[chain])):
-            result.remove.append(chain)
+    for chain, present in found.items():
+        if _is_ours(chain) and chain not in wanted:
+            unused = not any(
+                key.endswith(b"\0" + chain.encode()) and key not in jumps
+                for place, keys in found.items()
+                if not _is_ours(place)
+                for key in keys
+            )
+            if present or unused:
+                result.remove[chain] = unused
+    if not wanted and found.get(USER) == ():
+        result.remove[USER] = True
     return result
+
+
+def _is_ours(chain: str) -> bool:
+    return chain.startswith(OURS) and not chain.startswith(USER)
 
 
 def _bring(table: Table, wanted: Chains) -> None:
@@ -287,8 +305,9 @@ def _carry_out(handle: Any, difference: _Difference) -> None:
             handle.insert_entry(place, jump.entry, 0)
     for chain in difference.remove:
         handle.flush_entries(chain)
-    for chain in difference.remove:
-        handle.delete_chain(chain)
+    for chain, unused in difference.remove.items():
+        if unused:
+            handle.delete_chain(chain)
 
 
 def _fill(handle: Any, chain: str, found: tuple[bytes, ...], built: list[_Built]) -> None:

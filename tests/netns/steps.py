@@ -1,4 +1,4 @@
-"""Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL HOW`.
+"""Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL HOW KIND`.
 
 Runs inside the namespace, with the real kernel and store behind a trap. HOW is `fail`, `fail on`, `cancel` or `kill`;
 `kill` ends a forked child in the middle and lets another one restore. Exits with a traceback if store,
@@ -21,7 +21,9 @@ from pynetdriver.errors import HostError, PynetError
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.engine import EngineChains
+from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.hostport import HostPorts
+from pynetdriver.kernel.iptables import IptablesFirewall
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.nftables import Nftables, NftablesFirewall
 from pynetdriver.plan import Address, Bridge, Intent, Veth
@@ -93,7 +95,7 @@ class TrappedNetlink(Netlink):
         await super().remove_link(name, kind)
 
 
-class TrappedFirewall(NftablesFirewall):
+class TrappedNftables(NftablesFirewall):
     """The real table, one step a change."""
 
     def __init__(self, trap: Trap) -> None:
@@ -105,14 +107,29 @@ class TrappedFirewall(NftablesFirewall):
         await super().set(owner, intents)
 
 
+class TrappedIptables(IptablesFirewall):
+    """The real chains, one step a change."""
+
+    def __init__(self, trap: Trap) -> None:
+        super().__init__()
+        self._trap = trap
+
+    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+        self._trap.step()
+        await super().set(owner, intents)
+
+
+FIREWALLS: dict[str, Callable[[Trap], Firewall]] = {"nftables": TrappedNftables, "iptables": TrappedIptables}
+
+
 class Process:
     """What a daemon is made of, without its socket."""
 
-    def __init__(self, folder: Path, trap: Trap) -> None:
+    def __init__(self, folder: Path, trap: Trap, firewall: str) -> None:
         self.trap = trap
         self._store = TrappedStore(folder, trap)
         self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
-        self._kernel = Kernel(self._netlink, TrappedFirewall(trap))
+        self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
         self.journal = Journal(self._store, self._kernel)
         self.driver = NetworkDriver(self.journal, self._kernel, self._ports, chains)
 
@@ -177,8 +194,8 @@ def kill() -> None:
 class Experiment:
     """One call, broken at every step."""
 
-    def __init__(self, netns: Namespace, folder: Path, call: str, how: str) -> None:
-        self._netns, self._folder, self._how = netns, folder, how
+    def __init__(self, netns: Namespace, folder: Path, call: str, how: str, firewall: str) -> None:
+        self._netns, self._folder, self._how, self._firewall = netns, folder, how, firewall
         *self._before, self._call = CALLS[call]
         self._deletes = call.startswith("delete")
 
@@ -190,7 +207,7 @@ class Experiment:
         states = list[State]()
 
         async def undisturbed() -> None:
-            async with Process(self._folder / "0", nothing) as process:
+            async with Process(self._folder / "0", nothing, self._firewall) as process:
                 for one in self._before:
                     await process.call(*one)
                 states.append(self.state(self._folder / "0"))
@@ -212,7 +229,7 @@ class Experiment:
         trap = Trap(cancel if self._how == "cancel" else fail, self._how == "fail on")
 
         async def broken() -> None:
-            async with Process(folder, trap) as process:
+            async with Process(folder, trap, self._firewall) as process:
                 for one in self._before:
                     await process.call(*one)
                 trap.set(number)
@@ -245,14 +262,14 @@ class Experiment:
         trap = Trap(kill)
 
         async def broken() -> None:
-            async with Process(folder, trap) as process:
+            async with Process(folder, trap, self._firewall) as process:
                 for one in self._before:
                     await process.call(*one)
                 trap.set(number)
                 await process.call(*self._call)
 
         async def restored() -> None:
-            async with Process(folder, Trap(fail)) as process:
+            async with Process(folder, Trap(fail), self._firewall) as process:
                 found = self.state(folder)
                 # A network goes after its endpoints, one by one.
                 if found != before and self._call is not DELETE_NETWORK:
@@ -288,5 +305,5 @@ def compare(found: State, wanted: State, when: str) -> None:
 
 
 if __name__ == "__main__":
-    name, path, call, how = sys.argv[1:]
-    sys.stdout.write(f"{Experiment(Namespace(name), Path(path), call, how).run()}\n")
+    name, path, call, how, firewall = sys.argv[1:]
+    sys.stdout.write(f"{Experiment(Namespace(name), Path(path), call, how, firewall).run()}\n")

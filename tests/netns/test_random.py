@@ -50,7 +50,7 @@ for one in sys.argv[1:]:
             print(one)
 """
 #: Those that chains of pynet are in.
-_TABLES = [(4, "raw"), (4, "nat"), (4, "filter"), (6, "nat"), (6, "filter")]
+_TABLES = [(4, "raw"), (4, "nat"), (4, "mangle"), (6, "nat"), (6, "mangle")]
 SEEDS = [1, 2, 3]
 
 

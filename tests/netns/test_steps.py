@@ -10,12 +10,16 @@ from tests.lab.netns import Namespace
 
 from .steps import CALLS
 
+HOW = ("fail", "fail on", "cancel", "kill")
+#: The second kind where the calls' rules differ most: the other calls differ in what is no kind's business.
+CASES = [(call, how, "nftables") for call in CALLS for how in HOW]
+CASES += [(call, how, "iptables") for call in ("create network", "program", "delete network") for how in HOW]
 
-@pytest.mark.parametrize("how", ["fail", "fail on", "cancel", "kill"])
-@pytest.mark.parametrize("call", CALLS)
-def test_call_is_undone_or_finished_when_it_breaks(folder: Path, call: str, how: str) -> None:
+
+@pytest.mark.parametrize(("call", "how", "firewall"), CASES)
+def test_call_is_undone_or_finished_when_it_breaks(folder: Path, call: str, how: str, firewall: str) -> None:
     """Whatever step fails: creates and changes are undone, deletes are finished, and the call can be repeated."""
     with Namespace() as netns:
-        script = f"cd {PROJECT} && exec {sys.executable} -m tests.netns.steps {netns.name} {folder} '{call}' '{how}'"
-        said = netns.run("sh", "-c", script)
+        command = (sys.executable, "-m", "tests.netns.steps", netns.name, str(folder), call, how, firewall)
+        said = netns.run("sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(PROJECT), *command)
         assert int(said.split()[-1]) >= 1, said

@@ -1,0 +1,126 @@
+"""The chains of legacy iptables as text; that the kernel takes them is seen in tests/netns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.kernel import chains, ruleset
+from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Segment
+
+LINK = "pn-0123456789ab"
+SUBNETS = (IPNetwork("10.9.0.0/24"), IPNetwork("fd00:9::/64"))
+#: Longest name of a chain (XT_EXTENSION_MAXNAMELEN with its end).
+LONGEST = 28
+
+
+def rendered(*intents: Intent, bridges: tuple[str, ...] = ()) -> dict[chains.Table, chains.Chains]:
+    return chains.render([chains.content(intents)], bridges)
+
+
+def segment(**options: Any) -> Segment:
+    crossings = options.pop("crossings", (Crossing(4, "published", "link"), Crossing(6, "published", "link")))
+    return Segment(LINK, SUBNETS, crossings, **options)
+
+
+def test_nothing_to_say_is_no_chain() -> None:
+    """Without intents there is not even an empty chain, whatever bridges the engine has."""
+    assert rendered(bridges=("docker0",)) == {}
+
+
+def test_ports_of_one_address_come_before_those_of_all() -> None:
+    """As in nftables, where one map is looked up before the other."""
+    wildcard = Publication("tcp", IPAddress("0.0.0.0"), 80, IPAddress("10.9.0.2"), 8080)
+    addressed = Publication("tcp", IPAddress("192.0.2.1"), 80, IPAddress("10.9.0.3"), 8080)
+    six = Publication("udp", IPAddress("::"), 53, IPAddress("fd00:9::2"), 53)
+    tables = rendered(wildcard, addressed, six)
+    assert tables[4, "nat"]["PYNET-PUBLISH"] == (
+        "-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.0.3:8080",
+        "-p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.0.2:8080",
+    )
+    assert tables[6, "nat"]["PYNET-PUBLISH"] == ("-p udp -m udp --dport 53 -j DNAT --to-destination [fd00:9::2]:53",)
+
+
+def test_an_internal_network_drops_before_anything_established_is_let_through() -> None:
+    """Neither on the way out nor on the way in is a flow's past of any interest."""
+    tables = rendered(segment(internal=True), Relaying("tcp", 80))
+    for version in (4, 6):
+        filtered = tables[version, "mangle"]
+        assert filtered[f"PYNET-FROM-{LINK}"][-1] == filtered[f"PYNET-TO-{LINK}"][-1] == "-j DROP"
+        assert "conntrack" not in str((filtered[f"PYNET-FROM-{LINK}"], filtered[f"PYNET-TO-{LINK}"]))
+        assert filtered["PYNET-INPUT"] == (f"-i {LINK} -j PYNET-FROM-{LINK}",)
+        assert filtered["PYNET-EDGE"][:2] == ("-j PYNET-USER", f"-i {LINK} -j PYNET-FROM-{LINK}")
+        assert filtered["PYNET-RELAYED"] == ("-p tcp -m tcp --dport 80 -j DROP",)
+        assert f"PYNET-LEAVE-{LINK}" not in tables[version, "nat"]
+
+
+def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
+    """No chain accepts: what is not dropped returns behind the jump in FORWARD, since all on its way are gotos."""
+    tables = rendered(segment(crossings=(Crossing(4, "all"), Crossing(6, "open")), trusted=("eth0",)))
+    for version in (4, 6):
+        filtered = tables[version, "mangle"]
+        assert "ACCEPT" not in str(filtered)
+        assert all(" -g PYNET-EDGE" in rule for rule in filtered["PYNET-FORWARD"])
+        assert f"-o {LINK} -g PYNET-TO-{LINK}" in filtered["PYNET-EDGE"]
+    assert tables[4, "mangle"][f"PYNET-TO-{LINK}"][-2:] == ("-g PYNET-WORLD", "-j DROP")
+    assert tables[6, "mangle"][f"PYNET-TO-{LINK}"][-2:] == ("-g PYNET-OPEN", "-j DROP")
+
+
+protocols, ports = st.sampled_from(["tcp", "udp", "sctp"]), st.integers(1, 65535)
+addresses = {
+    4: st.builds(IPAddress, st.integers(1, 2**32 - 1)),
+    6: st.builds(IPAddress, st.integers(2**64, 2**128 - 1)),
+}
+links = st.sampled_from(["pn-0123456789ab", "br0", "a-bridge-of-15c"])
+
+
+@st.composite
+def intents(draw: st.DrawFn) -> Intent:
+    version = draw(st.sampled_from([4, 6]))
+    match draw(st.integers(0, 3)):
+        case 0:
+            where = draw(st.one_of(st.just(IPAddress("0.0.0.0" if version == 4 else "::")), addresses[version]))
+            but = draw(st.one_of(st.none(), links))
+            return Publication(draw(protocols), where, draw(ports), draw(addresses[version]), draw(ports), but)
+        case 1:
+            return Opening(draw(protocols), draw(addresses[version]), draw(ports))
+        case 2:
+            return Relaying(draw(protocols), draw(ports))
+        case _:
+            crossing = st.builds(
+                Crossing,
+                st.just(version),
+                st.sampled_from(["published", "open", "all"]),
+                st.one_of(st.none(), st.just("link"), addresses[version]),
+            )
+            flags = {name: draw(st.booleans()) for name in ("internal", "isolated", "anti_spoof")}
+            trusted = ("eth0",) if draw(st.booleans()) else ()
+            return Segment(draw(links), SUBNETS, (draw(crossing),), **flags, trusted=trusted)
+
+
+@given(st.lists(intents(), max_size=8))
+def test_the_order_of_owners_is_of_no_matter_and_every_jump_has_an_end(several: list[Intent]) -> None:
+    """So that tables that were changed bit by bit equal those that are written whole."""
+    one_a_link = list({one.link if isinstance(one, Segment) else one: one for one in several}.values())
+    contents = [chains.content([one]) for one in one_a_link]
+    tables = chains.render(contents, ["docker0"])
+    assert tables == chains.render(contents[::-1], ["docker0"]) == rendered(*one_a_link, bridges=("docker0",))
+    for (_, name), found in tables.items():
+        assert set(chains.JUMPS[name].values()) <= set(found)
+        for chain, rules in found.items():
+            assert chain.startswith(chains.OURS) and len(chain) <= LONGEST
+            assert {rule.split()[-1] for rule in rules if " PYNET-" in rule} <= set(found)
+
+
+def test_both_kinds_know_the_same_intents() -> None:
+    """An intent that one kind leaves out would be a hole in it."""
+    for one in (
+        segment(),
+        Opening("tcp", IPAddress("10.9.0.2"), 80),
+        Relaying("tcp", 80),
+        Publication("tcp", IPAddress("::"), 80, IPAddress("fd00::2"), 80),
+    ):
+        assert rendered(one) and ruleset.content([one]) != ruleset.Content()
