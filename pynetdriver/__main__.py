@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 #: One lock a network namespace, so one daemon in it.
 _LOCKS = Path("/run/pynet")
+#: What the kernel allows a process by default (fs.nr_open).
+_DESCRIPTORS = 1_048_576
 
 
 @click.group()
@@ -101,8 +103,7 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a socket for every published port
+    _allow_descriptors()
     store = SqliteStore(state_dir)
     with _only_daemon(state_dir):
         netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
@@ -130,6 +131,15 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
         ports.close()
         store.close()
         log.info("stopped; links and rules stay in place")
+
+
+def _allow_descriptors() -> None:
+    """Take as many as there may be: a published port needs two."""
+    _, own = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in (_DESCRIPTORS, own):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, own), max(most, own)))
+            return
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pynetdriver.__main__ import serve
+from tests.engine.test_parity import BETTER
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +21,14 @@ def test_the_options_page_is_what_the_declarations_give() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "options.md").read_text() == generate.options_page()
+
+
+def test_what_differs_from_the_built_in_bridge_is_in_the_docs() -> None:
+    """Every difference that the comparison allows, in the same words, and no other."""
+    page = (ROOT / "docs" / "moving-from-bridge.md").read_text()
+    section = page[page.index("### With engine 28") : page.index("### In any case")]
+    listed = {line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")}
+    assert listed - {"difference", "---"} == {rule.reason for rule in BETTER}
 
 
 def test_links_in_the_docs_lead_somewhere() -> None:
