@@ -5,7 +5,9 @@
 | `netlink` | links and addresses |
 | `watch`, `health` | what the kernel tells of changes, and what should be |
 | `sysctl` | switches under /proc/sys/net |
-| `nftables`, `ruleset`, `firewall` | the library, the table as text, who wants what in it |
+| `firewall` | who wants what of it, and which kind of firewall this host has |
+| `nftables`, `ruleset` | the one kind: the library, the table as text |
+| `iptables`, `chains`, `xtables` | the other: python-iptables, chains as text, legacy tables as the kernel gives them |
 | `hostport`, `relay` | host ports held by sockets, and what reaches those |
 | `conntrack` | remembered flows that contradict what is published |
 | `engine` | the one place in the engine's own rules |

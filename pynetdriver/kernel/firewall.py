@@ -34,7 +34,7 @@ class Firewall(Protocol):
         ...
 
     async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
-        """Replace everything, in one transaction."""
+        """Replace everything, in one transaction or one for each table."""
         ...
 
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
@@ -46,7 +46,7 @@ class Firewall(Protocol):
         ...
 
     async def rewrite(self) -> None:
-        """Write everything anew, in one transaction."""
+        """Write everything anew, in one transaction or one for each table."""
         ...
 
 
