@@ -32,18 +32,22 @@ def routes(lab: Lab, *subnets: str) -> Iterator[None]:
     for subnet in subnets:
         gateway = lab.lan.HOST6 if ":" in subnet else lab.lan.HOST4
         lab.neighbour.run("ip", "route", "replace", subnet, "via", gateway)
-    yield
-    for subnet in subnets:
-        lab.neighbour.run("ip", "route", "delete", subnet)
+    try:
+        yield
+    finally:
+        for subnet in subnets:
+            lab.neighbour.run("ip", "route", "delete", subnet)
 
 
 @contextmanager
 def host_address(lab: Lab, *addresses: str) -> Iterator[None]:
     for one in addresses:
         lab.host.run("ip", "address", "add", one, "dev", "lan0", *(["nodad"] if ":" in one else []))
-    yield
-    for one in addresses:
-        lab.host.run("ip", "address", "delete", one, "dev", "lan0")
+    try:
+        yield
+    finally:
+        for one in addresses:
+            lab.host.run("ip", "address", "delete", one, "dev", "lan0")
 
 
 def is_closed(where: Namespace, url: str) -> bool:
