@@ -10,6 +10,10 @@ BRIDGE = "com.docker.network.bridge"
 HOST4 = "com.docker.network.host_ipv4"
 
 
+def chosen(options: dict[str, Any], *, dual: bool = False) -> Any:
+    return network(dual=dual, **options)
+
+
 def with_gateway(gateway: str, **auxiliary: str) -> Any:
     request = network()
     request["IPv4Data"][0] |= {"Gateway": gateway, "AuxAddresses": auxiliary}
@@ -22,17 +26,17 @@ def internal(request: Any) -> Any:
 
 
 REFUSED: dict[str, tuple[str, Any]] = {
-    "unknown mode": ("allowed: nat, nat-un", network(**{f"{BRIDGE}.gateway_mode_ipv4": "bridged"})),
-    "isolated, not internal": ("needs --internal", network(dual=True, **{f"{BRIDGE}.gateway_mode_ipv6": "isolated"})),
-    "source that is not here": ("198.51.100.9 is no address of this host", network(**{HOST4: "198.51.100.9"})),
-    "source of the other family": ("an IPv4 address", network(**{HOST4: "fd00::1"})),
+    "unknown mode": ("allowed: nat, nat-un", chosen({f"{BRIDGE}.gateway_mode_ipv4": "bridged"})),
+    "isolated, not internal": ("needs --internal", chosen({f"{BRIDGE}.gateway_mode_ipv6": "isolated"}, dual=True)),
+    "source that is not here": ("198.51.100.9 is no address of this host", chosen({HOST4: "198.51.100.9"})),
+    "source of the other family": ("an IPv4 address", chosen({HOST4: "fd00::1"})),
     "source and no masquerade": (
         "contradicts enable_ip_masquerade=false",
-        network(**{HOST4: "127.0.0.1", f"{BRIDGE}.enable_ip_masquerade": "false"}),
+        chosen({HOST4: "127.0.0.1", f"{BRIDGE}.enable_ip_masquerade": "false"}),
     ),
     "source and routed": (
         "contradicts gateway_mode_ipv4=routed",
-        network(**{HOST4: "127.0.0.1", f"{BRIDGE}.gateway_mode_ipv4": "routed"}),
+        chosen({HOST4: "127.0.0.1", f"{BRIDGE}.gateway_mode_ipv4": "routed"}),
     ),
     "another way out of an internal network": (
         "contradicts --internal",
@@ -40,10 +44,10 @@ REFUSED: dict[str, tuple[str, Any]] = {
     ),
     "gateway outside the subnet": ("not a host address of its subnet", with_gateway("10.8.0.1/24")),
     "gateway that is the broadcast address": ("not a host address of its subnet", with_gateway("10.9.0.255/24")),
-    "MTU twice": ("the same one", network(**{"mtu": "1400", "com.docker.network.driver.mtu": "1500"})),
+    "MTU twice": ("the same one", chosen({"mtu": "1400", "com.docker.network.driver.mtu": "1500"})),
     "MTU of 67": ("68 to 65535", network(mtu="67")),
     "MTU of 1279 with IPv6": ("1280 to 65535 with IPv6", network(dual=True, mtu="1279")),
-    "trusted links that are none": ("names of links", network(**{f"{BRIDGE}.trusted_host_interfaces": "lan0,lan1"})),
+    "trusted links that are none": ("names of links", chosen({f"{BRIDGE}.trusted_host_interfaces": "lan0,lan1"})),
     "no boolean": ("true, false", network(anti_spoof="perhaps")),
 }
 
