@@ -11,6 +11,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-FORWARD, PYNET-EDGE, PYNET-ENGINE | `forward`: which packets are ours, what becomes of them |
 | PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
 | PYNET-OPEN, PYNET-RELAYED | the sets `open4` and `open6`, `relayed` |
+| PYNET-APART | the set `residents` |
 | PYNET-WORLD | what is neither of `links` nor of `engine_bridges` |
 | PYNET-INPUT | `input` |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pynetdriver.plan import Intent, Opening, Publication, Relaying, Segment, bracketed
+from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
@@ -62,6 +63,9 @@ class Content:
     links: set[str] = field(default_factory=set)
     internal: set[str] = field(default_factory=set)
     genuine: set[str] = field(default_factory=set)
+    #: Links that others use too, and what comes from containers there.
+    mixed: set[str] = field(default_factory=set)
+    residents: dict[str, set[str]] = field(default_factory=dict)
     shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     own: dict[Table, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -84,6 +88,11 @@ def content(intents: Iterable[Intent]) -> Content:
             case Relaying():
                 for version in (4, 6):
                     result.share("relayed", version, f"{_port(intent.protocol, intent.host_port)} -j DROP")
+            case Resident():
+                who = f"-i {intent.link} -m mac --mac-source {intent.mac.upper()}"
+                result.residents.setdefault(intent.link, set()).add(who)
+                for version in (4, 6):
+                    result.share("apart", version, f"{who} -j DROP")
             case Segment():
                 _bound(result, intent)
     return result
@@ -96,11 +105,14 @@ def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[T
         whole.links |= one.links
         whole.internal |= one.internal
         whole.genuine |= one.genuine
+        whole.mixed |= one.mixed
+        for link, found in one.residents.items():
+            whole.residents.setdefault(link, set()).update(found)
         for key, rules in one.shared.items():
             whole.shared.setdefault(key, set()).update(rules)
         for table, chains in one.own.items():
             whole.own.setdefault(table, {}).update(chains)
-    if not whole.links and not whole.shared:
+    if not whole.links and not whole.shared and not whole.residents:
         return {}
     bridges = sorted(engine_bridges)
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
@@ -134,7 +146,7 @@ def _nat(whole: Content, version: int) -> Chains:
     return {
         # Rules with an address begin with -d, so they come before those without.
         "PYNET-PUBLISH": _sorted(whole, "publish", version),
-        "PYNET-PREROUTING": (*kept, *_sorted(whole, "apart", version), publish),
+        "PYNET-PREROUTING": (*kept, *_sorted(whole, "untranslated", version), publish),
         "PYNET-OUTPUT": (*left_alone, publish),
         "PYNET-POSTROUTING": (*own, *_sorted(whole, "leave", version)),
     }
@@ -142,14 +154,15 @@ def _nat(whole: Content, version: int) -> Chains:
 
 def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
     links = sorted(whole.links)
-    away = tuple(f"-i {link} -j PYNET-FROM-{link}" for link in sorted(whole.internal))
+    away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
+    genuine = (f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link))
     return {
         USER: (),
         "PYNET-FORWARD": tuple(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
         "PYNET-EDGE": (
             f"-j {USER}",
             *away,
-            *(f"-i {link} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine)),
+            *genuine,
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
             # What comes here comes from one of our links.
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in bridges),
@@ -157,10 +170,16 @@ def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
         "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
         # All of the world but other networks of containers.
         "PYNET-WORLD": (*(f"-i {link} -j DROP" for link in [*links, *bridges]), "-j RETURN"),
+        "PYNET-APART": _sorted(whole, "apart", version),
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": away,
     }
+
+
+def _containers(whole: Content, link: str) -> list[str]:
+    """Match what comes from containers on a link."""
+    return sorted(whole.residents.get(link, ())) if link in whole.mixed else [f"-i {link}"]
 
 
 def _sorted(whole: Content, chain: str, version: int) -> tuple[str, ...]:
@@ -174,7 +193,7 @@ def _publish(result: Content, one: Publication) -> None:
     result.share("publish", version, f"{where}{port} -j DNAT --to-destination {bracketed(one.address)}:{one.port}")
     if one.but_from is not None:
         for each in (4, 6):
-            result.share("apart", each, f"-i {one.but_from} {port} -j RETURN")
+            result.share("untranslated", each, f"-i {one.but_from} {port} -j RETURN")
 
 
 def _port(protocol: str, number: int) -> str:
@@ -185,38 +204,47 @@ def _bound(result: Content, segment: Segment) -> None:
     """Guard the edge of a network."""
     link = segment.link
     result.links.add(link)
+    if segment.shared:
+        result.mixed.add(link)
     for version in (4, 6):
-        filtered = result.own.setdefault((version, "mangle"), {})
-        among = f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"
+        subnets = [one for one in segment.subnets if one.version == version]
+        # Where others live too, only what goes to our subnets is ours to judge.
+        into = [f"-d {one} " for one in subnets] if segment.shared else [""]
+        beyond = [f"{one}-j DROP" for one in into]
+        among = [f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"]
+        if segment.shared and segment.isolated:
+            among = [*(f"{one}-i {link} -g PYNET-APART" for one in into), f"-i {link} -j RETURN"]
+        guard = result.own.setdefault((version, "mangle"), {})
         if segment.internal:
             result.internal.add(link)
-            filtered[f"PYNET-TO-{link}"] = (among, "-j DROP")
+            guard[f"PYNET-TO-{link}"] = (*among, *beyond)
             # Whatever conntrack remembers: an address may have been that of a container on another network.
             # On input, where there is no outgoing link, only this link's own addresses are let in, and there
             # not to ports that lead to containers of other networks.
             local = (f"-m addrtype --dst-type {kind} --limit-iface-in -j RETURN" for kind in _HERE[version])
-            filtered[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", "-j PYNET-RELAYED", *local, "-j DROP")
+            guard[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", "-j PYNET-RELAYED", *local, "-j DROP")
             continue
         if segment.anti_spoof and segment.subnets:
             result.genuine.add(link)
-            known = (f"-s {one} -j RETURN" for one in segment.subnets if one.version == version)
-            filtered[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *known, f"{_KNOWN} -j RETURN", "-j DROP")
-        admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", among]
+            known = (f"-s {one} -j RETURN" for one in subnets)
+            guard[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *known, f"{_KNOWN} -j RETURN", "-j DROP")
+        admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", *among]
         # A published port reached from inside its own network: the answer must come back this way.
         left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]
-        for one in segment.crossings:
-            if one.version != version:
+        for crossing in segment.crossings:
+            if crossing.version != version:
                 continue
-            if one.admits == "all":
-                admitted.append("-g PYNET-WORLD")
-            elif one.admits == "open":
-                admitted += [f"-p {_ICMP[version]} -j RETURN", "-g PYNET-OPEN"]
+            if crossing.admits == "all":
+                admitted += [f"{one}-g PYNET-WORLD" for one in into]
+            elif crossing.admits == "open":
+                admitted += [f"-p {_ICMP[version]} -j RETURN", *(f"{one}-g PYNET-OPEN" for one in into)]
             else:
-                admitted += [f"-i {trusted} -g PYNET-OPEN" for trusted in sorted(segment.trusted)]
-            if one.source is not None:
-                left.append("-j MASQUERADE" if one.source == "link" else f"-j SNAT --to-source {one.source}")
-        filtered[f"PYNET-TO-{link}"] = (*admitted, "-j DROP")
-        subnets = [one for one in segment.subnets if one.version == version]
+                admitted += [f"{one}-i {trusted} -g PYNET-OPEN" for trusted in sorted(segment.trusted) for one in into]
+            if crossing.source == "link":
+                left.append("-j MASQUERADE")
+            elif crossing.source is not None:
+                left.append(f"-j SNAT --to-source {crossing.source}")
+        guard[f"PYNET-TO-{link}"] = (*admitted, *beyond)
         if subnets:
             result.own.setdefault((version, "nat"), {})[f"PYNET-LEAVE-{link}"] = tuple(left)
         for subnet in subnets:

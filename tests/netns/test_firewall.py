@@ -17,7 +17,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.kernel import chains
 from pynetdriver.kernel.iptables import IptablesFirewall
-from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Segment
+from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
@@ -284,17 +284,20 @@ def some_intents(choice: random.Random) -> list[Intent]:
         found.append(Publication(protocol, IPAddress(host_address), number, address, number + 1, but_from))
         found.append(Opening(protocol, address, number))
     found += [Relaying("tcp", 80)] * choice.randint(0, 1)
+    found += [Resident(choice.choice(LINKS), f"02:42:0a:09:00:0{choice.randint(0, 9)}")] * choice.randint(0, 1)
     return found
 
 
 def a_segment(choice: random.Random, link: str) -> Segment:
     """Choose the edge of a network."""
-    internal, isolated, anti_spoof = (choice.random() < 0.5 for _ in range(3))
+    internal, isolated, anti_spoof, shared = (choice.random() < 0.5 for _ in range(4))
     crossings = tuple(
         Crossing(version, choice.choice(["published", "open", "all"]), choice.choice([None, "link", source]))
         for version, source in ((4, IPAddress("192.0.2.1")), (6, IPAddress("fd01::1")))
     )
-    return Segment(link, SUBNETS, crossings, internal, isolated, anti_spoof, choice.choice([(), ("eth0", "eth1")]))
+    return Segment(
+        link, SUBNETS, crossings, internal, isolated, anti_spoof, choice.choice([(), ("eth0", "eth1")]), shared
+    )
 
 
 def run_legacy(*command: str, version: int = 4, **options: Any) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.kernel import chains, ruleset
-from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Segment
+from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 
 LINK = "pn-0123456789ab"
 SUBNETS = (IPNetwork("10.9.0.0/24"), IPNetwork("fd00:9::/64"))
@@ -69,6 +69,25 @@ def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
     assert tables[6, "mangle"][f"PYNET-TO-{LINK}"][-2:] == ("-g PYNET-OPEN", "-j DROP")
 
 
+def test_others_on_a_shared_link_are_let_alone() -> None:
+    """What does not come from a container there, nor goes to its network's subnets, meets no drop."""
+    resident = Resident(LINK, "02:42:0a:09:00:02")
+    who = f"-i {LINK} -m mac --mac-source 02:42:0A:09:00:02"
+    crossings = (Crossing(4, "all"), Crossing(6, "open"))
+    guard = rendered(segment(shared=True, isolated=True, anti_spoof=True, crossings=crossings), resident)[4, "mangle"]
+    assert guard["PYNET-EDGE"][1] == f"{who} -j PYNET-SOURCE-{LINK}"
+    assert guard["PYNET-APART"] == (f"{who} -j DROP",)
+    assert guard[f"PYNET-TO-{LINK}"][1:] == (
+        f"-d 10.9.0.0/24 -i {LINK} -g PYNET-APART",
+        f"-i {LINK} -j RETURN",
+        "-d 10.9.0.0/24 -g PYNET-WORLD",
+        "-d 10.9.0.0/24 -j DROP",
+    )
+    guard = rendered(segment(shared=True, internal=True), resident)[4, "mangle"]
+    assert guard["PYNET-INPUT"] == (f"{who} -j PYNET-FROM-{LINK}",)
+    assert guard[f"PYNET-TO-{LINK}"][-1] == "-d 10.9.0.0/24 -j DROP"
+
+
 protocols, ports = st.sampled_from(["tcp", "udp", "sctp"]), st.integers(1, 65535)
 addresses = {
     4: st.builds(IPAddress, st.integers(1, 2**32 - 1)),
@@ -80,7 +99,7 @@ links = st.sampled_from(["pn-0123456789ab", "br0", "a-bridge-of-15c"])
 @st.composite
 def intents(draw: st.DrawFn) -> Intent:
     version = draw(st.sampled_from([4, 6]))
-    match draw(st.integers(0, 3)):
+    match draw(st.integers(0, 4)):
         case 0:
             where = draw(st.one_of(st.just(IPAddress("0.0.0.0" if version == 4 else "::")), addresses[version]))
             but = draw(st.one_of(st.none(), links))
@@ -89,6 +108,8 @@ def intents(draw: st.DrawFn) -> Intent:
             return Opening(draw(protocols), draw(addresses[version]), draw(ports))
         case 2:
             return Relaying(draw(protocols), draw(ports))
+        case 3:
+            return Resident(draw(links), "02:42:0a:09:00:02")
         case _:
             crossing = st.builds(
                 Crossing,
@@ -96,7 +117,7 @@ def intents(draw: st.DrawFn) -> Intent:
                 st.sampled_from(["published", "open", "all"]),
                 st.one_of(st.none(), st.just("link"), addresses[version]),
             )
-            flags = {name: draw(st.booleans()) for name in ("internal", "isolated", "anti_spoof")}
+            flags = {name: draw(st.booleans()) for name in ("internal", "isolated", "anti_spoof", "shared")}
             trusted = ("eth0",) if draw(st.booleans()) else ()
             return Segment(draw(links), SUBNETS, (draw(crossing),), **flags, trusted=trusted)
 
@@ -121,6 +142,7 @@ def test_both_kinds_know_the_same_intents() -> None:
         segment(),
         Opening("tcp", IPAddress("10.9.0.2"), 80),
         Relaying("tcp", 80),
+        Resident(LINK, "02:42:0a:09:00:02"),
         Publication("tcp", IPAddress("::"), 80, IPAddress("fd00::2"), 80),
     ):
         assert rendered(one) and ruleset.content([one]) != ruleset.Content()
