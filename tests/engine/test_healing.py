@@ -113,7 +113,7 @@ def test_a_flushed_ruleset_is_written_anew_at_once(pair: Lab) -> None:
             if told:
                 lab.host.run("nft", "flush", "ruleset")
             else:
-                for chain in ("raw -F PYNET-RAW", "nat -F PYNET-PUBLISH", "filter -F PYNET-FORWARD"):
+                for chain in ("raw -F PYNET-RAW", "nat -F PYNET-PUBLISH", "mangle -F PYNET-FORWARD"):
                     lab.engine.machine.run("iptables", "-t", *chain.split())
             said = "rules were changed"
             wait_s = 1 if told else 3
@@ -193,7 +193,7 @@ def test_guests_of_others_keep_their_network(lab: Lab, guest: Namespace) -> None
         lab.network("net", "--subnet", "10.6.0.0/24")
         lab.web("web", "--network", "net", "-p", "8080:80")
         lab.host.run("ip", "link", "delete", _bridge(lab, "net"))
-        flush = "nft flush chain inet pynet forward" if "nft" in lab.name else "iptables -F PYNET-FORWARD"
+        flush = "nft flush chain inet pynet forward" if "nft" in lab.name else "iptables -t mangle -F PYNET-FORWARD"
         lab.engine.machine.run(*flush.split())
         eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web", timeout_s=3)
         lab.docker("rm", "-f", "web")
