@@ -7,6 +7,7 @@ is for the same call arriving twice.
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
@@ -300,7 +301,9 @@ class NetworkDriver:
                         await self._kernel.apply_objects(plan)
                         repaired.add(plan.owner)
                 except PynetError as error:
-                    if not self._kernel.netlink.is_missing(plan.anchors):
+                    # A link that is going at this moment is told of once it is gone.
+                    is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
+                    if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
                         log.error("cannot mend", owner=plan.owner, error=str(error))
                     if id == network_id:
                         return repaired
