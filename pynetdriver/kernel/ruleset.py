@@ -60,8 +60,9 @@ _CHAINS = """
   }
   chain raw {
     type filter hook prerouting priority raw; policy accept;
-    iifname @links ip saddr 127.0.0.0/8 drop
-    iifname @links ip daddr 127.0.0.0/8 drop
+    iifname != @links accept
+    ip saddr 127.0.0.0/8 drop
+    ip daddr 127.0.0.0/8 drop
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
@@ -80,6 +81,11 @@ _CHAINS = """
     ip saddr vmap @leave4
     ip6 saddr vmap @leave6
   }
+  chain engine {
+    ct state established,related accept
+    ct status dnat accept
+    drop
+  }
   chain forward {
     type filter hook forward priority -10; policy accept;
     iifname != @links oifname != @links accept
@@ -87,9 +93,7 @@ _CHAINS = """
     iifname vmap @from
     iifname vmap @genuine
     oifname vmap @to
-    iifname @links oifname @engine_bridges ct state established,related accept
-    iifname @links oifname @engine_bridges ct status dnat accept
-    iifname @links oifname @engine_bridges drop
+    oifname @engine_bridges iifname @links goto engine
   }
   chain input {
     type filter hook input priority -10; policy accept;
