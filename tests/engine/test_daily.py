@@ -159,7 +159,7 @@ def test_options_name_bridge_and_interface(lab: Lab) -> None:
     lab.web("one", "--network", "named", "-p", "8080:80")
     assert "lan0" in lab.inside("one", "ip", "link")
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "one"
-    assert "exists on this host already" in lab.refused(
+    assert "exists on this host and is a veth, not a bridge" in lab.refused(
         "network", "create", "-d", "pynet", "-o", "com.docker.network.bridge.name=lan0", "second"
     )
     lab.clean()
