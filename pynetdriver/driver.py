@@ -74,6 +74,8 @@ class NetworkDriver:
         self.networks: dict[str, Network] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self._prefixes: set[str] = set()
+        #: Networks that are not on the host as they should be; they are tried again before anything joins them.
+        self.unsound: set[str] = set()
         self._removals: set[asyncio.Task[None]] = set()
         self._unmentioned: set[str] = set()
         self._engine_since = -inf
@@ -149,8 +151,9 @@ class NetworkDriver:
             self._know(replace(endpoint, phase="creating"))
             try:
                 around = self.network_plan(network)
-                if self._kernel.netlink.is_missing(around.links):
+                if network.id in self.unsound or self._kernel.netlink.is_missing(around.links):
                     await self._kernel.apply_objects(around)
+                    await self._repair(network.id, set())
                 await self._journal.create(endpoint, self.endpoint_plan(endpoint))
             except BaseException:
                 self._forget(endpoint)
@@ -283,6 +286,8 @@ class NetworkDriver:
     async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
         repaired: set[str] = set()
+        if network_id in self.unsound:
+            endpoint_ids = {one.id for one in self.endpoints.values() if one.network_id == network_id}
         for id in (network_id, *endpoint_ids):
             # What is being made or removed is not to be waited for.
             if not self._is_whole(network_id, id):
@@ -300,12 +305,14 @@ class NetworkDriver:
                             self._journal.use_settings(plan)
                         await self._kernel.apply_objects(plan)
                         repaired.add(plan.owner)
+                        self.unsound.discard(id)
                 except PynetError as error:
                     # A link that is going at this moment is told of once it is gone.
                     is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
                     if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
                         log.error("cannot mend", owner=plan.owner, error=str(error))
                     if id == network_id:
+                        self.unsound.add(id)
                         return repaired
         return repaired
 
@@ -427,6 +434,7 @@ class NetworkDriver:
                 await self._journal.delete(network, plan)
             finally:
                 del self.networks[network.id]
+                self.unsound.discard(network.id)
             if not self.networks or plan.foreign:
                 await self.allow_forwarding()
 

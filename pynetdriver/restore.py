@@ -52,12 +52,18 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         else:
             unwanted.append((endpoint, plan))
     for plan in plans.values():
+        kernel.conntrack.keep(plan.published)
+        kind, _, id = plan.owner.partition(":")
+        if kind == "endpoint" and driver.endpoints[id].network_id in driver.unsound:
+            kernel.health.expect(plan)  # its port would go into a bridge that somebody else has by now
+            continue
         try:
             journal.use_settings(plan)
             await kernel.apply_objects(plan)
-            kernel.conntrack.keep(plan.published)
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
+            if kind == "network":
+                driver.unsound.add(id)
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
     if known or not await _has_lost_its_store(kernel, links):
         await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})

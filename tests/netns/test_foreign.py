@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pynetdriver.names import LINK_GROUP
+from tests.lab.wait import eventually
 
 from .host import GENERIC, NETWORK, Host, endpoint, network
 
@@ -60,6 +61,23 @@ def test_a_bridge_of_others_is_neither_adopted_nor_removed(host: Host, kind: str
     host.ok("DeleteNetwork", {"NetworkID": NETWORK})
     assert as_it_is(host, "vpn0") == before and not host.state().rows
     assert "left alone" in host.daemon.log
+
+
+def test_a_bridge_of_others_gets_no_ports_of_ours(host: Host) -> None:
+    """Neither at a start nor for a new endpoint; once it is gone, the network is back with all its ports."""
+    host.ok("CreateNetwork", named("vpn0"))
+    host.attach()
+    host.daemon.kill()
+    host.netns.run("ip", "link", "delete", "vpn0")
+    host.netns.run("ip", "link", "add", "vpn0", "type", "bridge")
+    before = as_it_is(host, "vpn0")
+    host.daemon.start()
+    assert 'bridge "vpn0" exists on this host' in host.refused("CreateEndpoint", endpoint(3))
+    assert as_it_is(host, "vpn0") == before
+    assert host.state().links[HOST_END]["master"] is None
+    host.netns.run("ip", "link", "delete", "vpn0")
+    host.ok("CreateEndpoint", endpoint(3))
+    eventually(lambda: host.state().links[HOST_END]["master"] == "vpn0")
 
 
 def test_an_endpoint_is_refused_whose_link_is_of_others(host: Host) -> None:
