@@ -30,7 +30,7 @@ lint: venv ## check style and types
 	.venv/bin/mypy
 
 test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines
-	.venv/bin/pytest
+	.venv/bin/pytest -n 3 --dist loadgroup
 
 run: venv ## serve this machine's own engine in the foreground (as root)
 	.venv/bin/pynet serve

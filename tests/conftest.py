@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,21 @@ def _swept() -> Iterator[None]:
     if os.geteuid() == 0:
         sweep()
     yield
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what this process covered, if it is one of several."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["engines"] = (dict(engines_run), engines_missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process covered."""
+    run, missing = getattr(node, "workeroutput", {}).get("engines", ({}, {}))
+    engines_run.update(run)
+    engines_missing.update(missing)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,7 +17,23 @@ from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 
 #: Version and iptables flavour: Debian stable's, its successor, the distribution's own. pynet is of the same flavour.
+EACH_KIND = (("28.5", "nft"), ("26.1", "legacy"))
 ENGINES = (("26.1", "nft"), ("28.5", "nft"), ("20.10", "nft"), ("26.1", "legacy"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep what goes through one engine in one process, and leave out what another engine says as well."""
+    spared = []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        version, iptables = callspec.params.get("session_lab", ("", "")) if callspec else ("", "")
+        if version:
+            item.add_marker(pytest.mark.xdist_group(f"{version}-{iptables}"))
+            if item.get_closest_marker("each_kind") and (version, iptables) not in EACH_KIND:
+                spared.append(item)
+    if spared:
+        config.hook.pytest_deselected(items=spared)
+        items[:] = [item for item in items if item not in spared]
 
 
 @pytest.fixture(scope="session", params=ENGINES, ids=lambda one: f"{one[0]}-{one[1]}")

@@ -4,6 +4,8 @@ import pytest
 
 from tests.engine.lab import Lab
 
+pytestmark = pytest.mark.each_kind
+
 ICC = ("-o", "com.docker.network.bridge.enable_icc=false")
 
 

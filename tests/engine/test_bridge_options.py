@@ -12,6 +12,8 @@ from tests.engine.lab import Lab
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
+pytestmark = pytest.mark.each_kind
+
 BRIDGE = "com.docker.network.bridge"
 DUAL = ("--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
 #: Says with which address a connection came: python3 -c ACCEPT ADDRESS
