@@ -170,16 +170,22 @@ def removal(listed: Iterable[Mapping[str, Any]], *, last: bool) -> str:
     """
     kinds: dict[str, list[str]] = {"chain": [], "map": [], "set": []}
     kept = False
+    mentioned: set[str] = set()
     for one in listed:
         ((kind, thing),) = one.items()
-        if kind == "rule":
-            kept |= thing["chain"].startswith(USER)
+        if kind == "rule" and thing["chain"].startswith(USER):
+            kept = True
+            mentioned.update(_strings(thing["expr"]))
         elif kind in kinds and not thing["name"].startswith(USER):
             kinds[kind].append(thing["name"])
     if last and not kept:
         return f"table {TABLE}\ndelete table {TABLE}\n"
     lines = [f"flush chain {TABLE} {name}" for name in kinds["chain"]]
-    lines += [f"delete {kind} {TABLE} {name}" for kind in ("map", "set", "chain") for name in kinds[kind]]
+    for kind in ("map", "set", "chain"):
+        for name in kinds[kind]:
+            # What the user's rules name cannot be deleted; it is emptied, and filled again.
+            verb = "flush" if mentioned & {name, f"@{name}"} else "delete"
+            lines.append(f"{verb} {kind} {TABLE} {name}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -279,6 +285,12 @@ def _bound(result: Content, segment: Segment) -> None:
 
 def _family(version: int) -> str:
     return "ip" if version == 4 else "ip6"
+
+
+def _strings(value: Any) -> set[str]:
+    if isinstance(value, dict | list):
+        return set().union(*map(_strings, value.values() if isinstance(value, dict) else value))
+    return {value} if isinstance(value, str) else set()
 
 
 def _elements(verb: str, into: str, elements: list[str]) -> list[str]:

@@ -146,6 +146,29 @@ def test_what_is_the_users_stays_and_is_not_watched(busy: Host) -> None:
 KEPT = (("chain", "user"), ("chain", "user_mine"), ("set", "user_friends"))
 
 
+def test_rules_of_the_users_may_name_what_is_pynets(busy: Host) -> None:
+    """Neither a repair nor a restart nor the last network's end fails on it; the next network finds all in place."""
+    netns = busy.netns
+    mine = ("iifname @links counter", "oifname vmap @genuine", "iifname eth7 jump engine", "jump user_mine")
+    netns.run("nft", "add chain inet pynet user_mine; add rule inet pynet user_mine jump to_pn-9f9f9f9f9f9f")
+    for rule in mine:
+        netns.run("nft", f"add rule inet pynet user {rule}")
+    before = picture(busy)
+    netns.run("nft", "flush chain inet pynet forward; delete element inet pynet publish4 { tcp . 8082 }")
+    heals(busy, before)
+    busy.restart()
+    assert picture(busy) == before
+    for number in (2, 3, 4, 5):
+        busy.ok("DeleteEndpoint", ids(number, NETWORK if number < 4 else OTHER))
+    for network_id in (NETWORK, OTHER):
+        busy.ok("DeleteNetwork", {"NetworkID": network_id})
+    assert "hook" not in netns.run("nft", "list", "table", "inet", "pynet")
+    busy.ok("CreateNetwork", network(OTHER, 8))
+    netns.run("nft", "flush", "chain", "inet", "pynet", "user")
+    busy.restart()
+    assert "genuine_pn-9f" not in netns.run("nft", "list", "table", "inet", "pynet")
+
+
 def test_what_is_of_others_is_neither_mended_nor_moved(busy: Host) -> None:
     """Tables, bridges, ports and addresses of others stay damaged, and outlive repairs untouched."""
     netns = busy.netns
