@@ -298,8 +298,8 @@ class NetworkDriver:
                 network = self.networks[network_id]
                 plan = self.network_plan(network) if id == network_id else self.endpoint_plan(self.endpoints[id])
                 try:
-                    if self._kernel.netlink.is_missing(plan.foreign):
-                        return repaired  # others have to make it again
+                    if not await self._kernel.stands(plan):
+                        return repaired  # others have to make it again, or to bring it up
                     if not self._kernel.netlink.is_missing(plan.anchors):
                         if plan.foreign:
                             self._journal.use_settings(plan)

@@ -53,11 +53,12 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
             unwanted.append((endpoint, plan))
     for plan in plans.values():
         kernel.conntrack.keep(plan.published)
+        kernel.health.expect(plan)
         kind, _, id = plan.owner.partition(":")
         if kind == "endpoint" and driver.endpoints[id].network_id in driver.unsound:
-            kernel.health.expect(plan)  # its port would go into a bridge that somebody else has by now
-            continue
+            continue  # its port would go into a bridge that somebody else has by now
         try:
+            await kernel.stands(plan)  # or its settings and addresses would go to what has its name
             journal.use_settings(plan)
             await kernel.apply_objects(plan)
         except PynetError as error:

@@ -56,6 +56,10 @@ class Kernel:
         finally:
             self.health.expect(plan)
 
+    async def stands(self, plan: Plan) -> bool:
+        """Tell whether what a plan adopts is as it was found. Raises Conflict; see `Netlink.stands`."""
+        return all([await self.netlink.stands(one) for one in plan.objects if isinstance(one, Adopted)])
+
     async def remove(self, plan: Plan) -> None:
         """Remove everything that the plan names, in reverse order, going on past failures.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from pynetdriver.names import ENGINE_BRIDGE
-from pynetdriver.plan import Address, Bridge, Hairpin, Plan, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Plan, Veth
 
 log = structlog.get_logger()
 
@@ -53,8 +53,8 @@ class Health:
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
         self._addresses: dict[RawAddress, tuple[str, Address]] = {}
-        #: Links that networks stand on and others made, and which of them are gone.
-        self._adopted: dict[str, str] = {}
+        #: Links that networks stand on and others made, and which of them are gone or down.
+        self._adopted: dict[str, tuple[str, Adopted]] = {}
         self._gone: set[str] = set()
         self._damage: dict[str, Damage] = {}
         self._seen: set[str] | None = None
@@ -73,7 +73,8 @@ class Health:
                     self._links[one.name] = _Expected(plan.owner, one, wanted)
                 case Address():
                     self._addresses[_raw(one)] = (plan.owner, one)
-        self._adopted.update(dict.fromkeys(plan.foreign, plan.owner))
+                case Adopted():
+                    self._adopted[one.link] = (plan.owner, one)
 
     def forget(self, plan: Plan) -> None:
         """Expect nothing more of what a plan names."""
@@ -84,9 +85,10 @@ class Health:
             elif isinstance(one, Address):
                 self._addresses.pop(_raw(one), None)
                 self._damage.pop(str(one), None)
-        for name in plan.foreign:
-            self._adopted.pop(name, None)
-            self._gone.discard(name)
+            elif isinstance(one, Adopted):
+                self._adopted.pop(one.link, None)
+                self._damage.pop(one.link, None)
+                self._gone.discard(one.link)
 
     def take(self) -> list[Damage]:
         """Hand over what is wrong; what stays wrong is found by the next look at everything."""
@@ -109,7 +111,10 @@ class Health:
 
     def link_seen(self, link: Picture) -> None:
         """Compare a link with what it should be."""
-        if link.name in self._gone:
+        _, adopted = self._adopted.get(link.name, ("", None))
+        if adopted is not None and adopted.up and not link.up:
+            self._cut_off(link.name, "down")
+        elif link.name in self._gone:
             self._gone.discard(link.name)
             self._returned(link.name)
         expected = self._links.get(link.name)
@@ -128,14 +133,18 @@ class Health:
         expected = self._links.get(name)
         if expected is not None and isinstance(expected.link, Bridge):
             self._damage[name] = Damage(expected.owner, "bridge", f"bridge {name} is gone")
-        if name in self._adopted and name not in self._gone:
+        if name in self._adopted:
+            self._cut_off(name, "gone")
+
+    def _cut_off(self, name: str, how: str) -> None:
+        if name not in self._gone:
             self._gone.add(name)
-            log.warning("bridge that a network adopted is gone; containers on it are cut off", bridge=name)
+            log.warning(f"bridge that a network adopted is {how}; containers on it are cut off", bridge=name)
 
     def _returned(self, name: str) -> None:
         log.info("bridge that a network adopted is back", bridge=name)
         what = f"adopted bridge {name} is back without what pynet had on it"
-        self._damage[name] = Damage(self._adopted[name], "bridge", what)
+        self._damage[name] = Damage(self._adopted[name][0], "bridge", what)
 
     def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
         """Note that an address was given to a link or taken from it."""

@@ -157,6 +157,17 @@ class Netlink:
             if not link["flags"] & _IFF_UP or any(link.get(key) != value for key, value in wanted.items()):
                 await self._netlink.link("set", index=index, state="up", **wanted)
 
+    async def stands(self, bridge: Adopted) -> bool:
+        """Tell whether an adopted bridge is there, and up if it was found so: else others have to see to it.
+
+        Raises:
+            Conflict: another kind of link has its name by now.
+        """
+        link = await self.describe(bridge.link)
+        if link is not None and (link.kind != Bridge.kind or link.master):
+            raise Conflict(_no_bridge(bridge.link))
+        return link is not None and (link.up or not bridge.up)
+
     async def adopt(self, bridge: Adopted) -> None:
         """Bring up somebody else's bridge, and keep its MAC if it has no ports yet: it would be the containers'."""
         with _told(f'use bridge "{bridge.link}"'):
@@ -164,6 +175,8 @@ class Netlink:
             if index is None:
                 raise HostError(_gone(bridge.link))
             link = await self._link(index)
+            if link.get(("linkinfo", "kind")) != Bridge.kind or link.get("master"):
+                raise Conflict(_no_bridge(bridge.link))
             if not link["flags"] & _IFF_UP:
                 await self._netlink.link("set", index=index, state="up")
             if link.get("address") != _NO_MAC and not await self.is_in_use(bridge.link):
@@ -300,6 +313,10 @@ def _is_ours(link: Any, kind: str) -> bool:
 
 def _gone(bridge: str) -> str:
     return f'bridge "{bridge}" is gone from this host; make it again if it is yours, or restart pynet to restore it'
+
+
+def _no_bridge(name: str) -> str:
+    return f'"{name}" is not the bridge any more that a network adopted; rename it, and make the bridge again'
 
 
 def _index(name: str) -> int | None:

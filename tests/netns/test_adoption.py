@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Any
@@ -352,3 +353,37 @@ def test_only_the_bridge_itself_may_have_an_address_of_the_subnet(host: Host) ->
     host.netns.run("ip", "address", "add", "10.8.0.7/24", "dev", "lo")
     assert "10.8.0.7" in host.refused("CreateNetwork", adopting(number=8))
     host.ok("CreateNetwork", adopting())
+
+
+def test_a_bridge_that_its_owner_takes_down_stays_down(host: Host) -> None:
+    """What its owner did to an adopted bridge is not undone; when it is up again all of the network's is back."""
+    make(host)
+    lived_in(host, dual=True)
+    before = host.state()
+    host.netns.run("ip", "link", "set", "br0", "down")
+    time.sleep(0.5)
+    down = host.state().links["br0"]
+    assert not down["up"] and "fd00:9::1/64" not in down["addresses"]
+    host.netns.run("ip", "link", "set", "br0", "up")
+    host.netns.run("ip", "address", "add", "fd77::1/64", "dev", "br0", "nodad")
+    eventually(lambda: host.state() == before, timeout_s=1, every_s=0.05)
+
+
+def test_what_has_an_adopted_bridges_name_by_now_is_let_alone(host: Host) -> None:
+    """A link that is no bridge gets neither address, switch nor port, whoever asks; a bridge that comes back does."""
+    make(host, "bare")
+    lived_in(host, dual=True)
+    wanted = host.state().links["br0"]["addresses"]
+    host.netns.run("ip", "link", "delete", "br0")
+    host.netns.run("ip", "link", "add", "br0", "type", "veth", "peer", "name", "other")
+    theirs = picture(host)
+    for crash in (False, True):
+        if crash:
+            host.restart()
+        time.sleep(0.5)
+        assert '"br0" is not the bridge any more' in host.refused("CreateEndpoint", endpoint(7, dual=True))
+        assert picture(host) == theirs and host.state().links["pnh000200020002"]["master"] is None
+    host.netns.run("ip", "link", "delete", "br0")
+    make(host, "bare")
+    eventually(lambda: host.state().links["br0"]["addresses"] == wanted, timeout_s=1, every_s=0.05)
+    eventually(lambda: host.state().links["pnh000200020002"]["master"] == "br0", timeout_s=1, every_s=0.05)
