@@ -51,6 +51,16 @@ class Journal:
             await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
             raise
 
+    async def finish_on(self, link: str) -> None:
+        """Remove what is left on a link after failures: what was pynet's there is not to be taken for its user's.
+
+        Raises:
+            PynetError: it fails again.
+        """
+        for record, plan in list(self.unfinished.values()):
+            if link in plan.links | plan.foreign:
+                await self.delete(record, plan)
+
     async def _undo(self, record: Subject, plan: Plan) -> None:
         try:
             await self.delete(record, plan)
@@ -63,8 +73,10 @@ class Journal:
         try:
             await self._kernel.apply(plan, former_plan)
         except BaseException:
-            self.write(former)
-            await asyncio.shield(asyncio.ensure_future(self._kernel.firewall.set(plan.owner, former_plan.intents)))
+            try:
+                self.write(former)
+            finally:
+                await asyncio.shield(asyncio.ensure_future(self._kernel.firewall.set(plan.owner, former_plan.intents)))
             raise
 
     async def delete(self, record: Subject, plan: Plan) -> None:

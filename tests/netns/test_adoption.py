@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -387,3 +389,20 @@ def test_what_has_an_adopted_bridges_name_by_now_is_let_alone(host: Host) -> Non
     make(host, "bare")
     eventually(lambda: host.state().links["br0"]["addresses"] == wanted, timeout_s=1, every_s=0.05)
     eventually(lambda: host.state().links["pnh000200020002"]["master"] == "br0", timeout_s=1, every_s=0.05)
+
+
+def test_what_could_not_be_removed_does_not_harm_the_next_network(host: Host) -> None:
+    """A network that stays on a bridge since the disk was full is gone from it before the next one is made there."""
+    make(host)
+    before = picture(host)
+    host.ok("CreateNetwork", adopting(dual=True))
+    with contextlib.closing(sqlite3.connect(host.folder / "state" / "pynet.db", isolation_level=None)) as full:
+        full.execute("BEGIN IMMEDIATE")
+        assert "disk" in host.refused("DeleteNetwork", {"NetworkID": NETWORK})
+    host.ok("CreateNetwork", adopting(OTHER, dual=True))
+    assert [key for kind, key in host.state().rows if kind == "network"] == [OTHER]
+    state = host.state()
+    host.restart()
+    assert host.state() == state
+    host.ok("DeleteNetwork", {"NetworkID": OTHER})
+    assert picture(host) == before and not host.state().rows
