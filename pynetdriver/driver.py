@@ -96,8 +96,12 @@ class NetworkDriver:
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
                 self._unmentioned.discard(network.id)
                 return wire.Empty()
-            network = replace(network, facts=await self._facts(network))
-            await self._make_room(network)
+            while True:
+                before = set(self.networks)
+                network = replace(network, facts=await self._facts(network))
+                await self._make_room(network)
+                if before.issubset(self.networks):
+                    break  # else what was seen of the host may be what a network did that went meanwhile
             self.networks[network.id] = replace(network, phase="creating")
             plan = backend.network_plan(network)
             try:

@@ -406,3 +406,25 @@ def test_what_could_not_be_removed_does_not_harm_the_next_network(host: Host) ->
     assert host.state() == state
     host.ok("DeleteNetwork", {"NetworkID": OTHER})
     assert picture(host) == before and not host.state().rows
+
+
+def test_a_bridge_is_as_before_when_networks_on_it_follow_each_other_at_once(host: Host) -> None:
+    """One that is asked for while the other is still being removed does not take what that one did for the user's."""
+    make(host, "down")
+    before = picture(host)
+
+    def insist() -> None:
+        while host.call("CreateNetwork", adopting(OTHER, 8))[0] != 200:
+            pass
+
+    for delay_ms in range(12):
+        host.ok("CreateNetwork", adopting(dual=True))
+        insisting = [threading.Thread(target=insist) for _ in range(2)]
+        for one in insisting:
+            one.start()
+        time.sleep(delay_ms / 1000)
+        host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+        for one in insisting:
+            one.join()
+        host.ok("DeleteNetwork", {"NetworkID": OTHER})
+        assert picture(host) == before
