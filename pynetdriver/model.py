@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -136,9 +137,15 @@ class Setting(Record, frozen=True, kw_only=True):
     boot: str = ""
 
 
+#: Most addresses of a record are written often: a thousand published ports have two between them.
+_text = lru_cache(1024)(str)
+
+
 def _encode(value: Any) -> str:
-    if isinstance(value, IPAddress | IPNetwork):
-        return str(value)
+    if isinstance(value, IPAddress):
+        return _text(value)
+    if isinstance(value, IPNetwork):
+        return str(value)  # two of one subnet are equal, whatever their own addresses
     raise NotImplementedError(type(value))
 
 

@@ -292,23 +292,21 @@ def network_plan(network: Network) -> Plan:
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     """A veth pair whose host end is a port of the bridge, and its published ports."""
     options = parse_options(Options, network.options)
-    intents: dict[Intent, None] = {}
-    translated = False
-    if _adopted(network):
-        intents[Resident(_bridge(network), endpoint.mac)] = None
-    addresses = endpoint.addresses
+    intents: list[Intent] = [Resident(_bridge(network), endpoint.mac)] if _adopted(network) else []
+    openings: dict[Opening, None] = {}
+    addresses, translated = endpoint.addresses, False
     for port in endpoint.ports:
         address = translated_to(port, addresses)
         if address is None:
             if int(port.host_address) == 0:
-                intents[Relaying(port.protocol, port.host_port)] = None
+                intents.append(Relaying(port.protocol, port.host_port))
             continue
         if port.host_port:
             to = (port.protocol, port.host_address, port.host_port, address, port.port)
-            intents[Publication(*to, but_from=None if options.icc else _bridge(network))] = None
+            intents.append(Publication(*to, but_from=None if options.icc else _bridge(network)))
             translated = options.icc
         if not port.host_port or (options.trusted and _modes(options)[address.version] == "nat"):
-            intents[Opening(port.protocol, address, port.port)] = None
+            openings[Opening(port.protocol, address, port.port)] = None
     link = host_link(endpoint.id)
     veth = Veth(
         name=link,
@@ -322,7 +320,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     return Plan(
         owner=f"endpoint:{endpoint.id}",
         objects=(veth, Hairpin(link)) if translated else (veth,),
-        intents=tuple(intents),
+        intents=(*intents, *openings),
     )
 
 

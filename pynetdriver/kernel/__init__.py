@@ -45,7 +45,10 @@ class Kernel:
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
-        self.conntrack.change(gone=set(before).difference(published), come=set(published).difference(before))
+        if published and before:
+            self.conntrack.change(gone=set(before).difference(published), come=set(published).difference(before))
+        else:
+            self.conntrack.change(gone=before, come=published)
 
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""

@@ -179,8 +179,8 @@ def test_routed_ports_are_opened_at_the_container() -> None:
     options = {f"{BRIDGE_OPTION}.gateway_mode_ipv4": "routed", f"{BRIDGE_OPTION}.trusted_host_interfaces": "lan0"}
     network = a_network(subnets=(V4, V6), options=options)
     assert str(BRIDGE.endpoint_plan(network, endpoint)).splitlines()[3:] == [
-        "  open tcp 10.9.0.2:80",
         "  publish udp [::]:5353 -> [fd00:9::2]:53",
+        "  open tcp 10.9.0.2:80",
         "  open udp [fd00:9::2]:53",
     ]
 
