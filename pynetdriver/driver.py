@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from itertools import product
 from math import inf
+from typing import Any, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -33,6 +34,8 @@ from pynetdriver.pool import overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: The engine joins an endpoint at once after it made it, and deletes it at once after it left.
 FORGOTTEN_S = 300
@@ -76,7 +79,7 @@ class NetworkDriver:
         self._prefixes: set[str] = set()
         #: Networks that are not on the host as they should be; they are tried again before anything joins them.
         self.unsound: set[str] = set()
-        self._removals: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._unmentioned: set[str] = set()
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
@@ -157,7 +160,8 @@ class NetworkDriver:
                 around = self.network_plan(network)
                 if network.id in self.unsound or self._kernel.netlink.is_missing(around.links):
                     await self._kernel.apply_objects(around)
-                    await self._repair(network.id, set())
+                    # Not waited for: who removes the network has its lock, and waits for this endpoint's.
+                    self._in_background(self._repair(network.id, set()))
                 await self._journal.create(endpoint, self.endpoint_plan(endpoint))
             except BaseException:
                 self._forget(endpoint)
@@ -419,10 +423,13 @@ class NetworkDriver:
 
     async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
         """Wait for a removal that goes on when its call is over: the engine will not ask again."""
-        task = asyncio.ensure_future(removal)
-        self._removals.add(task)
-        task.add_done_callback(self._removals.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._in_background(removal))
+
+    def _in_background(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _delete_network(self, network_id: str) -> None:
         async with self._lock(network_id):

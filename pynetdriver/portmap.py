@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import InvalidRequest
 from pynetdriver.messages import PortBinding
@@ -17,6 +17,9 @@ from pynetdriver.pool import parse_address
 PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 #: Those that `kernel.relay` carries where the kernel does not translate.
 _RELAYED = ("tcp", "udp")
+_BROADCAST = 0xFFFFFFFF
+#: Such addresses are one link's each, which `-p` cannot name (RFC 4007).
+_LINK_LOCAL6 = IPNetwork("fe80::/10")
 _LOOPBACK6 = IPAddress("::1")
 
 
@@ -132,6 +135,8 @@ def _host_addresses(
         relays = six_to_four and protocol in _RELAYED and versions == [4] and not any(map(int, defaults))
         return tuple(one for one in defaults if one.version in versions or relays)
     given = parse_address(host_ip, "host address")
+    if given.is_multicast() or int(given) == _BROADCAST or given.is_ipv4_mapped() or given in _LINK_LOCAL6:
+        raise InvalidRequest(f"cannot publish on {given}: it is not an address that others reach this host by")
     if given == _LOOPBACK6 and protocol not in _RELAYED:
         raise InvalidRequest(f"cannot publish {protocol} on ::1: the kernel routes nothing to or from it")
     if given.version not in versions:

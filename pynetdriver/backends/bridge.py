@@ -13,7 +13,7 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import Attachment
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
 from pynetdriver.model import Endpoint, Network, Subnet
-from pynetdriver.names import ENGINE_BRIDGE, bridge_name, container_link, host_link, network_mac
+from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, container_link, host_link, network_mac
 from pynetdriver.options import option, parse_options
 from pynetdriver.plan import (
     Address,
@@ -204,8 +204,10 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
     if link is not None and (link.kind != Bridge.kind or link.master):
         what = f'a port of "{link.master}"' if link.master else f"a {link.kind}, not a bridge"
         raise Conflict(f'"{name}" exists on this host and is {what}; choose another name')
-    if link is not None and not link.ours and ENGINE_BRIDGE.fullmatch(name):
-        raise Conflict(f'bridge "{name}" belongs to a network of the engine itself; choose another name')
+    if ENGINE_BRIDGE.fullmatch(name):
+        raise Conflict(f'"{name}" is a name that the engine gives to bridges of its own; choose another one')
+    if OUR_NAMES.fullmatch(name) and name != bridge_name(network.id):
+        raise Conflict(f'"{name}" is a name that pynet gives to links of its own; choose another one')
     for one, other_one in combinations(network.subnets, 2):
         if overlap(one.pool, other_one.pool):
             raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")

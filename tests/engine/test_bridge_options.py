@@ -255,7 +255,7 @@ def _settled(lab: Lab) -> list[object]:
         ((f"-o={BRIDGE}.gateway_mode_ipv4=isolated",), "gateway_mode_ipv4=isolated needs --internal"),
         (("-o=com.docker.network.host_ipv4=198.51.100.9",), "host_ipv4=198.51.100.9 is no address of this host"),
         ((f"-o={BRIDGE}.name=lan0",), '"lan0" exists on this host and is a veth, not a bridge'),
-        ((f"-o={BRIDGE}.name=docker0",), 'bridge "docker0" belongs to a network of the engine itself'),
+        ((f"-o={BRIDGE}.name=docker0",), '"docker0" is a name that the engine gives to bridges of its own'),
         ((*DUAL, "-o=mtu=1200"), "1280 to 65535 with IPv6"),
         (("-o=mtu=1400", "-o=com.docker.network.driver.mtu=1300"), "are the same one; give it once"),
     ],

@@ -121,6 +121,13 @@ def test_port_is_refused_when_it_cannot_be(endpoint: Endpoint, binding: PortBind
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("host", ["255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1", "::ffff:127.0.0.1"])
+def test_port_is_refused_where_nobody_reaches_this_host(host: str) -> None:
+    """Broadcast, multicast, one link's own, and IPv4 in another form."""
+    with pytest.raises(InvalidRequest, match="not an address that others reach"):
+        requested(V4, PortBinding(TCP, 80, host, 8080))
+
+
 def test_ports_are_kept_when_they_answer_the_same_request() -> None:
     """A repeated Program keeps the ports that the first one chose."""
     held = [PortMapping("tcp", ANY4, 40001, 80), PortMapping("tcp", ANY6, 40001, 80), PortMapping("tcp", ANY4, 7, 7)]
