@@ -9,8 +9,10 @@ TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +30,9 @@ _SOCKETS = {
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
+#: A program for linux/filter.h that lets nothing in: one instruction, BPF_RET with 0.
+_NOTHING = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
+_SO_ATTACH_FILTER = 26
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -162,7 +167,12 @@ class HostPorts:
         if holder is not None:
             raise PortTaken(_where(mapping), protocol, number, holder)
         try:
-            return _bound(protocol, address, number, named, listen=relayed and protocol == "tcp")
+            bound = _bound(protocol, address, number, named, listen=relayed and protocol == "tcp")
+            if bound is not None and protocol == "udp" and not relayed:
+                # Nobody reads it: what others broadcast to the port would fill it, 200 KB each.
+                program = struct.pack("HP", 1, ctypes.addressof(_NOTHING))
+                bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            return bound
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(_where(mapping), protocol, number, None) from None
