@@ -97,9 +97,9 @@ class Monitor:
         try:
             if by:
                 await self._kernel.firewall.rewrite()
-                self._repaired("table", "pynet's rules were changed", by)
+                self._table_repaired(by)
             elif await self._kernel.firewall.mend():
-                self._repaired("table", "pynet's rules were changed")
+                self._table_repaired()
             elif time.monotonic() - self._rewritten_blindly > _SWEEP_S:
                 # Seldom: what is written is told of too, and may overrun again.
                 self._rewritten_blindly = time.monotonic()
@@ -123,6 +123,11 @@ class Monitor:
                 self._repaired(one.kind, one.what)
             elif self._driver.owns(one.owner):
                 self._stuck.append(one)
+
+    def _table_repaired(self, by: str | None = None) -> None:
+        self._repaired("table", "pynet's rules were changed", by)
+        # A client that began meanwhile would go on reaching nobody for as long as it keeps sending.
+        self._kernel.conntrack.recheck()
 
     def _repaired(self, kind: str, what: str, by: str | None = None) -> None:
         self.repairs[kind] += 1
@@ -170,4 +175,4 @@ class Monitor:
     async def _poll_firewall(self) -> None:
         await asyncio.sleep(self._kernel.firewall.mend_every_s)
         if await self._kernel.firewall.mend():
-            self._repaired("table", "pynet's rules were changed")
+            self._table_repaired()

@@ -82,6 +82,15 @@ class Conntrack:
         for one in come:
             self._pending.setdefault(_port(one), set())
             self.keep([one])
+        self._look()
+
+    def recheck(self) -> None:
+        """Look for flows that contradict anything published: some began while there were no rules."""
+        for port in self._published:
+            self._pending.setdefault(port, set())
+        self._look()
+
+    def _look(self) -> None:
         if self._pending and (self._worker is None or self._worker.done()):
             self._worker = asyncio.create_task(self._work())
 
