@@ -254,6 +254,10 @@ def network_plan(network: Network) -> Plan:
             # The link-local address is the source of forwarded neighbour solicitations: with duplicate
             # address detection the first container of a network would be out of reach for two seconds.
             sysctls.append(LinkSysctl("ipv6", name, "accept_dad", "0"))
+            if options.mode6 == "isolated":
+                # No link-local address either (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h): containers would reach
+                # the host by it. It would come with the first port, so this comes in time.
+                sysctls.append(LinkSysctl("ipv6", name, "addr_gen_mode", "1"))
     elif not adopted:
         sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
     settings: list[HostSetting] = [] if network.internal else [Forwarding(version) for version in versions]
