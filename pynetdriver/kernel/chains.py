@@ -45,6 +45,7 @@ FIRST = {("raw", "PREROUTING"), ("mangle", "FORWARD"), ("mangle", "INPUT")}
 _LOCAL = "-m addrtype --dst-type LOCAL"
 _HERE = {4: ("LOCAL", "BROADCAST", "MULTICAST"), 6: ("LOCAL", "MULTICAST")}
 _KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
+_LOST = "-m conntrack --ctstate INVALID"
 _TRANSLATED = "-m conntrack --ctstate DNAT"
 _KNOWN_OR_TRANSLATED = "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT"
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
@@ -139,14 +140,18 @@ def _raw(whole: Content) -> Chains:
 
 def _nat(whole: Content, version: int) -> Chains:
     publish = f"{_LOCAL} -j PYNET-PUBLISH"
-    kept = ("-d 127.0.0.0/8 -j RETURN",) if version == 4 else ()
-    # ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone.
-    left_alone = ("-d ::1/128 -j RETURN",) if version == 6 else ()
-    own = [f"-s 127.0.0.0/8 -o {link} -j MASQUERADE" for link in sorted(whole.links)] if version == 4 else []
+    # Why these are left alone: see `ruleset`.
+    kept: tuple[str, ...] = ("-d 127.0.0.0/8 -j RETURN",)
+    left_alone: tuple[str, ...] = ()
+    links = sorted(whole.links)
+    own = [f"-s 127.0.0.0/8 -o {link} -j MASQUERADE" for link in links] if version == 4 else []
+    if version == 6:
+        kept = (*(f"-s fe80::/10 -i {link} {publish}" for link in links), "-s fe80::/10 -j RETURN")
+        left_alone = ("-d ::1/128 -j RETURN", "-s fe80::/10 -j RETURN")
     return {
         # Rules with an address begin with -d, so they come before those without.
         "PYNET-PUBLISH": _sorted(whole, "publish", version),
-        "PYNET-PREROUTING": (*kept, *_sorted(whole, "untranslated", version), publish),
+        "PYNET-PREROUTING": (*_sorted(whole, "untranslated", version), *kept, publish),
         "PYNET-OUTPUT": (*left_alone, publish),
         "PYNET-POSTROUTING": (*own, *_sorted(whole, "leave", version)),
     }
@@ -192,8 +197,7 @@ def _publish(result: Content, one: Publication) -> None:
     port = _port(one.protocol, one.host_port)
     result.share("publish", version, f"{where}{port} -j DNAT --to-destination {bracketed(one.address)}:{one.port}")
     if one.but_from is not None:
-        for each in (4, 6):
-            result.share("untranslated", each, f"-i {one.but_from} {port} -j RETURN")
+        result.share("untranslated", version, f"{where}-i {one.but_from} {port} -j RETURN")
 
 
 def _port(protocol: str, number: int) -> str:
@@ -227,7 +231,10 @@ def _bound(result: Content, segment: Segment) -> None:
         if segment.anti_spoof and segment.subnets:
             result.genuine.add(link)
             known = (f"-s {one} -j RETURN" for one in subnets)
-            guard[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *known, f"{_KNOWN} -j RETURN", "-j DROP")
+            # What the kernel cannot assign to a flow it does not translate: see `ruleset`.
+            is_translated = any(one.version == version and one.source is not None for one in segment.crossings)
+            lost = (f"{_LOST} -j DROP",) if is_translated and not segment.shared else ()
+            guard[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *lost, *known, f"{_KNOWN} -j RETURN", "-j DROP")
         admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", *among]
         # A published port reached from inside its own network: the answer must come back this way.
         left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]

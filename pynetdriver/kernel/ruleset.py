@@ -38,7 +38,10 @@ _MAPS = {
     "leave6": "type ipv6_addr : verdict; flags interval;",
 }
 _SETS = {
-    "apart": "type ifname . inet_proto . inet_service;",
+    "apart4": "type ifname . inet_proto . inet_service;",
+    "apart6": "type ifname . inet_proto . inet_service;",
+    "apart4_at": "type ifname . ipv4_addr . inet_proto . inet_service;",
+    "apart6_at": "type ifname . ipv6_addr . inet_proto . inet_service;",
     "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
     "residents": "type ifname . ether_addr;",
@@ -50,7 +53,8 @@ _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
 # accepts is let through there by one rule in DOCKER-USER. Packets to 127/8 that come from elsewhere are
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
-# ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone.
+# ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone. Nor is
+# anything routed that comes from a link-local address: like that, it goes to the daemon, which relays it.
 _CHAINS = """
   chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
@@ -67,12 +71,17 @@ _CHAINS = """
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
-    iifname . meta l4proto . th dport @apart return
+    iifname != @links ip6 saddr fe80::/10 return
+    meta nfproto ipv4 iifname . meta l4proto . th dport @apart4 return
+    meta nfproto ipv6 iifname . meta l4proto . th dport @apart6 return
+    iifname . ip daddr . meta l4proto . th dport @apart4_at return
+    iifname . ip6 daddr . meta l4proto . th dport @apart6_at return
     fib daddr type local jump publish
   }
   chain output {
     type nat hook output priority -100; policy accept;
     ip6 daddr ::1 return
+    ip6 saddr fe80::/10 return
     fib daddr type local jump publish
   }
   chain postrouting {
@@ -218,12 +227,12 @@ def change_bridges(old: Iterable[str], new: Iterable[str]) -> str:
 
 
 def _publish(result: Content, one: Publication) -> None:
-    key, name = f"{one.protocol} . {one.host_port}", f"publish{one.host_address.version}"
+    key, which = f"{one.protocol} . {one.host_port}", f"{one.host_address.version}"
     if int(one.host_address) != 0:
-        key, name = f"{one.host_address} . {key}", f"{name}_at"
-    result.add_element(name, key, f"{one.address} . {one.port}")
+        key, which = f"{one.host_address} . {key}", f"{which}_at"
+    result.add_element(f"publish{which}", key, f"{one.address} . {one.port}")
     if one.but_from is not None:
-        result.add_element("apart", f'"{one.but_from}" . {one.protocol} . {one.host_port}')
+        result.add_element(f"apart{which}", f'"{one.but_from}" . {key}')
 
 
 def _bound(result: Content, segment: Segment) -> None:
@@ -252,7 +261,13 @@ def _bound(result: Content, segment: Segment) -> None:
         return
     if segment.anti_spoof and segment.subnets:
         genuine = f"genuine_{segment.link}"
-        known = [f"{_family(one.version)} saddr {one} return" for one in segment.subnets]
+        # What the kernel cannot assign to a flow it does not translate: it would leave as it is. On a link of others
+        # a flow may come in another way than by this host.
+        translated = {one.version for one in segment.crossings if one.source is not None and not segment.shared}
+        known = [
+            f"{_family(one.version)} saddr {one} {'ct state != invalid ' if one.version in translated else ''}return"
+            for one in segment.subnets
+        ]
         result.chains[genuine] = [
             *others,
             f"oifname {link} return",
