@@ -1,6 +1,6 @@
 """libnftables, in this process: one transaction a call, no `nft` process; and the firewall in the table `inet pynet`.
 
-The distribution's own Python binding is not on the package index, so the six functions that are needed
+The distribution's own Python binding is not on the package index, so the seven functions that are needed
 are bound here. Errors cost 15 ms (the library re-reads the ruleset), successes 0.1 ms.
 """
 
