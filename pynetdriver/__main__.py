@@ -19,11 +19,11 @@ import structlog
 from pynetdriver import __version__
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
+from pynetdriver.firewall.choice import KINDS, make_firewall
+from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.ipam import IpamDriver, unique_local_prefix
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import EngineChains
-from pynetdriver.kernel.firewall import KINDS, make_firewall
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch

@@ -23,9 +23,9 @@ from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import Backend, backend_named
 from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
+from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import EngineChains
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.names import PREFIX_LENGTH

@@ -11,8 +11,8 @@ import structlog
 from msgspec.structs import replace
 
 from pynetdriver.errors import PynetError
+from pynetdriver.firewall.engine import engine_routes
 from pynetdriver.kernel import Kernel, sysctl
-from pynetdriver.kernel.engine import engine_routes
 from pynetdriver.model import Endpoint, Network, Setting, decode, encode
 from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store

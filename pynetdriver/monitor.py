@@ -15,8 +15,8 @@ import structlog
 
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
+from pynetdriver.firewall.engine import engine_bridges
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import engine_bridges
 from pynetdriver.kernel.health import Damage
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.names import OUR_NAMES

@@ -13,9 +13,9 @@ import structlog
 
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
+from pynetdriver.firewall.engine import engine_bridges
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import engine_bridges
 from pynetdriver.model import Endpoint
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.plan import Plan

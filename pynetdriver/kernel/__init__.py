@@ -5,19 +5,15 @@
 | `netlink` | links and addresses |
 | `watch`, `health` | what the kernel tells of changes, and what should be |
 | `sysctl` | switches under /proc/sys/net |
-| `firewall` | who wants what of it, and which kind of firewall this host has |
-| `nftables`, `ruleset` | the one kind: the library, the table as text |
-| `iptables`, `chains`, `xtables` | the other: python-iptables, chains as text, legacy tables as the kernel gives them |
 | `hostport`, `relay` | host ports held by sockets, and what reaches those |
 | `conntrack` | remembered flows that contradict what is published |
-| `engine` | the one place in the engine's own rules |
 """
 
 from __future__ import annotations
 
 from pynetdriver.errors import PynetError
+from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
-from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.sysctl import ensure_link_sysctl

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import structlog
 
-from pynetdriver.kernel.engine import CHAIN
+from pynetdriver.firewall.engine import CHAIN
+from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
-from pynetdriver.kernel.ruleset import TABLE, USER
 
 log = structlog.get_logger()
 

@@ -18,14 +18,14 @@ import msgspec
 from pynetdriver import messages as wire
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import HostError, PynetError
+from pynetdriver.firewall import Firewall
+from pynetdriver.firewall.engine import EngineChains
+from pynetdriver.firewall.iptables import IptablesFirewall
+from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.engine import EngineChains
-from pynetdriver.kernel.firewall import Firewall
 from pynetdriver.kernel.hostport import HostPorts
-from pynetdriver.kernel.iptables import IptablesFirewall
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.nftables import Nftables, NftablesFirewall
 from pynetdriver.plan import Address, Bridge, Intent, Veth
 from pynetdriver.restore import restore
 from pynetdriver.store import Change

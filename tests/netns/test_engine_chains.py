@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel.engine import CHAIN, EngineChains
+from pynetdriver.firewall.engine import CHAIN, EngineChains
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 

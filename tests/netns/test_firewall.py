@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.kernel import chains
-from pynetdriver.kernel.iptables import IptablesFirewall
+from pynetdriver.firewall import chains
+from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pynetdriver.kernel.engine import CHAIN
+from pynetdriver.firewall.engine import CHAIN
 from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pynetdriver.backends import backend_named
-from pynetdriver.kernel import chains, ruleset
+from pynetdriver.firewall import chains, ruleset
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
 from tests.lab.legacy import legacy_rules

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.kernel import chains, ruleset
+from pynetdriver.firewall import chains, ruleset
 from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 
 LINK = "pn-0123456789ab"

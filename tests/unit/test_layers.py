@@ -11,16 +11,19 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"errors", "messages", "names", "options", "model", "plan", "pool", "portmap"}
+SERVICES = {"driver", "ipam", "journal", "restore", "monitor"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "backends": CORE,
     "admission": CORE | {"backends"},
-    "kernel": CORE,
+    "firewall": CORE,
+    "kernel": CORE | {"firewall"},
     "store": CORE,
     **dict.fromkeys(
         ["driver", "ipam", "journal", "restore", "monitor"],
-        CORE | {"admission", "backends", "kernel", "store", "driver", "ipam", "journal", "restore", "monitor"},
+        CORE
+        | {"admission", "backends", "firewall", "kernel", "store", "driver", "ipam", "journal", "restore", "monitor"},
     ),
 }
 ALLOWED["server"] = ALLOWED["driver"]
@@ -32,8 +35,7 @@ OWNED = {
     "pyroute2": "kernel",
     "sqlite3": "store",
     "click": "__main__",
-    "ctypes": "kernel",
-    "iptc": "kernel",
+    "iptc": "firewall",
 }
 #: No module of these says which backends there are.
 BLIND = {"admission", "driver", "ipam", "journal", "restore", "monitor", "server"}

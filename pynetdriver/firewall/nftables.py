@@ -12,16 +12,13 @@ import ctypes
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel import ruleset
+from pynetdriver.firewall import Firewall, ruleset
 from pynetdriver.plan import Intent
-
-if TYPE_CHECKING:
-    from pynetdriver.kernel.firewall import Firewall
 
 log = structlog.get_logger()
 

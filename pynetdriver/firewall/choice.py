@@ -1,53 +1,21 @@
-"""The firewall: owners and their intents in, one transaction a change out; and which kind of it this host has.
-
-There are two: a table of pynet's own in `nftables`, chains of its own in the tables of legacy `iptables`.
-"""
+"""Which kind of firewall this host has: that of its own rules, unless one is asked for."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from pynetdriver.kernel import iptables, xtables
-from pynetdriver.kernel.iptables import IptablesFirewall
-from pynetdriver.kernel.nftables import Nftables, NftablesError, NftablesFirewall
-from pynetdriver.kernel.ruleset import TABLE
-from pynetdriver.plan import Intent
+from pynetdriver.firewall import Firewall, iptables, xtables
+from pynetdriver.firewall.iptables import IptablesFirewall
+from pynetdriver.firewall.nftables import Nftables, NftablesError, NftablesFirewall
+from pynetdriver.firewall.ruleset import TABLE
 
 log = structlog.get_logger()
 
 KINDS = ("auto", "nftables", "iptables")
 _VERSION_TIMEOUT_S = 5
-
-
-class Firewall(Protocol):
-    """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
-
-    #: How often `mend` is to be called: often where the kernel does not tell of changes.
-    mend_every_s: float
-
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
-        """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
-        ...
-
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
-        """Replace everything, in one transaction or one for each table."""
-        ...
-
-    async def set_engine_bridges(self, names: frozenset[str]) -> None:
-        """Say which bridges are the engine's own, to which containers of pynet have no way."""
-        ...
-
-    async def mend(self) -> bool:
-        """Write everything anew if somebody removed or changed some of it; tells whether that was so."""
-        ...
-
-    async def rewrite(self) -> None:
-        """Write everything anew, in one transaction or one for each table."""
-        ...
 
 
 def make_firewall(kind: str) -> Firewall:

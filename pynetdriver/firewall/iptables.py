@@ -20,19 +20,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel import chains, xtables
-from pynetdriver.kernel.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
-from pynetdriver.kernel.xtables import XtablesError
+from pynetdriver.firewall import Firewall, chains, xtables
+from pynetdriver.firewall.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
+from pynetdriver.firewall.xtables import XtablesError
 from pynetdriver.plan import Intent
-
-if TYPE_CHECKING:
-    from pynetdriver.kernel.firewall import Firewall
 
 log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ import structlog
 from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel.nftables import Nftables, NftablesError
+from pynetdriver.firewall.nftables import Nftables, NftablesError
 from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
 
 log = structlog.get_logger()
