@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -117,6 +118,9 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
         server = Server(socket_path, routes(driver, ipam, monitor.engine_started))
         await restore(journal, kernel, driver)
         watching = asyncio.create_task(monitor.run())
+        # What is there by now stays, so no collection has to look at it again: a whole one took 30 ms.
+        gc.collect()
+        gc.freeze()
         await server.start()
         _tell_service_manager("READY=1")
         log.info("serving", socket=str(socket_path), version=__version__)

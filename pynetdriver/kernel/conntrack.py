@@ -39,8 +39,13 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUM, _TARGET_PORT = 1, 3
 #: CTA_FILTER_F_CTA_PROTO_NUM and _DST_PORT (net/netfilter/nf_conntrack_netlink.c): from kernel 5.8 on.
 _FILTER_BY = 1 << 3 | 1 << 5
-#: The kernel filters by one port at a time; for more it is quicker to see all entries.
-_FILTERED = 4
+#: The kernel filters by one port and family at a time; for more ports, or few entries, it is quicker to see all.
+_FILTERED, _FEW = 4, 5_000
+#: While the kernel walks its table, no RCU grace period ends, so making and removing links waits for it on the whole
+#: host. So there is one walk for all that changes within this time, however many containers start at once.
+_SETTLE_S = 0.5
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 #: IP protocol number and host port.
 Port = tuple[int, int]
@@ -101,6 +106,7 @@ class Conntrack:
 
     async def _work(self) -> None:
         while self._pending:
+            await asyncio.sleep(_SETTLE_S)
             pending, self._pending = self._pending, {}
             try:
                 entries = await asyncio.to_thread(_entries, frozenset(pending))
@@ -127,18 +133,16 @@ def _port(one: Publication) -> Port:
 def _entries(ports: frozenset[Port]) -> list[_Entry]:
     """List the flows to these ports of anybody."""
     try:
-        if _COUNT.read_text().strip() == "0":
-            return []
+        count = int(_COUNT.read_text())
     except OSError:
         return []  # no connection tracking, no flows
-    filters = [b""] if len(ports) > _FILTERED else [_filter(one) for one in ports]
-    found = {}
+    if count == 0:
+        return []
+    walks = [(socket.AF_UNSPEC, b"")]
+    if count > _FEW and len(ports) <= _FILTERED:
+        walks = [(family, _filter(port)) for family in (socket.AF_INET, socket.AF_INET6) for port in ports]
     with _socket() as one:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for attributes in filters:
-                for entry in _dump(one, family, attributes):
-                    if entry.port in ports:
-                        found[entry.key] = entry
+        found = {entry.key: entry for walk in walks for entry in _dump(one, *walk) if entry.port in ports}
     return list(found.values())
 
 
@@ -148,13 +152,13 @@ def _dump(one: socket.socket, family: int, attributes: bytes) -> Iterator[_Entry
         data = one.recv(1 << 20)
         start = 0
         while start < len(data):
-            length, kind, *_ = _MESSAGE.unpack_from(data, start)
+            length, kind, _, _, _, of, *_ = _MESSAGE.unpack_from(data, start)
             if kind == _NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
                 (code,) = struct.unpack_from("=i", data, start + 16)
                 raise OSError(-code, f"conntrack: {errno.errorcode.get(-code, code)}")
-            entry = _parsed(data[start + _MESSAGE.size : start + length], family)
+            entry = _parsed(data[start + _MESSAGE.size : start + length], of) if of in _FAMILIES else None
             if entry is not None:
                 yield entry
             start += (length + 3) & ~3
