@@ -37,7 +37,7 @@ log = structlog.get_logger()
 _LOCK = Path(os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock"))
 _LOCK_TIMEOUT_S = 5.0
 #: Somebody without the lock may change a table at the same time; the kernel then refuses ours.
-_TRIES = 5
+_TRIES, _PAUSE_S = 10, 0.05
 #: How many entries are kept beyond those in use.
 _SPARE = 1000
 #: An option of a rule and what it is given, if anything.
@@ -284,7 +284,7 @@ def _bring(table: Table, wanted: Chains) -> None:
                 if attempt == _TRIES:
                     raise HostError(f"cannot change the {what}: {error}") from error
                 log.info("trying again, since somebody else changed it too", table=what, error=str(error))
-                time.sleep(0.001 * 2**attempt)
+                time.sleep(min(0.001 * 2**attempt, _PAUSE_S))
             finally:
                 if handle is not None:
                     handle.close()

@@ -158,11 +158,15 @@ def test_changes_of_others_at_the_same_time_are_not_lost(host: Host) -> None:
         "for i in $(seq 100); do until iptables-legacy -t nat -A PREROUTING -s 10.1.0.$i -j ACCEPT 2>/dev/null;"
         " do :; done; done"
     )
-    adding = host.netns.popen("env", "XTABLES_LOCKFILE=/dev/null", "sh", "-c", script)
     changes = 0
-    while adding.poll() is None:
-        host.ok(PROGRAM, program(2, port(8080 + changes % 3)))
-        changes += 1
+    with host.netns.popen("env", "XTABLES_LOCKFILE=/dev/null", "sh", "-c", script) as adding:
+        try:
+            while adding.poll() is None:
+                host.ok(PROGRAM, program(2, port(8080 + changes % 3)))
+                changes += 1
+        except BaseException:
+            adding.kill()
+            raise
     assert adding.returncode == 0 and changes > 10
     saved = host.netns.run("iptables-legacy-save", "-t", "nat")
     assert saved.count("-A PREROUTING -s 10.1.0.") == 100
