@@ -86,7 +86,7 @@ class Netlink:
         with _told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
-            return any([link.get("master") == index async for link in await self._netlink.link("dump")])
+            return bool(await self._ports(index))
 
     async def describe(self, name: str) -> Link | None:
         """Say what a link is, None if there is none of that name."""
@@ -183,10 +183,19 @@ class Netlink:
                 await self._netlink.link("set", index=index, address=link.get("address"))
 
     async def give_back(self, bridge: Adopted) -> None:
-        """Undo what `adopt` and ports did to a bridge, unless others have ports there."""
+        """Undo what `adopt` and ports did to a bridge, unless others have ports there.
+
+        Raises:
+            HostError: a port of pynet's is still there, so it is too early.
+        """
         with _told(f'give back bridge "{bridge.link}"'):
             index = _index(bridge.link)
-            if index is None or await self.is_in_use(bridge.link):
+            if index is None:
+                return
+            ports = await self._ports(index)
+            if any(_is_ours(port, Veth.kind) for port in ports):
+                raise HostError(f'bridge "{bridge.link}" cannot be given back before the last container has left it')
+            if ports:
                 return
             if bridge.mtu != _MTU_WITHOUT_PORTS == (await self._link(index)).get("mtu"):
                 await self._netlink.link("set", index=index, mtu=bridge.mtu)
@@ -284,6 +293,9 @@ class Netlink:
                     return
                 await asyncio.sleep(_LOOK_S)
             removal.result()
+
+    async def _ports(self, index: int) -> list[Any]:
+        return [link async for link in await self._netlink.link("dump") if link.get("master") == index]
 
     async def _ours(self, index: int, name: str, kind: str) -> Any:
         link = await self._link(index)

@@ -26,7 +26,7 @@ from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.plan import Address, Bridge, Intent, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Intent, Veth
 from pynetdriver.restore import restore
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import SqliteStore
@@ -89,6 +89,22 @@ class TrappedNetlink(Netlink):
     async def ensure_address(self, address: Address) -> None:
         self._trap.step()
         await super().ensure_address(address)
+
+    async def ensure_hairpin(self, hairpin: Hairpin) -> None:
+        self._trap.step()
+        await super().ensure_hairpin(hairpin)
+
+    async def adopt(self, bridge: Adopted) -> None:
+        self._trap.step()
+        await super().adopt(bridge)
+
+    async def give_back(self, bridge: Adopted) -> None:
+        self._trap.step()
+        await super().give_back(bridge)
+
+    async def remove_address(self, address: Address) -> None:
+        self._trap.step()
+        await super().remove_address(address)
 
     async def remove_link(self, name: str, kind: str) -> None:
         self._trap.step()
@@ -165,6 +181,11 @@ REVOKE: tuple[str, Any] = (host.REVOKE, host.ids())
 LEAVE: tuple[str, Any] = ("Leave", host.ids())
 DELETE_ENDPOINT: tuple[str, Any] = ("DeleteEndpoint", host.ids())
 DELETE_NETWORK: tuple[str, Any] = ("DeleteNetwork", {"NetworkID": host.NETWORK})
+#: A bridge of somebody else's, and what pynet may switch there.
+THEIRS = "br0"
+SWITCHES = ("ipv4/conf/br0/route_localnet", "ipv4/conf/br0/promote_secondaries", "ipv6/conf/br0/disable_ipv6")
+NAMED: dict[str, Any] = {"com.docker.network.bridge.name": THEIRS}
+ADOPTING: tuple[str, Any] = ("CreateNetwork", host.network(dual=True, **NAMED))
 #: The call to break, and what comes before it.
 CALLS: dict[str, list[tuple[str, Any]]] = {
     "create network": [NETWORK],
@@ -176,6 +197,9 @@ CALLS: dict[str, list[tuple[str, Any]]] = {
     "delete endpoint": [NETWORK, ENDPOINT, JOIN, PROGRAM, DELETE_ENDPOINT],
     "delete network": [NETWORK, ENDPOINT, JOIN, PROGRAM, DELETE_NETWORK],
     "delete empty network": [NETWORK, DELETE_NETWORK],
+    "create network on a bridge of others": [ADOPTING],
+    "create endpoint on a bridge of others": [ADOPTING, ENDPOINT],
+    "delete network on a bridge of others": [ADOPTING, ENDPOINT, JOIN, PROGRAM, DELETE_NETWORK],
 }
 
 
@@ -200,9 +224,13 @@ class Experiment:
         self._deletes = call.startswith("delete")
 
     def state(self, folder: Path) -> State:
-        return State(host.rows(folder), host.links(self._netns), host.rules(self._netns), host.sysctls(self._netns))
+        switches = self._netns.run("grep", "-H", ".", *(f"/proc/sys/net/{one}" for one in SWITCHES))
+        sysctls = host.sysctls(self._netns) + switches
+        return State(host.rows(folder), host.links(self._netns), host.rules(self._netns), sysctls)
 
     def run(self) -> int:
+        self._netns.run("ip", "link", "add", THEIRS, "mtu", "1400", "type", "bridge")
+        self._netns.run("ip", "address", "add", "192.0.2.1/24", "dev", THEIRS)
         nothing = Trap(fail)
         states = list[State]()
 
@@ -238,7 +266,7 @@ class Experiment:
                 except (PynetError, asyncio.CancelledError):
                     assert trap.sprung
                 trap.disarm()
-                if self._how == "fail on" and self._call is NETWORK:
+                if self._how == "fail on" and self._call in (NETWORK, ADOPTING):
                     await process.journal.retry()
                 elif trap.sprung and self._how != "fail on":
                     if self._deletes:
