@@ -390,7 +390,7 @@ class NetworkDriver:
     async def _facts(self, network: Network) -> Facts:
         name = self._backend(network).named_link(network)
         if name:
-            await self._journal.finish_on(name)
+            await self._journal.finish_on({name})
         mtu = await self._kernel.netlink.uplink_mtu()
         link = await self._kernel.netlink.describe(name) if name else None
         return Facts(link=link) if mtu is None else Facts(mtu, link)

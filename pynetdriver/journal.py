@@ -6,6 +6,7 @@ from the plan and exists once, here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Set
 
 import structlog
 from msgspec.structs import replace
@@ -38,9 +39,7 @@ class Journal:
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
-        for other, left in list(self.unfinished.values()):
-            if left.links & plan.links:
-                await self.delete(other, left)  # or a later try would remove what is made now
+        await self.finish_on(plan.links)  # or a later try would remove what is made now
         self.write(replace(record, phase="creating"))
         self.unfinished.pop(plan.owner, None)
         try:
@@ -51,14 +50,14 @@ class Journal:
             await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
             raise
 
-    async def finish_on(self, link: str) -> None:
-        """Remove what is left on a link after failures: what was pynet's there is not to be taken for its user's.
+    async def finish_on(self, links: Set[str]) -> None:
+        """Remove what is left of links or on them after failures: it is not to be taken for new, or for a user's.
 
         Raises:
             PynetError: it fails again.
         """
         for record, plan in list(self.unfinished.values()):
-            if link in plan.links | plan.foreign:
+            if links & (plan.links | plan.foreign):
                 await self.delete(record, plan)
 
     async def _undo(self, record: Subject, plan: Plan) -> None:

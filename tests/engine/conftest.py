@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import engines_missing, engines_run
+from tests.conftest import engines_missing, engines_run, engines_spared
 from tests.engine.lab import Lab
 from tests.lab.command import Unavailable
 from tests.lab.daemon import Daemon
@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(f"{version}-{iptables}"))
             if item.get_closest_marker("each_kind") and (version, iptables) not in EACH_KIND:
                 spared.append(item)
+                name = f"{version} with iptables-{iptables}"
+                engines_spared[name] = engines_spared.get(name, 0) + 1
     if spared:
         config.hook.pytest_deselected(items=spared)
         items[:] = [item for item in items if item not in spared]

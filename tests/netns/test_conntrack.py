@@ -82,11 +82,12 @@ def lan(host: Host) -> Iterator[Namespace]:
         yield machine
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_a_flow_follows_the_published_port(host: Host, lan: Namespace, version: int) -> None:
+@pytest.mark.parametrize(("version", "address"), [(4, ""), (4, HOST[4]), (6, HOST[6])])
+def test_a_flow_follows_the_published_port(host: Host, lan: Namespace, version: int, address: str) -> None:
     """Before it is published, while it is, when another container has it, and after: one client, one socket.
 
-    The host port is not the container's, so a mix-up of the two shows.
+    The host port is not the container's, so a mix-up of the two shows. On all addresses of IPv6 the daemon would
+    relay what goes on to the host.
     """
     host.ok("CreateNetwork", network(dual=True))
     with ExitStack() as stack:
@@ -101,7 +102,7 @@ def test_a_flow_follows_the_published_port(host: Host, lan: Namespace, version: 
         with answering(host.netns, HOST[version], 5353, "host"):
             assert asker.ask() == "host"
         for number in (2, 3):
-            host.ok(PROGRAM, program(number, port(5353, 53, socket.IPPROTO_UDP)))
+            host.ok(PROGRAM, program(number, port(5353, 53, socket.IPPROTO_UDP, address)))
             assert eventually(lambda: asker.ask() == f"container {number}", timeout_s=3)  # noqa: B023
             host.ok("RevokeExternalConnectivity", ids(number))
         assert eventually(lambda: asker.ask() == "-", timeout_s=3)
