@@ -123,6 +123,26 @@ class Lease(Record, frozen=True, kw_only=True):
     released: int | None = None
 
 
+class DhcpLease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a DHCP server granted; times are in seconds from `obtained`, None for a lease without end.
+
+    `server` is option 54, `server_mac` who sent the frame: renewals go there, which is a router if the server is
+    elsewhere. `routes` are destinations with their next hop, 0.0.0.0 for what is on the link itself. `mtu` is in
+    bytes, `obtained` in seconds since 1970, when the lease was asked for. Sources: RFC 2131, 2132 and 3442.
+    """
+
+    address: IPNetwork
+    server: IPAddress
+    server_mac: str
+    obtained: float
+    gateway: IPAddress | None = None
+    routes: tuple[tuple[IPNetwork, IPAddress], ...] = ()
+    mtu: int | None = None
+    renew_s: int | None = None
+    rebind_s: int | None = None
+    lease_s: int | None = None
+
+
 class Setting(Record, frozen=True, kw_only=True):
     """A sysctl of others' that pynet changed, or would on its way back, with what was there before.
 
