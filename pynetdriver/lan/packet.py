@@ -46,7 +46,11 @@ class PacketSocket:
         """
         self._link = link
         self._received = received
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, kind, 0)
+        except OSError as error:
+            raise HostError.of(error.errno or 0, f'listen on link "{link}"') from error
         try:
             code = b"".join(struct.pack("=HBBI", *(code, yes, no, k & 0xFFFFFFFF)) for code, yes, no, k in program)
             buffer = ctypes.create_string_buffer(code)

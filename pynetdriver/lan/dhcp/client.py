@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import TypeVar
 
 import structlog
@@ -45,31 +46,31 @@ Changed = Callable[[str, DhcpLease | None], Awaitable[None]]
 _DISCOVER_S = (1.0, 2.0, 4.0)
 #: A server that offered, or knows the former address, answers at once or not at all.
 _REQUEST_S, _REBOOT_S = (1.0, 2.0), (0.7, 0.8)
+#: Between a refusal of what was offered and the next DISCOVER: servers that choose by MAC offer stations with one MAC
+#: the same address when they ask together, so these must part.
+_REFUSED_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 #: Addresses that are in use by others until it is given up.
 _DECLINES = 3
 #: How long an answer to one renewal is waited for; the next attempt may be hours away.
 _RENEWAL_S = 4.0
 #: The least time between two renewals (RFC 2131 section 4.4.5), and its share of a lease that is short.
 _LEAST_S, _LEAST_SHARE = 60.0, 1 / 20
-#: The longest pause between attempts to replace a lost lease, and how long one takes.
-_BACKOFF_S, _ATTEMPT_S = 60.0, 10.0
+#: Between attempts to replace a lost lease, and how long one takes.
+_BACKOFF_S, _ATTEMPT_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0), 10.0
 
 
 class _Refused(Exception):
     """A server said no; its reason, which is often empty, is the text."""
 
 
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.9, 1.1)
+def _backing_off(pauses: Sequence[float], spread: float = 0.1) -> Iterator[float]:
+    """Go through the pauses and stay with the last, none of them exactly, so that many stations part.
 
-
-def _backing_off(pauses: Iterable[float]) -> Iterator[float]:
-    """Go through the pauses and stay with the last, none of them exactly, so that many stations spread."""
-    last = 0.0
-    for last in pauses:
-        yield _jittered(last)
-    while True:
-        yield _jittered(last)
+    Args:
+        spread: by what share of a pause it may be shorter or longer.
+    """
+    for pause in chain(pauses, repeat(pauses[-1])):
+        yield pause * random.uniform(1 - spread, 1 + spread)
 
 
 class _Exchange:
@@ -189,19 +190,19 @@ class _Acquisition:
             HostError: there is no such link.
         """
         declined = 0
-        for pause in _backing_off(_DISCOVER_S):
+        for pause in _backing_off(_REFUSED_S, 0.5):
+            rebooting = self._reboot
             self._exchange = _Exchange(self._station, self._began)
             with self._exchange:
-                rebooting = self._reboot
                 lease = await self._negotiated()
-                holder = await self._holder(lease, taken) if lease is not None else None
-                if lease is not None and holder is None:
-                    return lease
                 if lease is not None:
+                    holder = await self._holder(lease, taken)
+                    if holder is None:
+                        return lease
                     self._exchange.send(decline(self._station, self._exchange.xid, lease))
-                    declined += 1
-                    self._wanted = None
                     self._happened = f"{lease.address.ip} is in use by {holder}"
+                    self._wanted = None
+                    declined += 1
                     if declined == _DECLINES:
                         raise Conflict(
                             f'DHCP server {lease.server} on link "{self._station.link}" gave addresses that others '
@@ -394,8 +395,7 @@ class DhcpClient:
 
     async def _regained(self, station: Station, lost: DhcpLease) -> DhcpLease:
         """Begin anew until a server answers."""
-        pauses = [2.0**number for number in range(6)]
-        for pause in _backing_off([*pauses, _BACKOFF_S]):
+        for pause in _backing_off(_BACKOFF_S):
             acquisition = _Acquisition(station, lost.address.ip, reboot=False)
             try:
                 # The container may go on using the address, so nobody is asked whether it is free.

@@ -56,7 +56,7 @@ _ALL_MACS = "ff:ff:ff:ff:ff:ff"
 # Classic BPF (linux/filter.h, linux/bpf_common.h): loads of 1, 2 and 4 bytes, X = length of the IP header.
 _BYTE, _HALF, _BYTE_X, _HALF_X, _WORD_X, _IP_LENGTH = 0x30, 0x28, 0x50, 0x48, 0x40, 0xB1
 _AND, _EQUAL, _RETURN = 0x54, 0x15, 0x06
-_VLAN_TAG_PRESENT = -0x1000 + 48  # SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT
+_VLAN_TAG, _VLAN_TAG_PRESENT = -0x1000 + 44, -0x1000 + 48  # SKF_AD_OFF + SKF_AD_VLAN_TAG and …_PRESENT
 
 
 @dataclass(frozen=True)
@@ -197,21 +197,26 @@ def _mac(text: str) -> bytes:
 
 
 def answers(xid: int) -> tuple[Instruction, ...]:
-    """Write the filter that accepts answers to that request alone: IPv4, whole, no VLAN tag, port 68, BOOTREPLY."""
+    """Write the filter that accepts answers to that request alone: IPv4 in one piece, to port 68, BOOTREPLY.
+
+    They carry no tag of another LAN than the link's; tag 0 only says a priority.
+    """
+    refused = -1
     steps = (
-        *((_BYTE, _VLAN_TAG_PRESENT), (_EQUAL, 0)),
-        *((_HALF, 12), (_EQUAL, _ETHERTYPE_IP)),
-        *((_BYTE, 23), (_EQUAL, _UDP)),
-        *((_HALF, 20), (_AND, 0x3FFF), (_EQUAL, 0)),
-        (_IP_LENGTH, 14),
-        *((_HALF_X, 16), (_EQUAL, _CLIENT_PORT)),
-        *((_BYTE_X, 22), (_EQUAL, _BOOTREPLY)),
-        *((_WORD_X, 26), (_EQUAL, xid)),
-        (_RETURN, 0xFFFF),
-        (_RETURN, 0),
+        *((_BYTE, 0, 0, _VLAN_TAG_PRESENT), (_EQUAL, 3, 0, 0)),
+        *((_HALF, 0, 0, _VLAN_TAG), (_AND, 0, 0, 0x0FFF), (_EQUAL, 0, refused, 0)),
+        *((_HALF, 0, 0, 12), (_EQUAL, 0, refused, _ETHERTYPE_IP)),
+        *((_BYTE, 0, 0, 23), (_EQUAL, 0, refused, _UDP)),
+        *((_HALF, 0, 0, 20), (_AND, 0, 0, 0x3FFF), (_EQUAL, 0, refused, 0)),
+        (_IP_LENGTH, 0, 0, 14),
+        *((_HALF_X, 0, 0, 16), (_EQUAL, 0, refused, _CLIENT_PORT)),
+        *((_BYTE_X, 0, 0, 22), (_EQUAL, 0, refused, _BOOTREPLY)),
+        *((_WORD_X, 0, 0, 26), (_EQUAL, 0, refused, xid)),
+        (_RETURN, 0, 0, 0xFFFF),
+        (_RETURN, 0, 0, 0),
     )
-    refusal = len(steps) - 1
-    return tuple((code, 0, refusal - at - 1 if code == _EQUAL else 0, k) for at, (code, k) in enumerate(steps))
+    last = len(steps) - 1
+    return tuple((code, yes, last - at - 1 if no == refused else no, k) for at, (code, yes, no, k) in enumerate(steps))
 
 
 def parsed(frame: bytes) -> Reply | None:
