@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 from threading import Event, Thread
@@ -36,11 +35,19 @@ pytestmark = pytest.mark.skipif(
 )
 
 SERVER, ALL_MACS = "192.0.2.1", "ff:ff:ff:ff:ff:ff"
-STATION = Station("lan0", "02:42:00:00:00:05", b"\xff\0\0\0\1\0\2abc", "web")
-OTHER = replace(STATION, client_id=b"\xff\0\0\0\1\0\2abd", host_name="db")
 RANGE = "192.0.2.100,192.0.2.120,255.255.255.0,120"
 #: Nothing takes longer on a busy machine.
 SOON_S = 10.0
+
+
+def other_station(**changes: Any) -> Station:
+    """Make a station that differs from the usual one."""
+    usual = {"link": "lan0", "mac": "02:42:00:00:00:05", "client_id": b"\xff\0\0\0\1\0\2abc", "host_name": "web"}
+    return Station(**{**usual, **changes})
+
+
+STATION = other_station()
+OTHER = other_station(client_id=b"\xff\0\0\0\1\0\2abd", host_name="db")
 
 
 class Server:
@@ -96,14 +103,22 @@ class Lan:
         self.stack = stack
         self.folder = folder
         self.host, self.machine = stack.enter_context(Namespace()), stack.enter_context(Namespace())
-        connect(Plug(self.host, "lan0"), Plug(self.machine, "eth0", (f"{SERVER}/24",)))
         self.server = Server(self.machine, folder / "server")
         stack.callback(self.server.stop)
-        tap = within(self.machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
-        tap.bind(("eth0", 0x0800))
-        tap.setblocking(False)
-        stack.callback(tap.close)
-        self._tap = tap
+        self.plug()
+
+    def plug(self) -> None:
+        """Lay the cable."""
+        connect(Plug(self.host, "lan0"), Plug(self.machine, "eth0", (f"{SERVER}/24",)))
+        self._tap = self.tap()
+        self._tap.setblocking(False)
+
+    def tap(self) -> socket.socket:
+        """Open a socket for all that arrives at the machine; the lab closes it."""
+        opened = within(self.machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
+        self.stack.callback(opened.close)
+        opened.bind(("eth0", 0x0800))
+        return opened
 
     def requests(self) -> list[Sent]:
         """Take what the machine has seen of requests since the last time."""
@@ -173,6 +188,8 @@ def on(lan: Lan, scenario: Callable[[Told], Coroutine[Any, Any, None]]) -> None:
             await scenario(told)
         finally:
             await told.client.close()
+        await asyncio.sleep(0.05)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     within(lan.host, lambda: asyncio.run(run()))
     assert eventually(lambda: lan.packet_sockets() == 0)
@@ -223,7 +240,7 @@ def test_stations_with_one_mac_get_an_address_each(lan: Lan) -> None:
     dnsmasq offers those that ask at the same time one address, and refuses it to all but one of them.
     """
     lan.server.start()
-    stations = [replace(STATION, client_id=bytes([255, number]), host_name=f"web{number}") for number in range(8)]
+    stations = [other_station(client_id=bytes([255, number]), host_name=f"web{number}") for number in range(8)]
 
     async def scenario(told: Told) -> None:
         began = time.time()
@@ -313,10 +330,10 @@ def test_a_former_address_is_confirmed_by_one_pair_of_messages(lan: Lan) -> None
 
     async def scenario(told: Told) -> None:
         for _ in range(3):  # so that it is not the one that the server would choose anyway
-            lease = await told.client.acquire(replace(STATION, client_id=random.randbytes(9)))
+            lease = await told.client.acquire(other_station(client_id=random.randbytes(9)))
         former = msgspec.structs.replace(lease, address=IPNetwork("192.0.2.117/24"))
         told.client.give_back(STATION, lease)
-        station = replace(STATION, client_id=b"\0another")
+        station = other_station(client_id=b"\0another")
         expired = msgspec.structs.replace(former, obtained=time.time() - 121)
         lan.requests()
         again = await told.client.acquire(station, expired)
@@ -337,7 +354,7 @@ def test_a_former_address_that_no_server_knows_is_asked_for(lan: Lan) -> None:
     async def scenario(told: Told) -> None:
         lease = await told.client.acquire(STATION)
         former = msgspec.structs.replace(lease, address=IPNetwork("192.0.2.117/24"))
-        station = replace(STATION, client_id=b"\0another")
+        station = other_station(client_id=b"\0another")
         began = time.time()
         assert ip(await told.client.acquire(station, former)) == "192.0.2.117"
         assert 1 < time.time() - began < 3
@@ -378,18 +395,22 @@ def test_a_refused_renewal_leads_to_another_lease(lan: Lan) -> None:
     on(lan, scenario)
 
 
-def test_the_end_of_a_lease_is_told_and_a_new_one_found(lan: Lan) -> None:
-    """The link is gone for a while, too; the address is asked for again, and kept from then on."""
+@pytest.mark.parametrize("outage", ["down", "gone"])
+def test_the_end_of_a_lease_is_told_and_a_new_one_found(lan: Lan, outage: str) -> None:
+    """The link is away for a while, too; the address is asked for again."""
     lan.server.start()
 
     async def scenario(told: Told) -> None:
         lease = await told.client.acquire(STATION)
         lan.server.stop()
-        lan.host.run("ip", "link", "set", "lan0", "down")
+        lan.host.run("ip", "link", *(("set", "lan0", "down") if outage == "down" else ("delete", "lan0")))
         began = time.time()
         told.client.keep("web", STATION, soon(lease, 0.1, 0.3, 0.8))
         assert await told.next() is None and 0.8 <= time.time() - began < 1.5
-        lan.host.run("ip", "link", "set", "lan0", "up")
+        if outage == "down":
+            lan.host.run("ip", "link", "set", "lan0", "up")
+        else:
+            lan.plug()
         lan.requests()
         lan.server.start()
         assert ip(await told.renewed()) == ip(lease)
@@ -405,7 +426,7 @@ def test_one_of_several_servers_is_taken(lan: Lan, folder: Path) -> None:
         async def scenario(told: Told) -> None:
             lan.requests()
             for number in range(5):
-                station = replace(STATION, link="br0", client_id=b"\0%d" % number)
+                station = other_station(link="br0", client_id=b"\0%d" % number)
                 lease = await told.client.acquire(station)
                 chosen = lan.server if str(lease.server) == SERVER else second
                 assert ip(lease) in chosen.leases
@@ -466,9 +487,18 @@ def test_an_address_that_somebody_uses_is_declined(lan: Lan) -> None:
         return taken
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION, taken=holders(1))
+        former = await told.client.acquire(STATION)
+        lan.requests()
+        lease = await told.client.acquire(STATION, former, holders(1))
         first, second = asked
-        assert first != second == lease.address.ip
+        assert first == former.address.ip != second == lease.address.ip
+        sent = [(one.kind, one.options.get(50)) for one in lan.requests()]
+        assert sent == [
+            (Kind.REQUEST, first.packed),
+            (Kind.DECLINE, first.packed),
+            (Kind.DISCOVER, None),
+            (Kind.REQUEST, second.packed),
+        ]
         assert f"DHCPDECLINE(eth0) {first} {STATION.mac}" in lan.server.log
         assert list(lan.server.leases) == [ip(lease)]
         asked.clear()
@@ -523,33 +553,6 @@ def test_whoever_waits_may_give_up(lan: Lan) -> None:
     on(lan, scenario)
 
 
-def test_what_follows_from_a_lease_may_fail(lan: Lan) -> None:
-    """It is renewed all the same, and whoever is told may forget it."""
-    lan.server.start("--dhcp-option=option:T1,1", "--dhcp-option=option:T2,100")
-    calls: list[DhcpLease | None] = []
-
-    async def scenario(told: Told) -> None:
-        async def changed(owner: str, lease: DhcpLease | None) -> None:
-            calls.append(lease)
-            if len(calls) == 2:
-                client.forget(owner)
-                await asyncio.sleep(0)
-                calls.append(lease)
-            raise RuntimeError("of no interest here")
-
-        client = DhcpClient(changed)
-        lease = await client.acquire(STATION)
-        lan.settle(lease)
-        client.keep("web", STATION, soon(lease))
-        assert await later(lambda: calls)
-        client.keep("web", STATION, soon(lease))
-        assert await later(lambda: len(calls) == 3)
-        await client.close()
-
-    on(lan, scenario)
-    assert [ip(lease) != "" for lease in calls] == [True] * 3
-
-
 def test_answers_to_the_container_are_heard_behind_a_bridge(lan: Lan) -> None:
     """On the host's end of its pair: the bridge itself never sees what goes on to one of its ports."""
     lan.server.start()
@@ -562,13 +565,13 @@ def test_answers_to_the_container_are_heard_behind_a_bridge(lan: Lan) -> None:
     container.run("ip", "link", "set", "eth0", "address", STATION.mac)
 
     async def scenario(told: Told) -> None:
-        station = replace(STATION, link="br0")
+        station = other_station(link="br0")
         lease = await told.client.acquire(station)
         container.run("ip", "address", "add", str(lease.address), "dev", "eth0")
         told.client.keep("web", station, soon(lease, 0.1, 0.2, 0.5))
         assert await told.next() is None
         # One that is not there any more does no harm.
-        listening = replace(station, listen=("gone0", "pair0"))
+        listening = other_station(link="br0", listen=("gone0", "pair0"))
         told.client.keep("web", listening, soon(lease, 0.1, 30, 60))
         assert ip(await told.renewed()) == ip(lease)
 
@@ -580,8 +583,7 @@ def rogue(lan: Lan, frames: Callable[[Sent], list[bytes]]) -> Iterator[list[Sent
     """Have the machine answer each request with frames of its own."""
     seen: list[Sent] = []
     end = Event()
-    tap = within(lan.machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
-    tap.bind(("eth0", 0x0800))
+    tap = lan.tap()
     tap.settimeout(0.1)
 
     def work() -> None:
@@ -600,7 +602,6 @@ def rogue(lan: Lan, frames: Callable[[Sent], list[bytes]]) -> Iterator[list[Sent
     finally:
         end.set()
         thread.join()
-        tap.close()
 
 
 USUAL = {1: b"\xff\xff\xff\0", 51: bytes([0, 0, 0, 120]), 54: IPAddress("192.0.2.66").packed}
@@ -650,18 +651,50 @@ def test_wrong_answers_change_nothing(lan: Lan) -> None:
     assert seen[0].kind is Kind.DISCOVER and seen[-1].ciaddr != "0.0.0.0"
 
 
-def test_a_right_answer_of_that_server_is_taken(lan: Lan) -> None:
-    """What the wrong ones differ from; also with a tag that only says a priority."""
+def test_the_server_that_offered_decides(lan: Lan) -> None:
+    """Others may say what they like; its own answer may have a tag that only says a priority."""
 
-    def right(sent: Sent) -> list[bytes]:
+    def frames(sent: Sent) -> list[bytes]:
+        right: dict[str, Any] = {"xid": sent.xid, "mac": sent.chaddr, "address": "192.0.2.66"}
         kind = Kind.OFFER if sent.kind is Kind.DISCOVER else Kind.ACK
-        one = answer(kind, USUAL, xid=sent.xid, mac=sent.chaddr, address="192.0.2.66")
-        return [one[:12] + b"\x81\0\xe0\0" + one[12:]]
+        one = answer(kind, USUAL, **right)
+        other = {**USUAL, 54: IPAddress("192.0.2.67").packed}
+        others = [answer(no, other, **{**right, "address": "192.0.2.99"}) for no in (Kind.NAK, Kind.ACK)]
+        return [*others, one[:12] + b"\x81\0\xe0\0" + one[12:]]
 
     async def scenario(told: Told) -> None:
         assert ip(await told.client.acquire(STATION)) == "192.0.2.66"
 
-    with rogue(lan, right):
+    with rogue(lan, frames) as seen:
+        on(lan, scenario)
+    assert len(seen) == 2
+
+
+def test_what_follows_from_a_lease_may_fail(lan: Lan) -> None:
+    """It is renewed all the same; and whoever is told of it may forget it."""
+
+    def frames(sent: Sent) -> list[bytes]:
+        kind = Kind.OFFER if sent.kind is Kind.DISCOVER else Kind.ACK
+        options = {**USUAL, 58: bytes([0, 0, 0, 1])}
+        return [answer(kind, options, xid=sent.xid, mac=sent.chaddr, address="192.0.2.66")]
+
+    async def scenario(told: Told) -> None:
+        calls: list[str] = []
+
+        async def changed(owner: str, lease: DhcpLease | None) -> None:
+            calls.append(ip(lease))
+            if len(calls) == 1:
+                raise RuntimeError("of no interest here")
+            client.forget(owner)
+            await asyncio.sleep(0)
+            calls.append("end")
+
+        client = DhcpClient(changed)
+        client.keep("web", STATION, soon(await client.acquire(STATION)))
+        assert await later(lambda: len(calls) == 3)
+        assert calls == ["192.0.2.66", "192.0.2.66", "end"]
+
+    with rogue(lan, frames):
         on(lan, scenario)
 
 
