@@ -1,13 +1,13 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test run demo bench clean root
+.PHONY: help venv deps lint test test-vm run demo bench clean root
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 venv: .venv/installed ## make .venv with pynet and its tools (Python 3.11 or newer)
 
@@ -29,8 +29,13 @@ lint: venv ## check style and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines
+test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines, in a VM
 	.venv/bin/pytest -n 3 --dist loadgroup
+	@$(MAKE) --no-print-directory test-vm
+
+test-vm: deps venv ## only the tests of ipvlan, VLANs and reboots, on Debian's kernel in QEMU (as root)
+	@tests/lab/packages.sh --vm || true
+	.venv/bin/python -m tests.vm
 
 run: venv ## serve this machine's own engine in the foreground (as root)
 	.venv/bin/pynet serve

@@ -1,4 +1,4 @@
-"""What all tests share: leftovers of killed runs are swept first, and the end says which engines ran."""
+"""What all tests share: leftovers of killed runs are swept first, and the end says what ran and what did not."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from tests.lab.sweep import sweep
+from tests.vm import kernel
 
 #: Engines that tests ran through, by what they are, and why others did not.
 engines_run: Counter[str] = Counter()
 engines_missing: dict[str, str] = {}
 #: How many tests an engine is spared, since others of its kind say the same.
 engines_spared: dict[str, int] = {}
+#: Tests that this kernel can't run, by the links that it can't make.
+kernel_lacks: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,30 +28,49 @@ def _swept() -> Iterator[None]:
     yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this kernel can't run before an engine is started for it."""
+    names = [name for marker in item.iter_markers("needs_kernel") for name in marker.args]
+    if not names or os.geteuid() != 0:
+        return
+    missing = ", ".join(sorted(name for name in set(names) if kernel.lacks(name)))
+    if missing and kernel.INSIDE:
+        pytest.fail(f"the virtual machine's kernel has no {missing}", pytrace=False)
+    if missing:
+        kernel_lacks[missing] += 1
+        pytest.skip(f"this kernel has no {missing}: `make test-vm` runs it")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what this process covered, if it is one of several."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["engines"] = (dict(engines_run), engines_missing, engines_spared)
+        output["covered"] = (dict(engines_run), engines_missing, engines_spared, dict(kernel_lacks))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a process covered."""
-    run, missing, spared = getattr(node, "workeroutput", {}).get("engines", ({}, {}, {}))
+    run, missing, spared, lacks = getattr(node, "workeroutput", {}).get("covered", ({}, {}, {}, {}))
     engines_run.update(run)
     engines_missing.update(missing)
     engines_spared.update(spared)  # every process collects all tests, so the numbers are the same
+    kernel_lacks.update(lacks)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was covered, so that nothing is skipped unseen."""
-    if not engines_run and not engines_missing:
+    if not engines_run and not engines_missing and not kernel_lacks:
         return
-    terminalreporter.section("engines")
+    terminalreporter.section("covered")
     for name, count in engines_run.items():
         terminalreporter.write_line(f"ran {count} tests through {name}")
     for name, count in engines_spared.items():
         terminalreporter.write_line(f"left out {count} tests through {name}, which other engines stand for (each_kind)")
     for name, reason in engines_missing.items():
         terminalreporter.write_line(f"NOT RUN: engine {name}: {reason}", red=True)
+    for names, count in kernel_lacks.items():
+        terminalreporter.write_line(
+            f"NOT RUN HERE: {count} tests, since this kernel has no {names}: `make test-vm` runs them", yellow=True
+        )

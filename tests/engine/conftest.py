@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +18,11 @@ from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 
 #: Version and iptables flavour: Debian stable's, its successor, the distribution's own. pynet is of the same flavour.
-EACH_KIND = (("28.5", "nft"), ("26.1", "legacy"))
-ENGINES = (("26.1", "nft"), ("28.5", "nft"), ("20.10", "nft"), ("26.1", "legacy"))
+EACH_KIND: tuple[tuple[str, ...], ...] = (("28.5", "nft"), ("26.1", "legacy"))
+ENGINES: tuple[tuple[str, ...], ...] = (("26.1", "nft"), ("28.5", "nft"), ("20.10", "nft"), ("26.1", "legacy"))
+#: Others in their place, each of which runs everything, e.g. "own:nft own:legacy".
+if "PYNET_ENGINES" in os.environ:
+    ENGINES = EACH_KIND = tuple(tuple(one.split(":")) for one in os.environ["PYNET_ENGINES"].split())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

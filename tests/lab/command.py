@@ -7,6 +7,9 @@ import signal
 import subprocess
 from collections.abc import Mapping
 
+#: By how much a slow machine stretches all that the lab waits for, e.g. "6" in one without KVM.
+PATIENCE = float(os.environ.get("PYNET_PATIENCE", "1"))
+
 
 class LabError(Exception):
     """Something in the lab, not in the project, went wrong."""
@@ -38,11 +41,13 @@ def run(
 
     Args:
         check: False also returns the stdout of a command that fails.
+        timeout_s: on a slow machine it is `PATIENCE` times as long.
         env: the whole environment, None for the caller's own.
 
     Raises:
         CommandFailed: it ended with an error, or ran longer than `timeout_s`.
     """
+    timeout_s *= PATIENCE
     # A session of its own, so that the end of the time takes the children along:
     # nsenter forks before it enters a pid namespace.
     process = subprocess.Popen(

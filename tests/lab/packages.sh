@@ -2,6 +2,7 @@
 # Install the Debian or Ubuntu packages that tests and demo need and this machine lacks.
 #
 # usage: packages.sh            installs, as root; says what and why
+#        packages.sh --vm       the same for the virtual machine of tests/vm, which only `make test` has
 #        packages.sh --python   prints the interpreter for .venv, nothing if there is none
 set -eu
 cd "$(dirname "$0")/../.."
@@ -44,30 +45,43 @@ venv_package() {
     if has python3 >/dev/null; then echo python3.11-venv; else echo python3-venv; fi
 }
 
-if [ "${1-}" = --python ]; then
+for_vm() {
+    want qemu-system-x86 "runs Debian's kernel for tests of what this one may lack" has qemu-system-x86_64
+    want qemu-utils 'lays a disk of its own over the kept one' has qemu-img
+    want e2fsprogs 'makes the disk' has mke2fs
+}
+
+for_all() {
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        want "$(venv_package)" 'makes .venv, where pynet is installed' python
+    fi
+    if ! .venv/bin/python -c 'import importlib.metadata as m; m.version("python-iptables")' >/dev/null 2>&1; then
+        want gcc 'pip compiles python-iptables, which comes as source only' has cc
+        want libc6-dev 'its headers, for the same' test -e /usr/include/stdio.h
+    fi
+    want libnftables1 'pynet writes its rules through this library' library libnftables.so.1
+    want nftables 'the command nft, for tests and people to read the rules' has nft
+    want iptables 'pynet adds one accept to the chain DOCKER-USER of the engine' has iptables-nft
+    want iproute2 'the command ip, for namespaces and links of the lab' has ip
+    want iputils-ping 'tests ping between the machines of the lab' has ping
+    want curl 'the second machine of the lab fetches pages with it' has curl
+    want tcpdump 'tests watch packets with it' has tcpdump
+    want dnsmasq-base 'gives out addresses on the LANs of tests' has dnsmasq
+    want mount 'the lab gives each engine mounts of its own' has mount
+    want mmdebstrap "builds the engines' root file systems from Debian packages" has mmdebstrap
+    want debian-archive-keyring 'the keys that those packages are signed with' \
+        test -e /usr/share/keyrings/debian-archive-keyring.gpg
+    want ca-certificates 'pip trusts the package index by these' test -e /etc/ssl/certs/ca-certificates.crt
+}
+
+case "${1-}" in
+--python)
     python || true
     exit
-fi
-
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    want "$(venv_package)" 'makes .venv, where pynet is installed' python
-fi
-if ! .venv/bin/python -c 'import importlib.metadata as m; m.version("python-iptables")' >/dev/null 2>&1; then
-    want gcc 'pip compiles python-iptables, which comes as source only' has cc
-    want libc6-dev 'its headers, for the same' test -e /usr/include/stdio.h
-fi
-want libnftables1 'pynet writes its rules through this library' library libnftables.so.1
-want nftables 'the command nft, for tests and people to read the rules' has nft
-want iptables 'pynet adds one accept to the chain DOCKER-USER of the engine' has iptables-nft
-want iproute2 'the command ip, for namespaces and links of the lab' has ip
-want iputils-ping 'tests ping between the machines of the lab' has ping
-want curl 'the second machine of the lab fetches pages with it' has curl
-want tcpdump 'tests watch packets with it' has tcpdump
-want mount 'the lab gives each engine mounts of its own' has mount
-want mmdebstrap "builds the engines' root file systems from Debian packages" has mmdebstrap
-want debian-archive-keyring 'the keys that those packages are signed with' \
-    test -e /usr/share/keyrings/debian-archive-keyring.gpg
-want ca-certificates 'pip trusts the package index by these' test -e /etc/ssl/certs/ca-certificates.crt
+    ;;
+--vm) for_vm ;;
+*) for_all ;;
+esac
 
 [ -n "$missing" ] || exit 0
 if ! has apt-get >/dev/null; then

@@ -4,19 +4,20 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from .command import LabError
+from .command import PATIENCE, LabError
 
 T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], timeout_s: float = 10, every_s: float = 0.05) -> T:
-    """Return the first true value of `condition`.
+    """Return the first true value of `condition`; a slow machine gets `PATIENCE` times the time.
 
     A failed assertion, a failed command and an `OSError` count as "not yet".
 
     Raises:
         TimeoutError: names the last value, or is caused by the last exception.
     """
+    timeout_s *= PATIENCE
     end = time.monotonic() + timeout_s
     while True:
         failure: Exception | None = None

@@ -1,0 +1,16 @@
+"""Debian's kernel in a virtual machine, for what this machine's own kernel lacks: ipvlan, VLAN links, dummy.
+
+No KVM is needed: QEMU translates every instruction, so all takes five to ten times as long.
+
+| module   | what it owns                                                             |
+|----------|--------------------------------------------------------------------------|
+| __main__ | the command: tests in there, then those of reboots                       |
+| image    | kernel, initramfs and disk, built once and kept                          |
+| machine  | QEMU: start, run a command inside, pull the plug                         |
+| agent    | inside: runs the commands that come through a port                       |
+| host     | a user's host in there, with uplink, pynet and engine                    |
+| kernel   | whether a kernel has what a test names by `@pytest.mark.needs_kernel`    |
+
+`initramfs.sh` finds the disk, `init.sh` is process 1 from then on, `disk.sh` makes the disk.
+`test_reboot.py` runs outside, and only when it is named: it starts machines of its own.
+"""

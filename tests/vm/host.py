@@ -1,0 +1,73 @@
+"""A whole host in a virtual machine: uplink, pynet and engine in its own namespace, as on a user's machine."""
+
+from tests.lab.lan import Lan
+from tests.lab.wait import eventually
+
+from .machine import PATIENCE, VirtualMachine
+
+#: Cable the host to a second machine, the namespace `lan`; takes the IPv4 addresses of both, then the IPv6 addresses.
+UPLINK = """
+ip netns add lan
+ip link add eth0 type veth peer name eth0 netns lan
+ip address add $1/24 dev eth0
+ip address add $3/64 dev eth0 nodad
+ip link set eth0 up
+ip -n lan link set lo up
+ip -n lan address add $2/24 dev eth0
+ip -n lan address add $4/64 dev eth0 nodad
+ip -n lan link set eth0 up
+ip route add default via $2
+ip route add default via $4
+"""
+PLUGIN = "/run/docker/plugins/pynet.sock"
+ENGINE = "/run/docker.sock"
+
+
+class Host:
+    """What a user of pynet has; `boot` it first, and again after `pull_plug`."""
+
+    HOST4, HOST6 = Lan.HOST4, Lan.HOST6
+    NEIGHBOUR4, NEIGHBOUR6 = Lan.NEIGHBOUR4, Lan.NEIGHBOUR6
+
+    def __init__(self, vm: VirtualMachine) -> None:
+        self.vm = vm
+
+    def boot(self) -> None:
+        """Switch it on; pynet comes before the engine, as a service would."""
+        self.vm.start()
+        self.vm.shell(UPLINK, self.HOST4, self.NEIGHBOUR4, self.HOST6, self.NEIGHBOUR6)
+        self.start("pynet", "python -m pynetdriver serve", PLUGIN, "-X POST http://x/Plugin.Activate")
+        self.start("dockerd", "dockerd", ENGINE, "http://x/_ping")
+
+    def start(self, name: str, command: str, socket: str, request: str) -> None:
+        """Start a daemon; returns when it answers `request`, in curl's words."""
+        self.vm.shell(f"{command} >>/var/log/{name}.log 2>&1 &")
+        asks = f"until curl -sfm5 -o /dev/null {request} --unix-socket {socket}; do sleep 0.2; done"
+        self.vm.shell(f"timeout 120 sh -c '{asks}' || {{ cat /var/log/{name}.log; exit 1; }}")
+
+    def pull_plug(self) -> None:
+        """Switch it off hard, when its disk has what was written until now.
+
+        An engine writes a container's layers without waiting for the disk: whether they outlive the
+        next seconds is not what is asked here.
+        """
+        self.vm.run("sync")
+        self.vm.kill()
+
+    def docker(self, *arguments: str) -> str:
+        """Run a docker command."""
+        return self.vm.run("docker", *arguments).strip()
+
+    def page(self, url: str) -> str | None:
+        """Fetch a page from the second machine; None if nobody answers."""
+        return self.vm.run("ip", "netns", "exec", "lan", "curl", "-gsm5", url, check=False).strip() or None
+
+    def eventually_shows(self, url: str, text: str) -> None:
+        """Wait until the second machine sees the page `text`."""
+
+        def shown() -> bool:
+            page = self.page(url)
+            assert page == text, page
+            return True
+
+        eventually(shown, timeout_s=20 * PATIENCE)
