@@ -18,7 +18,7 @@ import click
 import structlog
 
 from pynetdriver import __version__
-from pynetdriver.driver import NetworkDriver
+from pynetdriver.driver import NetworkDriver, Reserve
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.choice import KINDS, make_firewall
 from pynetdriver.firewall.engine import EngineChains
@@ -28,6 +28,8 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
+from pynetdriver.lan.conflicts import Conflicts
+from pynetdriver.leasing import Leasing
 from pynetdriver.monitor import Monitor
 from pynetdriver.restore import restore
 from pynetdriver.server import Server, routes
@@ -110,13 +112,17 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
         netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
         kernel = Kernel(netlink, make_firewall(firewall))
         journal = Journal(store, kernel)
-        driver = NetworkDriver(journal, kernel, ports, chains)
-        ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, unique_local_prefix(_machine_id()))
+        leasing = Leasing(store)
+        reserve: Reserve = lambda *asked: ipam.reserve(*asked)  # noqa: E731
+        driver = NetworkDriver(journal, kernel, ports, chains, Conflicts(), leasing, reserve)
+        pool6 = unique_local_prefix(_machine_id())
+        ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, driver, pool6)
         # Watched from before anything is compared, so that no change falls between.
         watch = Watch(kernel.health)
-        monitor = Monitor(kernel, driver, watch)
+        monitor = Monitor(kernel, driver, ipam, watch)
         server = Server(socket_path, routes(driver, ipam, monitor.engine_started))
         await restore(journal, kernel, driver)
+        driver.keep_leases()
         watching = asyncio.create_task(monitor.run())
         # What is there by now stays, so no collection has to look at it again: a whole one took 30 ms.
         gc.collect()
@@ -130,6 +136,7 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         watch.close()
+        await leasing.close()
         await kernel.conntrack.close()
         await netlink.close()
         ports.close()

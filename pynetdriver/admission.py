@@ -5,12 +5,13 @@ Pure; what depends on the host or on other networks is checked by the driver and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from netaddr import EUI, AddrFormatError, IPNetwork, mac_unix_expanded
 
 from pynetdriver import messages as wire
-from pynetdriver.backends import DEFAULT, backend_named, owners_of
+from pynetdriver.backends import DEFAULT, NAMES, backend_named, owners_of
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
 from pynetdriver.model import Endpoint, Network, Subnet
 from pynetdriver.names import endpoint_mac
@@ -20,6 +21,8 @@ from pynetdriver.pool import is_host_address, parse_network, parse_subnet
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 #: Keys under this are the engine's own, and more come with its versions.
 ENGINE_OPTIONS = "com.docker.network."
+#: Name of an auxiliary address that is the host's own, where the network gives it one.
+HOST = "host"
 #: Names of auxiliary addresses that are containers' gateways (libnetwork's drivers/bridge).
 WAY_OUT = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 
@@ -27,7 +30,7 @@ WAY_OUT = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 def requested_options(given: wire.NetworkOptions | None) -> tuple[str, dict[str, str]]:
     """Read which backend is asked for, and with which options, all checked. Raises InvalidOption."""
     typed = dict((given and given.generic) or {})
-    name = typed.pop("backend", DEFAULT)
+    name = _backend_name(typed, typed.pop("backend", None))
     backend = backend_named(name)
     for key in typed:
         owners = owners_of(key)
@@ -35,6 +38,25 @@ def requested_options(given: wire.NetworkOptions | None) -> tuple[str, dict[str,
             raise InvalidOption(f'option "{key}" belongs to backend {" and ".join(owners)}, not to {name}')
     parse_options(backend.Options, typed)
     return name, typed
+
+
+def _backend_name(typed: Mapping[str, str], given: str | None) -> str:
+    """Tell which backend is meant: the one that is named, or that of which an option is. Raises InvalidOption."""
+    implied = {key: name for name in NAMES for key in backend_named(name).IMPLIED_BY if key in typed}
+    names = dict.fromkeys([*([given] if given else []), *implied.values()])
+    if len(names) > 1:
+        means = [
+            *([f"backend={given}"] if given else []),
+            *(f"{key} (backend {name})" for key, name in implied.items()),
+        ]
+        raise InvalidOption(f"{' and '.join(means)} contradict each other; give options of one backend")
+    for name in names:
+        return name
+    for key in typed:
+        owners = owners_of(key)
+        if len(owners) > 1 and DEFAULT not in owners:
+            raise InvalidOption(f'option "{key}" needs a backend: add -o backend={" or -o backend=".join(owners)}')
+    return DEFAULT
 
 
 def requested_network(request: wire.CreateNetworkRequest) -> Network:
@@ -59,7 +81,14 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
             if way_out is not None and given.internal:
                 raise InvalidRequest(f"{WAY_OUT[version]}={way_out} contradicts --internal, which has no way out")
             subnets.append(
-                Subnet(pool, gateway.ip if gateway else None, one.address_space, tuple(aux.values()), way_out)
+                Subnet(
+                    pool,
+                    gateway.ip if gateway else None,
+                    one.address_space,
+                    tuple(aux.values()),
+                    way_out,
+                    aux.get(HOST),
+                )
             )
     return Network(
         id=request.network_id,
@@ -71,12 +100,12 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
 
 
 def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) -> Endpoint:
-    """Read a request for an endpoint of a network. Raises InvalidRequest."""
+    """Read a request for an endpoint of a network. Raises InvalidRequest or Conflict."""
     interface = request.interface or wire.EndpointInterface()
     address4 = _endpoint_address(interface.address, 4, network)
     address6 = _endpoint_address(interface.address_ipv6, 6, network)
     given_mac = _parse_mac(interface.mac_address) if interface.mac_address else None
-    return Endpoint(
+    endpoint = Endpoint(
         id=request.endpoint_id,
         network_id=network.id,
         mac=given_mac or endpoint_mac(request.endpoint_id, address4.ip if address4 else None),
@@ -85,6 +114,7 @@ def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) ->
         address6=address6,
         ifname=_endpoint_options(request.options or {}),
     )
+    return backend_named(network.backend).admitted(network, endpoint)
 
 
 def _endpoint_options(options: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import product
 from math import inf
@@ -27,15 +27,19 @@ from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
-from pynetdriver.model import Endpoint, Facts, Network, PortMapping
+from pynetdriver.lan.conflicts import Conflicts
+from pynetdriver.leasing import Leasing
+from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
-from pynetdriver.pool import overlap
+from pynetdriver.pool import last_free, overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+Reserve = Callable[[str, IPNetwork, IPAddress | None, Iterable[IPAddress]], IPAddress | None]
 
 #: The engine joins an endpoint at once after it made it, and deletes it at once after it left.
 FORGOTTEN_S = 300
@@ -68,7 +72,26 @@ class Locks:
 class NetworkDriver:
     """Networks and endpoints, all in memory, all in the journal first."""
 
-    def __init__(self, journal: Journal, kernel: Kernel, ports: HostPorts, chains: EngineChains) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        kernel: Kernel,
+        ports: HostPorts,
+        chains: EngineChains,
+        conflicts: Conflicts,
+        leasing: Leasing,
+        reserve: Reserve,
+    ) -> None:
+        """Begin with nothing; see `restore`.
+
+        Args:
+            reserve: holds an address of one of pynet's own pools, given by address space and subnet: the named one,
+                or the last that is free and not among others; answers None for a pool that is not pynet's.
+        """
+        self._conflicts = conflicts
+        self._leasing = leasing
+        leasing.tell(self._lease_changed)
+        self._reserve = reserve
         self._journal = journal
         self._kernel = kernel
         self._ports = ports
@@ -84,6 +107,7 @@ class NetworkDriver:
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
+        self._lans: dict[IPNetwork, str] | None = None
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
@@ -95,7 +119,7 @@ class NetworkDriver:
         async with self._lock(network.id):
             known = self.networks.get(network.id)
             if known is not None:
-                if replace(known, facts=network.facts) != network:
+                if _as_requested(known) != _as_requested(network):
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
                 self._unmentioned.discard(network.id)
                 return wire.Empty()
@@ -105,7 +129,9 @@ class NetworkDriver:
                 await self._make_room(network)
                 if before.issubset(self.networks):
                     break  # else what was seen of the host may be what a network did that went meanwhile
+            network = self._with_host_addresses(network)
             self.networks[network.id] = replace(network, phase="creating")
+            self._lans = None
             plan = backend.network_plan(network)
             try:
                 await self._journal.create(network, plan)
@@ -117,8 +143,10 @@ class NetworkDriver:
                     raise
             except BaseException:
                 del self.networks[network.id]
+                self._lans = None
                 raise
             self.networks[network.id] = network
+            self._lans = None
         return wire.Empty()
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
@@ -139,13 +167,12 @@ class NetworkDriver:
         """Make an endpoint's link; answers the MAC if the engine left it open."""
         network = self._network(request.network_id)
         endpoint = requested_endpoint(request, network)
-        answer = wire.EndpointInterface(mac_address="" if endpoint.mac_given else endpoint.mac)
         async with self._lock(endpoint.id):
             known = self.endpoints.get(endpoint.id)
             if known is not None:
-                if replace(known, sandbox=None, ports=()) != endpoint:
+                if _endpoint_as_requested(known) != _endpoint_as_requested(endpoint):
                     raise Conflict(f"endpoint {endpoint.id[:12]} exists already, made differently or being removed")
-                return wire.CreateEndpointResponse(answer)
+                return _endpoint_answer(known)
             if endpoint.id[:PREFIX_LENGTH] in self._prefixes:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
             for address in endpoint.addresses.values():
@@ -157,6 +184,10 @@ class NetworkDriver:
             self._network(network.id)
             self._know(replace(endpoint, phase="creating"))
             try:
+                if self._backend(network).station(network, endpoint) is None:
+                    await self._refuse_held(network, endpoint)
+                else:
+                    endpoint = await self._leased(network, endpoint)
                 around = self.network_plan(network)
                 if network.id in self.unsound or self._kernel.netlink.is_missing(around.links):
                     await self._kernel.apply_objects(around)
@@ -164,14 +195,18 @@ class NetworkDriver:
                     self._in_background(self._repair(network.id, set()))
                 await self._journal.create(endpoint, self.endpoint_plan(endpoint))
             except BaseException:
+                self._end_lease(endpoint, release=True)
                 self._forget(endpoint)
                 raise
             self._know(endpoint)
-        return wire.CreateEndpointResponse(answer)
+            self._keep_lease(endpoint)
+            for address in endpoint.addresses.values():
+                self._conflicts.forget(self._backend(network).lan(network) or "", address)
+        return _endpoint_answer(endpoint)
 
     async def delete_endpoint(self, request: wire.EndpointRequest) -> wire.Empty:
         """Remove an endpoint; an unknown one is gone already."""
-        await self._to_the_end(self._delete_endpoint(request.endpoint_id))
+        await self._to_the_end(self._delete_endpoint(request.endpoint_id, release=True))
         return wire.Empty()
 
     async def oper_info(self, request: wire.EndpointRequest) -> wire.OperInfoResponse:
@@ -186,7 +221,7 @@ class NetworkDriver:
                 raise Conflict(f"endpoint {endpoint.id[:12]} is joined to another sandbox; leave that first")
             network = self._network(endpoint.network_id)
             plan = self.endpoint_plan(endpoint)
-            if self._kernel.netlink.is_missing(plan.anchors):
+            if self._kernel.netlink.is_missing([*plan.anchors, *(() if endpoint.sandbox else plan.moving)]):
                 await self._kernel.apply_objects(plan)
             if endpoint.sandbox is None:
                 endpoint = replace(endpoint, sandbox=request.sandbox_key)
@@ -221,22 +256,28 @@ class NetworkDriver:
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
             options = request.options or wire.ProgramOptions()
-            backend = self._backend(network)
-            opened, bindings, holding = split_opened(options.port_map or [], endpoint, backend.untranslated(network))
+            publishing = self._backend(network).publishing(network)
+            if publishing is None:
+                if options.port_map:
+                    log.warning(
+                        "ports of this network are reached at the container's own address, not at the host's",
+                        endpoint=endpoint.id[:12],
+                    )
+                return wire.Empty()
+            opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
             # An IPv6 address that is open by itself is not to be reached by way of IPv4.
             six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
-            requests = port_requests(bindings, holding, backend.publish_addresses(network), six_to_four=six_to_four)
+            requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
             kept, wanted = split_satisfied(requests, endpoint.ports)
             given_up = set(endpoint.ports).difference(kept)
             self._ports.release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
-            apart = backend.keeps_apart(network)
             try:
-                new = await self._hold(endpoint, wanted, apart)
+                new = await self._hold(endpoint, wanted, publishing.apart)
                 await self._set_ports(endpoint, replace(endpoint, ports=(*opened, *kept, *new)))
             except BaseException:
                 self._ports.release(endpoint.id, new)
-                self._ports.adopt(endpoint, given_up, apart)
+                self._ports.adopt(endpoint, given_up, publishing.apart)
                 raise
         return wire.Empty()
 
@@ -260,14 +301,17 @@ class NetworkDriver:
         Those are the ones whose link went with its sandbox, and those that are in no sandbox long after the
         engine would have put them there or deleted them.
         """
-        links, now = self._kernel.netlink.links(), time.monotonic()
+        endpoints, now = list(self.endpoints.values()), time.monotonic()
+        there = await self._kernel.links_of_plans([self.endpoint_plan(one) for one in endpoints])
         adrift: dict[str, float] = {}
-        for number, endpoint in enumerate(list(self.endpoints.values())):
+        for number, endpoint in enumerate(endpoints):
+            if endpoint.network_id not in self.networks:
+                continue
             plan = self.endpoint_plan(endpoint)
-            if endpoint.sandbox is None or not links.isdisjoint(plan.moving):
+            if endpoint.sandbox is None or not there.here.isdisjoint(plan.moving):
                 adrift[endpoint.id] = self._adrift.get(endpoint.id, now)
             forgotten = now - adrift.get(endpoint.id, now) > FORGOTTEN_S
-            gone = forgotten or not links.issuperset(plan.anchors)
+            gone = forgotten or not there.has(plan)
             if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
                 log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
                 await self._delete_endpoint(endpoint.id)
@@ -339,14 +383,121 @@ class NetworkDriver:
         for network in self.networks.values():
             for subnet in network.subnets:
                 if subnet.pool == pool:
-                    if address == subnet.gateway or address in subnet.aux:
+                    if address in (subnet.gateway, subnet.host) or address in subnet.aux:
                         return True
                     holder = self.endpoints.get(self._by_address.get((network.id, address), ""))
                     if holder is None:
                         return False
-                    leaving = holder.phase == "deleting" or self._is_dead(holder)
+                    leaving = holder.phase == "deleting" or await self._is_dead(holder)
                     return not leaving or not await self._collect_if_dead(holder.id)
         return True
+
+    async def _leased(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Get an endpoint's address from the LAN's DHCP server. Raises PynetError."""
+        await self._collect_if_dead(self._leasing.holder(endpoint))
+        link = self._backend(network).lan(network)
+
+        async def taken(address: IPAddress) -> str | None:
+            return None if link is None else await self._holder(link, address, endpoint.mac)
+
+        endpoint = await self._leasing.obtain(endpoint, self._station, taken)
+        self._know(replace(endpoint, phase="creating"))
+        return endpoint
+
+    def _station(self, endpoint: Endpoint) -> Station:
+        network = self.networks[endpoint.network_id]
+        station = self._backend(network).station(network, endpoint)
+        assert station is not None, "asked for endpoints of networks with DHCP alone"
+        return station
+
+    def _keep_lease(self, endpoint: Endpoint) -> None:
+        if endpoint.lease is not None:
+            self._leasing.keep(endpoint, self._station(endpoint))
+
+    def _end_lease(self, endpoint: Endpoint, *, release: bool) -> None:
+        if endpoint.lease is not None:
+            self._leasing.end(endpoint, self._station(endpoint), release=release)
+
+    def keep_leases(self) -> None:
+        """Go on renewing the leases of endpoints that an earlier process made."""
+        for endpoint in self.endpoints.values():
+            if endpoint.phase == "ready":
+                self._keep_lease(endpoint)
+
+    async def _lease_changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
+        """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
+        async with self._lock(endpoint_id):
+            former = self.endpoints.get(endpoint_id)
+            if former is None or former.phase != "ready" or former.lease is None or former.address4 is None:
+                return
+            has_lost = former.lease.lease_s == 0
+            if lease is None:
+                log.error(
+                    "DHCP lease is lost, its container has no address until there is another",
+                    endpoint=endpoint_id[:12],
+                    address=str(former.address4.ip),
+                )
+                endpoint = replace(former, lease=replace(former.lease, lease_s=0))
+            else:
+                self._leasing.renewed(former, lease)
+                endpoint = replace(former, address4=lease.address, lease=lease)
+            self._forget_addresses(former)
+            self._know(endpoint)
+            await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
+            moved = (
+                lease is None
+                or has_lost
+                or (lease.address, lease.gateway, lease.routes)
+                != (former.lease.address, former.lease.gateway, former.lease.routes)
+            )
+            if moved and former.sandbox is not None:
+                (link,) = self.endpoint_plan(former).moving
+                await self._kernel.readdress(link, former.sandbox, former.address4, lease)
+
+    async def _refuse_held(self, network: Network, endpoint: Endpoint) -> None:
+        """Refuse an address that another machine on the LAN has. Raises Conflict."""
+        link = self._backend(network).lan(network)
+        if link is None:
+            return
+        addresses = list(endpoint.addresses.values())
+        macs = await asyncio.gather(*(self._holder(link, address, endpoint.mac) for address in addresses))
+        for address, mac in zip(addresses, macs, strict=True):
+            if mac is not None:
+                raise Conflict(
+                    f'address {address} is in use on the LAN of "{link}" by {mac}; choose another, or keep containers'
+                    " from it with --aux-address or --ip-range when the network is created"
+                )
+
+    async def _holder(self, link: str, address: IPAddress, *own: str) -> str | None:
+        try:
+            return await self._conflicts.holder(link, address, own)
+        except PynetError as error:
+            log.info("cannot ask whether an address is in use", address=str(address), error=str(error))
+            return None  # the LAN is not there, so nobody else is
+
+    def lans(self) -> Mapping[IPNetwork, str]:
+        """List the pools of networks that are on a LAN, with the link to ask there; see `ipam.Others`."""
+        if self._lans is None:
+            ready = [one for one in self.networks.values() if one.phase == "ready"]
+            links = [(one, self._backend(one).lan(one)) for one in ready]
+            self._lans = {subnet.pool: link for one, link in links if link for subnet in one.subnets}
+        return self._lans
+
+    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+        """Tell who else on the LAN of a network with this pool has an address; see `ipam.Others`."""
+        link = self.lans().get(pool)
+        return None if link is None else await self._holder(link, address)
+
+    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+        """Ask the LAN of a network with this pool for addresses; see `ipam.Others`."""
+        link = self.lans().get(pool)
+        if link is None or not addresses:
+            return {}
+        try:
+            return await self._conflicts.ask_ahead(link, addresses)
+        except PynetError as error:
+            log.debug("cannot ask for addresses ahead of time", error=str(error))
+            return {}
 
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""
@@ -360,6 +511,7 @@ class NetworkDriver:
     def restore(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
         """Take up networks and endpoints of an earlier process."""
         self.networks = {one.id: one for one in networks}
+        self._lans = None
         self._unmentioned = set(self.networks)
         for endpoint in endpoints:
             self._know(endpoint)
@@ -368,32 +520,45 @@ class NetworkDriver:
         """Forget what is being removed by others."""
         if isinstance(record, Network):
             self.networks.pop(record.id, None)
+            self._lans = None
         else:
             self._forget(record)
 
     def restore_ports(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
         network = self.networks[endpoint.network_id]
-        apart = self._backend(network).keeps_apart(network)
-        for error in self._ports.adopt(endpoint, endpoint.ports, apart):
+        publishing = self._backend(network).publishing(network)
+        for error in self._ports.adopt(endpoint, endpoint.ports, publishing is not None and publishing.apart):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
     async def allow_forwarding(self) -> bool:
         """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
-        plans = [self.network_plan(one) for one in self.networks.values()]
-        links = {segment.link: segment.subnets for plan in plans for segment in plan.shared}
-        if self.networks:
-            return await self._chains.allow(links)
+        segments = [one for network in self.networks.values() for one in self.network_plan(network).segments]
+        if segments:
+            return await self._chains.allow({one.link: one.subnets for one in segments if one.shared})
         await self._chains.disallow()
         return False
 
     async def _facts(self, network: Network) -> Facts:
-        name = self._backend(network).named_link(network)
-        if name:
-            await self._journal.finish_on({name})
-        mtu = await self._kernel.netlink.uplink_mtu()
-        link = await self._kernel.netlink.describe(name) if name else None
-        return Facts(link=link) if mtu is None else Facts(mtu, link)
+        netlink = self._kernel.netlink
+        uplink, mtu = await netlink.uplink() or (None, Facts().uplink_mtu)
+        names = self._backend(network).named_links(network, uplink)
+        await self._journal.finish_on(set(names))
+        found = [await netlink.describe(name) for name in names]
+        return Facts(mtu, uplink, tuple(one for one in found if one is not None))
+
+    def _with_host_addresses(self, network: Network) -> Network:
+        """Choose the addresses that the host takes on a network and nobody named. Raises Exhausted or Conflict."""
+        wanted = self._backend(network).host_addresses(network)
+        own = {one.ip for link in network.facts.links for one in link.addresses}
+        subnets = []
+        for subnet in network.subnets:
+            if subnet.pool in wanted:
+                named, taken = wanted[subnet.pool], own.union(subnet.aux, [subnet.gateway] if subnet.gateway else [])
+                held = self._reserve(subnet.space, subnet.pool, named, taken)
+                subnet = replace(subnet, host=held or named or last_free(subnet.pool, taken))
+            subnets.append(subnet)
+        return replace(network, subnets=tuple(subnets))
 
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.
@@ -411,15 +576,16 @@ class NetworkDriver:
                 other = self.networks[conflict.network_id]
                 if (
                     other.id not in self._unmentioned
-                    or self._is_lived_in(other)
+                    or await self._is_lived_in(other)
                     or not _clash_in_one_space(network, other)
                 ):
                     raise
                 log.info("the engine has removed a network while pynet was away", network=other.id[:12])
                 await self._delete_network(other.id)
 
-    def _is_lived_in(self, network: Network) -> bool:
-        return any(one.network_id == network.id and not self._is_dead(one) for one in self.endpoints.values())
+    async def _is_lived_in(self, network: Network) -> bool:
+        there = [one for one in self.endpoints.values() if one.network_id == network.id]
+        return any([not await self._is_dead(one) for one in there])
 
     async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
         """Wait for a removal that goes on when its call is over: the engine will not ask again."""
@@ -437,9 +603,10 @@ class NetworkDriver:
             if network is None:
                 return
             self.networks[network.id] = replace(network, phase="deleting")
+            self._lans = None
             for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
                 try:
-                    await self._delete_endpoint(endpoint.id)
+                    await self._delete_endpoint(endpoint.id, release=True)
                 except Exception:
                     log.exception("could not remove an endpoint; trying again later", endpoint=endpoint.id[:12])
             plan = self.network_plan(network)
@@ -447,16 +614,21 @@ class NetworkDriver:
                 await self._journal.delete(network, plan)
             finally:
                 del self.networks[network.id]
+                self._lans = None
                 self.unsound.discard(network.id)
-            if not self.networks or plan.foreign:
+            self._leasing.forget_network(network.id)
+            judged = (one for one in self.networks.values() if self.network_plan(one).segments)
+            if plan.segments and (plan.foreign or next(judged, None) is None):
                 await self.allow_forwarding()
 
-    async def _delete_endpoint(self, endpoint_id: str) -> None:
+    async def _delete_endpoint(self, endpoint_id: str, *, release: bool = False) -> None:
+        """Remove an endpoint; the address of one that died is left to the container that comes in its place."""
         async with self._lock(endpoint_id):
             endpoint = self.endpoints.get(endpoint_id)
             if endpoint is None:
                 return
             self._know(replace(endpoint, phase="deleting"))
+            self._end_lease(endpoint, release=release)
             try:
                 await self._journal.delete(endpoint, self.endpoint_plan(endpoint))
                 self._ports.release(endpoint.id, endpoint.ports)
@@ -481,7 +653,7 @@ class NetworkDriver:
         endpoint = self.endpoints.get(endpoint_id or "")
         if endpoint is None or endpoint.phase == "creating":
             return False
-        while endpoint.phase == "ready" and not self._is_dead(endpoint):
+        while endpoint.phase == "ready" and not await self._is_dead(endpoint):
             # The kernel takes a moment to clear away the sandboxes of an engine that died.
             stale = self._joined.get(endpoint.id, -inf) < self._engine_since
             if not stale or time.monotonic() >= self._engine_since + DYING_S:
@@ -494,16 +666,19 @@ class NetworkDriver:
         await self._delete_endpoint(endpoint.id)
         return True
 
-    def _is_dead(self, endpoint: Endpoint) -> bool:
+    async def _is_dead(self, endpoint: Endpoint) -> bool:
         """Tell whether an endpoint may give way to one that needs what it holds.
 
         It may if it is in no sandbox: the engine has promised its addresses to another one meanwhile. Up to
         engine 27 the link moves into the sandbox some time after Join.
         """
         plan = self.endpoint_plan(endpoint)
-        if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.anchors):
+        if endpoint.sandbox is None:
             return True
-        moved = self._kernel.netlink.is_missing(plan.moving)
+        there = await self._kernel.links_of_plans([plan])
+        if not there.has(plan):
+            return True
+        moved = there.here.isdisjoint(plan.moving)
         return not moved and time.monotonic() - self._joined.get(endpoint.id, -MOVING_S) >= MOVING_S
 
     def _know(self, endpoint: Endpoint) -> None:
@@ -516,6 +691,9 @@ class NetworkDriver:
         self.endpoints.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._joined.pop(endpoint.id, None)
+        self._forget_addresses(endpoint)
+
+    def _forget_addresses(self, endpoint: Endpoint) -> None:
         for address in endpoint.addresses.values():
             if self._by_address.get((endpoint.network_id, address)) == endpoint.id:
                 del self._by_address[endpoint.network_id, address]
@@ -543,6 +721,26 @@ class NetworkDriver:
     @staticmethod
     def _backend(network: Network) -> Backend:
         return backend_named(network.backend)
+
+
+def _endpoint_as_requested(endpoint: Endpoint) -> Endpoint:
+    """Leave out what became of it, and what a DHCP server gave."""
+    address4 = None if endpoint.lease else endpoint.address4
+    mac = endpoint.mac if endpoint.mac_given else ""
+    return replace(endpoint, sandbox=None, ports=(), lease=None, client_id="", address4=address4, mac=mac)
+
+
+def _endpoint_answer(endpoint: Endpoint) -> wire.CreateEndpointResponse:
+    """Say what the request left open, and nothing else: the engine takes that for an attempt to change it."""
+    mac = "" if endpoint.mac_given else endpoint.mac
+    address = str(endpoint.lease.address) if endpoint.lease else ""
+    return wire.CreateEndpointResponse(wire.EndpointInterface(mac_address=mac, address=address))
+
+
+def _as_requested(network: Network) -> Network:
+    """Leave out what pynet found and chose."""
+    subnets = tuple(replace(one, host=None) for one in network.subnets)
+    return replace(network, facts=Facts(), subnets=subnets)
 
 
 def _clash_in_one_space(one: Network, other: Network) -> bool:

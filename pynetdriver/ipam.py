@@ -1,16 +1,17 @@
 """IpamDriver: pools and addresses, in memory, in the store before the answer.
 
-Nothing here waits except for the host's routes, so calls need no locks.
+What is waited for are the host's routes, and now and then the LAN.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, Protocol
 
+import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
@@ -20,12 +21,34 @@ from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
 from pynetdriver.store import Change, Store
 
+log = structlog.get_logger()
+
 LOCAL_SPACE = "pynet-local"
 GLOBAL_SPACE = "pynet-global"
 #: An address is requested before the endpoint that has it is made.
 CLAIMING_S = 60
+#: How many addresses are asked for at once: ahead of time, and after the next one was found in use.
+_AHEAD, _AT_ONCE = 4, 64
+#: So often the next addresses may be in use before it is given up.
+_CONFLICTS = 16
 #: The engine's own IPAM options start with this.
 ENGINE_OPTIONS = "com.docker.network."
+
+
+class Others(Protocol):
+    """Who else holds addresses of a pool on its LAN; nobody does where there is none to ask."""
+
+    def lans(self) -> Mapping[IPNetwork, str]:
+        """List the pools that are on a LAN."""
+        ...
+
+    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+        """Return the MAC of who holds an address; at once if it was asked for a moment ago, else within 0.1 s."""
+        ...
+
+    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+        """Ask for addresses that will be needed; returns the MACs of those who hold some."""
+        ...
 
 
 class IpamDriver:
@@ -36,6 +59,7 @@ class IpamDriver:
         store: Store,
         networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
         still_held: Callable[[IPNetwork, IPAddress], Awaitable[bool]],
+        others: Others,
         pool6: IPNetwork,
     ) -> None:
         """Take up the stored pools.
@@ -43,11 +67,15 @@ class IpamDriver:
         Args:
             networks_in_use: lists what the host has routes to or addresses in.
             still_held: tells whether an address of a pool is in use on one of pynet's networks.
+            others: tells who else on its LAN holds addresses of a pool that one of pynet's networks has.
             pool6: where IPv6 pools come from when none is asked for, a /48 of this host's own.
         """
         self._store = store
         self._networks_in_use = networks_in_use
         self._still_held = still_held
+        self._others = others
+        #: Set when an address was given, so that others come up.
+        self.granted = asyncio.Event()
         self._granted: dict[str, float] = {}
         self._started = time.monotonic()
         self._reclaiming = asyncio.Lock()
@@ -126,6 +154,8 @@ class IpamDriver:
                 raise InvalidRequest(f'pool "{name}" is not known to pynet; create the network again')
             allocator = self._allocators[pool.id]
             try:
+                if wanted is None:
+                    await self._pass_over_conflicts(pool, allocator)
                 address = allocator.take(wanted)
             except (Conflict, Exhausted) as refusal:
                 forgotten = await self._forgotten(pool, wanted)
@@ -133,6 +163,8 @@ class IpamDriver:
                     raise refusal from None
                 allocator.give_back(forgotten)
                 address = allocator.take(forgotten)
+            if self._allocators.get(pool.id) is not allocator:
+                raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is being removed')
             lease = Lease(pool_id=pool.id, address=address)
             try:
                 self._store.write(_lease(lease))
@@ -140,7 +172,56 @@ class IpamDriver:
                 allocator.give_back(address)
                 raise
             self._granted[_key(lease)] = time.monotonic()
+            self.granted.set()
         return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
+
+    async def _pass_over_conflicts(self, pool: Pool, allocator: Allocator) -> None:
+        """See that the next address is one that nobody on the LAN has; those that are held come last from now on.
+
+        Raises:
+            Exhausted: others hold all that are left.
+        """
+        for _ in range(_CONFLICTS):
+            upcoming = allocator.upcoming(1)
+            if not upcoming:
+                return  # which `take` says
+            holder = await self._others.held_by(pool.subnet, upcoming[0])
+            if holder is None:
+                return
+            found = {upcoming[0]: holder}
+            found |= await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AT_ONCE))
+            for address, mac in found.items():
+                log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
+                if not allocator.holds(address):
+                    allocator.postpone(address)
+        raise Exhausted(f"other machines on the LAN use the addresses of pool {pool.subnet} that are left")
+
+    async def ask_ahead(self) -> None:
+        """Ask for the addresses that will be given next, so that no container's start has to wait for that."""
+        lans = self._others.lans()
+        for pool in [one for one in self._pools.values() if one.subnet in lans] if lans else []:
+            if pool.id in self._pools:
+                held = await self._others.ask_ahead(pool.subnet, self._allocators[pool.id].upcoming(_AHEAD))
+                allocator = self._allocators.get(pool.id)
+                for address in held:
+                    if allocator is not None and not allocator.holds(address):
+                        allocator.postpone(address)
+
+    def reserve(
+        self, space: str, subnet: IPNetwork, named: IPAddress | None, taken: Iterable[IPAddress]
+    ) -> IPAddress | None:
+        """Hold an address of a pool for the host itself: the named one, or the last that is free and not taken.
+
+        It goes with the pool. None if the pool is not one of pynet's. Raises Exhausted.
+        """
+        for pool in self._pools.values():
+            if (pool.space, pool.subnet) == (space, subnet):
+                allocator = self._allocators[pool.id]
+                if named is None or not allocator.holds(named):
+                    named = allocator.take_last(taken) if named is None else allocator.take(named)
+                    self._store.write(_lease(Lease(pool_id=pool.id, address=named)))
+                return named
+        return None
 
     async def _forgotten(self, pool: Pool, wanted: IPAddress | None) -> IPAddress | None:
         """Find a held address that no endpoint has: the engine released it while nobody listened.

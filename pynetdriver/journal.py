@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_routes
-from pynetdriver.kernel import Kernel, sysctl
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel import settings as switches
 from pynetdriver.model import Endpoint, Network, Setting, decode, encode
 from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store
@@ -29,7 +30,7 @@ class Journal:
     def __init__(self, store: Store, kernel: Kernel) -> None:
         self._store = store
         self._kernel = kernel
-        settings, boot = [decode(data, Setting) for data in store.load("setting").values()], sysctl.boot_id()
+        settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
         self._settings = {one.path: one for one in settings}
         self._forget_settings([one for one in settings if one.boot != boot])
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
@@ -124,12 +125,12 @@ class Journal:
         """Turn on the host-wide switches that a plan needs, remembering what was there before."""
         for setting in plan.settings:
             self._needing.setdefault(setting, set()).add(plan.owner)
-            for needed in sysctl.needed(setting):
+            for needed in switches.needed(setting):
                 # The first former value is the host's own: a later one may be what a crash left.
                 if needed.path not in self._settings:
                     self._settings[needed.path] = needed
                     self._store.write(Change("setting", needed.path, encode(needed)))
-                sysctl.change(needed)
+                switches.change(needed)
 
     def _release_settings(self, plan: Plan) -> None:
         if not plan.settings:
@@ -142,9 +143,9 @@ class Journal:
             if owners or (isinstance(setting, Forwarding) and self._engine_routes(setting)):
                 continue
             self._needing.pop(setting, None)
-            idle.add(sysctl.key(setting))
+            idle.add(switches.key(setting))
         settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
-        sysctl.put_back(settings)
+        switches.put_back(settings)
         self._forget_settings(settings)
 
     def _engine_routes(self, setting: Forwarding) -> bool:

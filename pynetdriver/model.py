@@ -22,11 +22,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     phase: Phase = "ready"
 
 
-class Link(msgspec.Struct, frozen=True):
+class Link(msgspec.Struct, frozen=True, omit_defaults=True):
     """A link of the host that a network names, as it was before pynet did anything; `ours` if pynet made it."""
 
+    name: str
     kind: str
     mtu: int
+    mac: str = ""
     ours: bool = False
     up: bool = True
     #: The link that it is a port of.
@@ -37,12 +39,17 @@ class Link(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a backend needs to know of the host, as it was when the network was made.
 
-    `uplink_mtu` is the MTU in bytes of the link that carries the default route; `link` is what the network
-    is to stand on, if the backend asked for one and it exists.
+    `uplink_mtu` is the MTU in bytes of the link that carries the default route, `uplink` its name; `links` are those
+    of which the backend asked for and which exist.
     """
 
     uplink_mtu: int = 1500
-    link: Link | None = None
+    uplink: str | None = None
+    links: tuple[Link, ...] = ()
+
+    def link(self, name: str | None) -> Link | None:
+        """Find a link that was there by its name."""
+        return next((one for one in self.links if one.name == name), None)
 
 
 class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,7 +57,7 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `space` is the address space that the IPAM driver named: within one, pools of networks that exist do
     not overlap. `aux` are addresses that nobody gets; `way_out` is the one of them that containers take for
-    their gateway instead of the host's.
+    their gateway instead of the host's. `host` is an address that the host takes besides a gateway's.
     """
 
     pool: IPNetwork
@@ -58,6 +65,7 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
     space: str = ""
     aux: tuple[IPAddress, ...] = ()
     way_out: IPAddress | None = None
+    host: IPAddress | None = None
 
 
 class Network(Record, frozen=True, kw_only=True):
@@ -83,11 +91,60 @@ class PortMapping(msgspec.Struct, frozen=True):
     port: int
 
 
+class DhcpLease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a DHCP server granted; times are in seconds from `obtained`, None for a lease without end.
+
+    `server` is option 54, `server_mac` who sent the frame: renewals go there, which is a router if the server is
+    elsewhere. `routes` are destinations with their next hop, 0.0.0.0 for what is on the link itself. `mtu` is in
+    bytes, `obtained` in seconds since 1970, when the lease was asked for. Sources: RFC 2131, 2132 and 3442.
+    """
+
+    address: IPNetwork
+    server: IPAddress
+    server_mac: str
+    obtained: float
+    gateway: IPAddress | None = None
+    routes: tuple[tuple[IPNetwork, IPAddress], ...] = ()
+    mtu: int | None = None
+    renew_s: int | None = None
+    rebind_s: int | None = None
+    lease_s: int | None = None
+
+
+class Station(msgspec.Struct, frozen=True):
+    """Whom DHCP messages are spoken for, and where."""
+
+    #: The host's link to send by.
+    link: str
+    #: Source of the frames, and chaddr.
+    mac: str
+    #: All of option 61, its type byte first: tells stations with one MAC apart.
+    client_id: bytes
+    #: Option 12; empty for none.
+    host_name: str = ""
+    #: Links to listen on as well, such as the host's end of a container's pair.
+    listen: tuple[str, ...] = ()
+
+
+class Tenant(Record, frozen=True, kw_only=True):
+    """Who a DHCP server takes one container of a network for, which the next container may be in its place.
+
+    `client_id` is option 61 in hexadecimal, `lease` the last one. One whose MAC was `given` by the user stays himself.
+    """
+
+    network_id: str
+    mac: str
+    client_id: str
+    lease: DhcpLease
+    given: bool = False
+
+
 class Endpoint(Record, frozen=True, kw_only=True):
     """One attachment of one container run to one network.
 
-    `mac_given` says that the engine named the MAC, which must then not be returned to it. `sandbox` is
-    the engine's key of the container's namespace while the endpoint is joined.
+    `mac_given` says that the engine named the MAC, or need not know it, and it must then not be returned. `sandbox` is
+    the engine's key of the container's namespace while the endpoint is joined. `client_id` (hexadecimal) and `lease`
+    are there if a DHCP server gave `address4`.
     """
 
     id: str
@@ -98,6 +155,8 @@ class Endpoint(Record, frozen=True, kw_only=True):
     address6: IPNetwork | None = None
     ifname: str | None = None
     sandbox: str | None = None
+    client_id: str = ""
+    lease: DhcpLease | None = None
     ports: tuple[PortMapping, ...] = ()
 
     @property
@@ -121,26 +180,6 @@ class Lease(Record, frozen=True, kw_only=True):
     pool_id: str
     address: IPAddress
     released: int | None = None
-
-
-class DhcpLease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a DHCP server granted; times are in seconds from `obtained`, None for a lease without end.
-
-    `server` is option 54, `server_mac` who sent the frame: renewals go there, which is a router if the server is
-    elsewhere. `routes` are destinations with their next hop, 0.0.0.0 for what is on the link itself. `mtu` is in
-    bytes, `obtained` in seconds since 1970, when the lease was asked for. Sources: RFC 2131, 2132 and 3442.
-    """
-
-    address: IPNetwork
-    server: IPAddress
-    server_mac: str
-    obtained: float
-    gateway: IPAddress | None = None
-    routes: tuple[tuple[IPNetwork, IPAddress], ...] = ()
-    mtu: int | None = None
-    renew_s: int | None = None
-    rebind_s: int | None = None
-    lease_s: int | None = None
 
 
 class Setting(Record, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import structlog
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_bridges
+from pynetdriver.ipam import IpamDriver
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
 from pynetdriver.kernel.watch import Watch
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 #: Damage comes in bursts: a deleted bridge, then all its ports.
 _SETTLE_S = 0.05
 _SWEEP_S = 30.0
+#: What the LAN said of an address is taken for true for a minute.
+_ASK_AHEAD_S = 45.0
 #: After an engine introduced itself or made a bridge, its rules come within seconds.
 _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 #: An engine that starts writes hundreds of rules.
@@ -36,9 +39,10 @@ _PAUSE_S = 1.0
 class Monitor:
     """Loops beside the calls; nothing in them is on a container's path."""
 
-    def __init__(self, kernel: Kernel, driver: NetworkDriver, watch: Watch) -> None:
+    def __init__(self, kernel: Kernel, driver: NetworkDriver, ipam: IpamDriver, watch: Watch) -> None:
         self._kernel = kernel
         self._driver = driver
+        self._ipam = ipam
         self._watch = watch
         self._looks: list[float] = []
         self._engine_bridges: frozenset[str] = frozenset()
@@ -64,7 +68,7 @@ class Monitor:
         self._watch.start()
         self._watch.look()
         self._watch.changed.set()
-        steps = (self._heal, self._follow_engine, self._sweep, self._poll_firewall)
+        steps = (self._heal, self._follow_engine, self._sweep, self._poll_firewall, self._ask_ahead)
         await asyncio.gather(*map(self._again_and_again, steps))
 
     async def _again_and_again(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -171,6 +175,13 @@ class Monitor:
         await self._driver.finish_removals()
         await self._driver.collect_dead()
         await self._allow_forwarding()
+
+    async def _ask_ahead(self) -> None:
+        """Ask for the next addresses before those that were asked for are out of date, or soon after one was given."""
+        await self._ipam.ask_ahead()
+        self._ipam.granted.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ipam.granted.wait(), _ASK_AHEAD_S)
 
     async def _poll_firewall(self) -> None:
         await asyncio.sleep(self._kernel.firewall.mend_every_s)

@@ -14,13 +14,18 @@ from netaddr import IPAddress
 PREFIX_LENGTH = 12
 
 #: What the functions below make of any id.
-OUR_NAMES = re.compile(rf"pn[-hc][0-9a-z]{{{PREFIX_LENGTH}}}")
+OUR_NAMES = re.compile(rf"pn[-hcs][0-9a-z]{{{PREFIX_LENGTH}}}")
+
+#: Sub-interfaces that pynet may have made for a network, and what they stand on.
+VLAN_NAME = re.compile(r"(?P<lower>.+)\.(?P<id>[0-9]{1,4})")
 
 #: Bridges of the engine's own networks; one with a name that its user chose is not recognised.
 ENGINE_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
 
 #: Interface group of every link whose traffic pynet judges ("pn" in ASCII).
 LINK_GROUP = 0x706E
+#: Interface group of links that pynet makes and whose traffic it leaves alone.
+PLAIN_GROUP = 0x706F
 
 
 def bridge_name(network_id: str) -> str:
@@ -36,6 +41,16 @@ def host_link(endpoint_id: str) -> str:
 def container_link(endpoint_id: str) -> str:
     """Name the end of an endpoint's link that the engine moves into the sandbox."""
     return f"pnc{endpoint_id[:PREFIX_LENGTH]}"
+
+
+def shim_link(parent: str) -> str:
+    """Name the host's own link on a parent."""
+    return f"pns{sha256(parent.encode()).hexdigest()[:PREFIX_LENGTH]}"
+
+
+def shim_mac(parent: str, mac: str) -> str:
+    """Give the host's own link on a parent a MAC that no other host's has."""
+    return _local_mac(sha256(f"{parent} {mac}".encode()).digest()[:5])
 
 
 def network_mac(network_id: str) -> str:

@@ -17,13 +17,83 @@ class Bridge:
     """A bridge that pynet makes; its MAC is fixed so that ports coming and going do not change it."""
 
     kind: ClassVar[str] = "bridge"
+    #: What it is called in sentences.
+    word: ClassVar[str] = "bridge"
 
     name: str
     mac: str
     mtu: int
 
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.name,)
+
     def __str__(self) -> str:
         return f"link {self.name} type bridge mtu {self.mtu} address {self.mac}"
+
+
+@dataclass(frozen=True)
+class Dummy:
+    """A link that leads nowhere, for a network that is to be kept in."""
+
+    kind: ClassVar[str] = "dummy"
+    word: ClassVar[str] = "link"
+
+    name: str
+    mac: str
+    mtu: int
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        return f"link {self.name} type dummy mtu {self.mtu} address {self.mac}"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A link of somebody else's on which a network's links stand: it has to be there, and is not touched."""
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"parent {self.link}"
+
+
+@dataclass(frozen=True)
+class Upper:
+    """A link that stands on another, its `lower` one: of kind vlan, macvlan or ipvlan.
+
+    `attributes` are those of its kind, named as in linux/if_link.h after the prefix. It is made down. One that is
+    `shared` is wanted by several networks and goes with the last. One that `moves` goes into a sandbox; while it is
+    `away` there, it is not to be made, for the kernel would make it a second time. None for mac and mtu leaves them to
+    the kernel.
+    """
+
+    word: ClassVar[str] = "link"
+
+    kind: str
+    name: str
+    lower: str
+    attributes: tuple[tuple[str, int], ...]
+    mac: str | None = None
+    mtu: int | None = None
+    shared: bool = False
+    moves: bool = False
+    away: bool = False
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        words = [f"link {self.name} type {self.kind} on {self.lower}"]
+        words += [f"{key} {value}" for key, value in self.attributes]
+        words += [f"mtu {self.mtu}"] if self.mtu else []
+        words += [f"address {self.mac}"] if self.mac else []
+        words += [word for word in ("shared", "moves", "away") if getattr(self, word)]
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -39,6 +109,16 @@ class Adopted:
 
 
 @dataclass(frozen=True)
+class Up:
+    """A link of pynet's is brought up, after its switches are set."""
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"up {self.link}"
+
+
+@dataclass(frozen=True)
 class Veth:
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
 
@@ -46,6 +126,7 @@ class Veth:
     """
 
     kind: ClassVar[str] = "veth"
+    word: ClassVar[str] = "port"
 
     name: str
     peer: str
@@ -54,6 +135,10 @@ class Veth:
     bridge: str
     isolated: bool
     locked: bool = False
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        return (self.name, self.peer)
 
     def __str__(self) -> str:
         flags = (" isolated" if self.isolated else "") + (" locked" if self.locked else "")
@@ -76,14 +161,27 @@ class Hairpin:
 
 @dataclass(frozen=True)
 class Address:
-    """An address of a link, e.g. 10.9.0.1/24; it goes with the link unless that is not pynet's."""
+    """An address of a link, e.g. 10.9.0.1/24; it goes with the link unless that `stays` when its owner goes."""
 
     link: str
     address: IPNetwork
-    foreign: bool = False
+    stays: bool = False
 
     def __str__(self) -> str:
         return f"address {self.address} dev {self.link}"
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the host to one address, on a link of pynet's; gone with the link, or with its source address."""
+
+    link: str
+    address: IPAddress
+    #: What the host calls itself there.
+    source: IPAddress | None = None
+
+    def __str__(self) -> str:
+        return f"route {self.address} dev {self.link}" + (f" src {self.source}" if self.source else "")
 
 
 @dataclass(frozen=True)
@@ -107,6 +205,16 @@ class Forwarding:
 
     def __str__(self) -> str:
         return f"forwarding ipv{self.version}"
+
+
+@dataclass(frozen=True)
+class Promiscuity:
+    """A host-wide switch: a link of somebody else's takes in frames for all MACs (IFF_PROMISC, netdevice(7))."""
+
+    link: str
+
+    def __str__(self) -> str:
+        return f"promiscuous {self.link}"
 
 
 @dataclass(frozen=True)
@@ -212,9 +320,10 @@ class Resident:
         return f"resident {self.mac} on {self.link}"
 
 
-Object = Bridge | Adopted | Veth | Hairpin | Address | LinkSysctl
+Made = Bridge | Dummy | Upper | Veth
+Object = Made | Adopted | Parent | Up | Hairpin | Address | Route | LinkSysctl
 Intent = Segment | Resident | Publication | Opening | Relaying
-HostSetting = Forwarding | LinkSysctl
+HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
 @dataclass(frozen=True)
@@ -229,18 +338,17 @@ class Plan:
     @property
     def links(self) -> frozenset[str]:
         """All links that the plan makes, both ends of a pair."""
-        names = {one.name for one in self.objects if isinstance(one, Bridge | Veth)}
-        return frozenset(names | {one.peer for one in self.objects if isinstance(one, Veth)})
+        return frozenset(name for one in self.objects if isinstance(one, Made) for name in one.links)
 
     @property
-    def shared(self) -> tuple[Segment, ...]:
-        """Segments on links that others made."""
-        return tuple(one for one in self.intents if isinstance(one, Segment) and one.shared)
+    def segments(self) -> tuple[Segment, ...]:
+        """The edges whose packets pynet judges."""
+        return tuple(one for one in self.intents if isinstance(one, Segment))
 
     @property
     def foreign(self) -> frozenset[str]:
         """Links that the network needs and others made."""
-        return frozenset(one.link for one in self.shared)
+        return frozenset(one.link for one in self.objects if isinstance(one, Adopted | Parent))
 
     @property
     def published(self) -> tuple[Publication, ...]:
@@ -255,7 +363,8 @@ class Plan:
     @property
     def moving(self) -> tuple[str, ...]:
         """Links that are on the host only while the endpoint is in no sandbox."""
-        return tuple(one.peer for one in self.objects if isinstance(one, Veth))
+        pairs = [one.peer for one in self.objects if isinstance(one, Veth)]
+        return (*pairs, *(one.name for one in self.objects if isinstance(one, Upper) and one.moves))
 
     def __str__(self) -> str:
         return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])

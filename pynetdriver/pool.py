@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from itertools import islice
 
 from netaddr import INET_PTON, AddrFormatError, IPAddress, IPNetwork
 
@@ -14,6 +15,8 @@ POOL4_LENGTH = 24
 POOL6_LENGTH = 64
 #: Routes shorter than this do not claim the space they cover: VPNs route 0.0.0.0/1 and 128.0.0.0/1.
 CLAIM_LENGTH = {4: 4, 6: 7}
+#: Where the host's own address in an IPv6 subnet is, counted from the first.
+_HIGH6 = 0xFFFD
 #: How many released addresses are remembered in order; only IPv6 pools are larger than that matters.
 REMEMBERED = 4096
 
@@ -85,6 +88,25 @@ def free_pool(version: int, bases: Iterable[IPNetwork], taken: Iterable[IPNetwor
     raise Exhausted(f"no free IPv{version} pool is left on this host; give one with --subnet")
 
 
+def last_free(subnet: IPNetwork, taken: Container[IPAddress]) -> IPAddress:
+    """Choose the address of a subnet that is handed out last: IPv4 its last, IPv6 one high up.
+
+    The last of an IPv6 subnet are anycast addresses (RFC 2526).
+
+    Raises:
+        Exhausted: all are taken.
+    """
+    return _last_free(subnet, *_usable(subnet), taken)
+
+
+def _last_free(subnet: IPNetwork, first: int, last: int, taken: Container[IPAddress]) -> IPAddress:
+    for number in range(min(last, first + _HIGH6) if subnet.version == 6 else last, first - 1, -1):
+        address = IPAddress(number, subnet.version)
+        if address not in taken:
+            return address
+    raise Exhausted(f"pool {subnet} has no free address left")
+
+
 class Allocator:
     """The addresses of one pool: fresh ones in order, then those released, longest ago first."""
 
@@ -114,6 +136,11 @@ class Allocator:
         self._released.pop(number, None)
         return IPAddress(number, self._subnet.version)
 
+    def take_last(self, taken: Iterable[IPAddress]) -> IPAddress:
+        """Take the address that would be handed out last, of those not taken elsewhere. Raises Exhausted."""
+        held = {IPAddress(number, self._subnet.version) for number in self._held}
+        return self.take(_last_free(self._subnet, self._first, self._last, held.union(taken)))
+
     def give_back(self, address: IPAddress) -> IPAddress | None:
         """Release a held address; returns one that is no longer remembered as released, if any."""
         self._held.discard(int(address))
@@ -123,6 +150,16 @@ class Allocator:
         forgotten = next(iter(self._released))
         del self._released[forgotten]
         return IPAddress(forgotten, self._subnet.version)
+
+    def postpone(self, address: IPAddress) -> None:
+        """Give a free address only after all others; forgotten with the process."""
+        self._released.pop(int(address), None)
+        self._released[int(address)] = None
+
+    def upcoming(self, number: int) -> list[IPAddress]:
+        """List the addresses that would be given next, at most so many."""
+        found = list(islice(self._candidates(), number))
+        return [IPAddress(one, self._subnet.version) for one in found]
 
     def holds(self, address: IPAddress) -> bool:
         """Tell whether an address is held."""
@@ -144,22 +181,21 @@ class Allocator:
         return number
 
     def _any(self) -> int:
-        for number in self._fresh():
-            return number
-        for number in self._released:
-            if self._first <= number <= self._last:
-                return number
-        # Addresses released so long ago that they are forgotten are behind the mark.
-        self._next = self._first
-        for number in self._fresh():
+        for number in self._candidates():
+            if number not in self._released:
+                self._next = number + 1
             return number
         raise Exhausted(f"pool {self._subnet} has no free address left")
 
-    def _fresh(self) -> Iterator[int]:
-        while self._next <= self._last:
-            number, self._next = self._next, self._next + 1
-            if number not in self._held and number not in self._released:
-                yield number
+    def _candidates(self) -> Iterator[int]:
+        """Go through what is free, in the order in which it is given."""
+        yield from self._fresh(self._next, self._last)
+        yield from (number for number in self._released if self._first <= number <= self._last)
+        # Addresses released so long ago that they are forgotten are behind the mark.
+        yield from self._fresh(self._first, min(self._next - 1, self._last))
+
+    def _fresh(self, first: int, last: int) -> Iterator[int]:
+        return (one for one in range(first, last + 1) if one not in self._held and one not in self._released)
 
 
 def _usable(subnet: IPNetwork) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from pynetdriver.firewall.engine import engine_bridges
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Endpoint
-from pynetdriver.names import OUR_NAMES
+from pynetdriver.names import OUR_NAMES, VLAN_NAME
 from pynetdriver.plan import Plan
 
 log = structlog.get_logger()
@@ -44,15 +44,18 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
             plans[plan.owner] = plan
         else:
             unwanted.append((network, plan))
+    endpoint_plans = {one.id: driver.endpoint_plan(one) for one in driver.endpoints.values()}
+    there = await kernel.links_of_plans(endpoint_plans.values())
     for endpoint in driver.endpoints.values():
-        plan = driver.endpoint_plan(endpoint)
-        if endpoint.phase == driver.networks[endpoint.network_id].phase == "ready" and links.issuperset(plan.anchors):
+        plan = endpoint_plans[endpoint.id]
+        if endpoint.phase == driver.networks[endpoint.network_id].phase == "ready" and there.has(plan):
             plans[plan.owner] = plan
             driver.restore_ports(endpoint)
         else:
             unwanted.append((endpoint, plan))
     for plan in plans.values():
         kernel.conntrack.keep(plan.published)
+        kernel.share(plan)
         kernel.health.expect(plan)
         kind, _, id = plan.owner.partition(":")
         if kind == "endpoint" and driver.endpoints[id].network_id in driver.unsound:
@@ -100,7 +103,11 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     wanted = {name for plan in plans for name in plan.links}
     for name in sorted(kernel.netlink.links() - wanted, reverse=True):
         try:
-            kind = await kernel.netlink.kind_of_ours(name) if OUR_NAMES.fullmatch(name) else None
+            kind = (
+                await kernel.netlink.kind_of_ours(name)
+                if OUR_NAMES.fullmatch(name) or VLAN_NAME.fullmatch(name)
+                else None
+            )
             if kind is None:
                 continue
             if await kernel.netlink.is_in_use(name):

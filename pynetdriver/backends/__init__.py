@@ -14,11 +14,15 @@ from typing import Any, Protocol, cast
 
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver import options as kinds
 from pynetdriver.errors import InvalidOption
 from pynetdriver.messages import StaticRoute
-from pynetdriver.model import Endpoint, Network
-from pynetdriver.options import declared
+from pynetdriver.model import Endpoint, Network, Station
+from pynetdriver.options import declared, option
 from pynetdriver.plan import Plan
+
+#: RFC 8200, section 5.
+IPV6_MINIMUM_MTU = 1280
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,112 @@ class Attachment:
     routes: tuple[StaticRoute, ...] = ()
 
 
+@dataclass(frozen=True)
+class Publishing:
+    """How ports of a network are published.
+
+    `addresses`, one of a family at most, are those of the host where a port without one is. In the IP versions
+    `untranslated` ports are opened at the container's address, not on the host. Containers that are kept `apart` do
+    not reach each other, so that the host relays when one asks a port of another.
+    """
+
+    addresses: tuple[IPAddress, ...]
+    untranslated: frozenset[int] = frozenset()
+    apart: bool = False
+
+
+def mtu_option(shown: str) -> Any:
+    """Declare the field `mtu: int | None`; `shown` says where it comes from if it is not given."""
+    return option(
+        "com.docker.network.driver.mtu",
+        "mtu",
+        kind=kinds.integer(68, 65535),
+        meaning="MTU of every link of the network in bytes; at least 1280 with IPv6",
+        default=None,
+        shown=shown,
+    )
+
+
+def prefix_option() -> Any:
+    """Declare the field `prefix: str`."""
+    return option(
+        "com.docker.network.container_iface_prefix",
+        kind=kinds.link_prefix,
+        meaning="name of the interface in the container, before its number",
+        default="eth",
+    )
+
+
+def check_mtu(network: Network, mtu: int | None) -> None:
+    """Refuse an MTU that is too small for IPv6 (RFC 8200, section 5). Raises InvalidOption."""
+    if mtu is not None and mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
+        raise InvalidOption.value("com.docker.network.driver.mtu", str(mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6")
+
+
+def has_ipv6(network: Network) -> bool:
+    """Tell whether a network has an IPv6 subnet."""
+    return any(subnet.pool.version == 6 for subnet in network.subnets)
+
+
+def dhcp_option(meaning: str) -> Any:
+    """Declare the field `dhcp: bool`."""
+    return option("dhcp", kind=kinds.boolean, meaning=meaning, default=False)
+
+
+def check_dhcp(network: Network) -> None:
+    """Refuse subnets where the LAN's DHCP server gives addresses. Raises InvalidOption."""
+    if network.subnets:
+        raise InvalidOption(
+            "dhcp=true takes addresses from the LAN's DHCP server, so nobody else may give them: create the network"
+            " with --ipam-driver null and without --subnet"
+        )
+
+
+def dhcp_station(link: str, endpoint: Endpoint, default: bytes, listen: tuple[str, ...] = ()) -> Station:
+    """Speak for an endpoint; `default` is its client id if it has none yet."""
+    client_id = bytes.fromhex(endpoint.client_id) or default
+    return Station(link, endpoint.mac, client_id, f"pynet-{client_id[-6:].hex()}", listen)
+
+
+def mac_client_id(mac: str) -> bytes:
+    """Make a client id of a MAC: its hardware type, 1 for Ethernet, and itself (RFC 2132, section 9.14)."""
+    return bytes.fromhex("01" + mac.replace(":", ""))
+
+
+def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
+    """Tell the way out by IP version: that of the subnet in which the endpoint is, none of an internal network."""
+    found: dict[int, IPAddress] = {}
+    if endpoint.lease and endpoint.lease.gateway and not network.internal:
+        found[4] = endpoint.lease.gateway
+    for given in (endpoint.address4, endpoint.address6):
+        for subnet in network.subnets:
+            gateway = subnet.way_out or subnet.gateway
+            if given is not None and given.ip in subnet.pool and gateway and not network.internal:
+                found[given.version] = gateway
+    return found
+
+
+def leased_routes(endpoint: Endpoint) -> tuple[StaticRoute, ...]:
+    """Tell the routes that a DHCP server gave."""
+    routes = endpoint.lease.routes if endpoint.lease else ()
+    return tuple(
+        StaticRoute(str(to), 0, str(next_hop)) if int(next_hop) else StaticRoute(str(to), 1) for to, next_hop in routes
+    )
+
+
 class Backend(Protocol):
     """A module of this package. Its functions are pure; options are parsed before any of them."""
 
     Options: type[Any]
+    #: Options that say which backend is meant where `backend` does not.
+    IMPLIED_BY: tuple[str, ...]
 
-    def named_link(self, network: Network) -> str | None:
-        """Name the link that the network is to stand on, whose facts the following functions then find."""
+    def named_links(self, network: Network, uplink: str | None) -> tuple[str, ...]:
+        """Name the links on which the network is to stand, whose facts the following functions then find.
+
+        Args:
+            uplink: the link that carries the host's default route.
+        """
         ...
 
     def skipped_gateways(self, given: Mapping[str, str], internal: bool) -> frozenset[int]:
@@ -59,16 +162,27 @@ class Backend(Protocol):
         """Tell what an endpoint wants to exist, its published ports included."""
         ...
 
-    def publish_addresses(self, network: Network) -> tuple[IPAddress, ...]:
-        """Tell the host addresses, one of a family at most, where a port without one is published."""
+    def lan(self, network: Network) -> str | None:
+        """Name the link on whose LAN is asked whether an address is in use before a container gets it."""
         ...
 
-    def untranslated(self, network: Network) -> frozenset[int]:
-        """Tell the IP versions in which ports are opened at the container's address, not on the host."""
+    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+        """Tell who asks the LAN's DHCP server for the endpoint's address, None if it is not to be asked.
+
+        An endpoint that has no client id yet gets one.
+        """
         ...
 
-    def keeps_apart(self, network: Network) -> bool:
-        """Tell whether containers do not reach each other, so that the host relays when one asks a port of another."""
+    def host_addresses(self, network: Network) -> dict[IPNetwork, IPAddress | None]:
+        """Tell the subnets in which the host takes an address besides a gateway's, and the one that the user named."""
+        ...
+
+    def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Refuse an endpoint that the network cannot have, or complete it with what the network decides."""
+        ...
+
+    def publishing(self, network: Network) -> Publishing | None:
+        """Tell how ports are published; None if containers are reached at their own addresses alone."""
         ...
 
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
@@ -77,7 +191,7 @@ class Backend(Protocol):
 
 
 DEFAULT = "bridge"
-NAMES = tuple(sorted(module.name for module in iter_modules(__path__)))
+NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def backend_named(name: str) -> Backend:

@@ -7,12 +7,27 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal
 
+from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.backends import Attachment
+from pynetdriver.backends import (
+    IPV6_MINIMUM_MTU,
+    Attachment,
+    Publishing,
+    check_dhcp,
+    check_mtu,
+    dhcp_option,
+    dhcp_station,
+    gateways,
+    has_ipv6,
+    leased_routes,
+    mac_client_id,
+    mtu_option,
+    prefix_option,
+)
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
-from pynetdriver.model import Endpoint, Network, Subnet
+from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
 from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, container_link, host_link, network_mac
 from pynetdriver.options import option, parse_options
 from pynetdriver.plan import (
@@ -37,9 +52,6 @@ from pynetdriver.plan import (
 from pynetdriver.pool import overlap
 from pynetdriver.portmap import translated_to
 
-#: RFC 8200, section 5.
-IPV6_MINIMUM_MTU = 1280
-
 #: Gateway modes, and what each lets in from elsewhere.
 _ADMITS: dict[str, Literal["published", "open", "all"]] = {
     "nat": "published",
@@ -60,20 +72,8 @@ def _parse_default_bridge(text: str) -> bool:
 class Options:
     """`docker network create -o`; names and meanings as in the engine's bridge driver."""
 
-    mtu: int | None = option(
-        "com.docker.network.driver.mtu",
-        "mtu",
-        kind=kinds.integer(68, 65535),
-        meaning="MTU of every link of the network in bytes; at least 1280 with IPv6",
-        default=None,
-        shown="that of the default-route link",
-    )
-    prefix: str = option(
-        "com.docker.network.container_iface_prefix",
-        kind=kinds.link_prefix,
-        meaning="name of the interface in the container, before its number",
-        default="eth",
-    )
+    mtu: int | None = mtu_option("that of the default-route link")
+    prefix: str = prefix_option()
     bridge: str | None = option(
         "com.docker.network.bridge.name",
         kind=kinds.link_name,
@@ -164,6 +164,10 @@ class Options:
         meaning="the engine's own network",
         default=False,
     )
+    dhcp: bool = dhcp_option(
+        "the LAN's DHCP server gives containers their addresses, gateway and routes; with `--ipam-driver null`, on a "
+        "bridge that was adopted with its uplink"
+    )
     anti_spoof: bool = option(
         "anti_spoof",
         kind=kinds.boolean,
@@ -173,9 +177,13 @@ class Options:
     )
 
 
-def named_link(network: Network) -> str | None:
+IMPLIED_BY: tuple[str, ...] = ()
+
+
+def named_links(network: Network, uplink: str | None) -> tuple[str, ...]:
     """The bridge, if the user named one: it may exist."""
-    return parse_options(Options, network.options).bridge
+    name = parse_options(Options, network.options).bridge
+    return (name,) if name else ()
 
 
 def skipped_gateways(given: Mapping[str, str], internal: bool) -> frozenset[int]:
@@ -192,6 +200,8 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
     _check_options(network, options, {address.ip for _, address in addresses})
     name = _bridge(network)
     for other in networks.values():
+        if other.backend != network.backend:
+            continue
         if _bridge(other) == name:
             raise Conflict(f'bridge "{name}" belongs to network {other.id[:12]}; choose another name')
         for ours, theirs in product(network.subnets, other.subnets):
@@ -200,7 +210,7 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
                     f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet",
                     other.id,
                 )
-    link = network.facts.link
+    link = _found(network)
     if link is not None and (link.kind != Bridge.kind or link.master):
         what = f'a port of "{link.master}"' if link.master else f"a {link.kind}, not a bridge"
         raise Conflict(f'"{name}" exists on this host and is {what}; choose another name')
@@ -218,15 +228,19 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
 
 
 def _check_options(network: Network, options: Options, addresses: set[IPAddress]) -> None:
-    if options.mtu is not None and options.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
-        raise InvalidOption.value(
-            "com.docker.network.driver.mtu", str(options.mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6"
-        )
-    link = network.facts.link
-    if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and _has_ipv6(network):
+    check_mtu(network, options.mtu)
+    link = _found(network)
+    if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
         raise InvalidRequest(
             f'bridge "{_bridge(network)}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
         )
+    if options.dhcp:
+        check_dhcp(network)
+        if not _adopted(network):
+            raise InvalidOption(
+                "dhcp=true needs a bridge that leads to the LAN: name one that exists with"
+                " com.docker.network.bridge.name, or use backend=macvlan"
+            )
     for version, mode in _modes(options).items():
         if mode == "isolated" and not network.internal:
             raise InvalidOption(f"gateway_mode_ipv{version}=isolated needs --internal, or choose another mode")
@@ -262,15 +276,16 @@ def network_plan(network: Network) -> Plan:
         sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
     settings: list[HostSetting] = [] if network.internal else [Forwarding(version) for version in versions]
     objects: list[Object] = []
-    if adopted and network.facts.link:
-        objects.append(Adopted(name, network.facts.link.mtu, network.facts.link.up))
+    found = _found(network)
+    if adopted and found:
+        objects.append(Adopted(name, found.mtu, found.up))
         # Without it the kernel would take the user's addresses along with a gateway that came before them.
         settings += [*sysctls, LinkSysctl("ipv4", name, "promote_secondaries", "1")]
     else:
         objects += [Bridge(name, network_mac(network.id), _mtu(network)), *sysctls]
-    there = {one.ip for one in network.facts.link.addresses} if network.facts.link and adopted else set()
+    there = {one.ip for one in found.addresses} if found and adopted else set()
     objects += [
-        Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"), foreign=adopted)
+        Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"), stays=adopted)
         for subnet in network.subnets
         if _is_on_bridge(subnet, options) and subnet.gateway not in there
     ]
@@ -330,35 +345,48 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     )
 
 
-def publish_addresses(network: Network) -> tuple[IPAddress, ...]:
-    """The host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
+def admitted(network: Network, endpoint: Endpoint) -> Endpoint:
+    """Any endpoint; one whose MAC was given is itself for a DHCP server."""
+    if parse_options(Options, network.options).dhcp and endpoint.mac_given:
+        return replace(endpoint, client_id=mac_client_id(endpoint.mac).hex())
+    return endpoint
+
+
+def station(network: Network, endpoint: Endpoint) -> Station | None:
+    """The container's MAC on the bridge; what is for that alone passes at the host's end of its pair."""
+    if not parse_options(Options, network.options).dhcp:
+        return None
+    return dhcp_station(_bridge(network), endpoint, mac_client_id(endpoint.mac), (host_link(endpoint.id),))
+
+
+def lan(network: Network) -> str | None:
+    """The bridge, if the LAN's DHCP server gives the addresses; else they are the network's own."""
+    return _bridge(network) if parse_options(Options, network.options).dhcp else None
+
+
+def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:
+    """None: the bridge has the gateway's address."""
+    return {}
+
+
+def publishing(network: Network) -> Publishing:
+    """On the host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
     options = parse_options(Options, network.options)
     if options.host_binding6 is not None:
-        return options.host_binding4, options.host_binding6
-    return (options.host_binding4,) if int(options.host_binding4) else (options.host_binding4, IPAddress("::"))
-
-
-def untranslated(network: Network) -> frozenset[int]:
-    """Families in routed mode."""
-    modes = _modes(parse_options(Options, network.options))
-    return frozenset(version for version, mode in modes.items() if mode == "routed")
-
-
-def keeps_apart(network: Network) -> bool:
-    """Without `enable_icc` the bridge lets nothing pass between containers, a translated packet neither."""
-    return not parse_options(Options, network.options).icc
+        addresses: tuple[IPAddress, ...] = (options.host_binding4, options.host_binding6)
+    elif int(options.host_binding4):
+        addresses = (options.host_binding4,)
+    else:
+        addresses = (options.host_binding4, IPAddress("::"))
+    untranslated = frozenset(version for version, mode in _modes(options).items() if mode == "routed")
+    return Publishing(addresses, untranslated, apart=not options.icc)
 
 
 def attachment(network: Network, endpoint: Endpoint) -> Attachment:
     """The veth's other end, and the bridge's addresses as gateways unless the network is internal."""
-    gateways: dict[int, IPAddress] = {}
-    for given in (endpoint.address4, endpoint.address6):
-        for subnet in network.subnets:
-            gateway = subnet.way_out or subnet.gateway
-            if given is not None and given.ip in subnet.pool and gateway and not network.internal:
-                gateways[given.version] = gateway
     options = parse_options(Options, network.options)
-    return Attachment(container_link(endpoint.id), options.prefix, gateways.get(4), gateways.get(6))
+    ways = gateways(network, endpoint)
+    return Attachment(container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), leased_routes(endpoint))
 
 
 def _modes(options: Options) -> dict[int, str]:
@@ -376,8 +404,12 @@ def _is_on_bridge(subnet: Subnet, options: Options) -> bool:
     return subnet.gateway is not None and not inhibited and _modes(options)[version] != "isolated"
 
 
+def _found(network: Network) -> Link | None:
+    return network.facts.link(_bridge(network))
+
+
 def _adopted(network: Network) -> bool:
-    link = network.facts.link
+    link = _found(network)
     return link is not None and not link.ours
 
 
@@ -388,9 +420,6 @@ def _bridge(network: Network) -> str:
 def _mtu(network: Network) -> int:
     mtu = parse_options(Options, network.options).mtu
     if mtu is None:
-        mtu = network.facts.link.mtu if network.facts.link and _adopted(network) else network.facts.uplink_mtu
-    return max(mtu, IPV6_MINIMUM_MTU) if _has_ipv6(network) else mtu
-
-
-def _has_ipv6(network: Network) -> bool:
-    return any(subnet.pool.version == 6 for subnet in network.subnets)
+        link = _found(network)
+        mtu = link.mtu if link and not link.ours else network.facts.uplink_mtu
+    return max(mtu, IPV6_MINIMUM_MTU) if has_ipv6(network) else mtu

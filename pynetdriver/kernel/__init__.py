@@ -4,20 +4,58 @@
 |---|---|
 | `netlink` | links and addresses |
 | `watch`, `health` | what the kernel tells of changes, and what should be |
-| `sysctl` | switches under /proc/sys/net |
+| `sandbox` | links that went into containers |
+| `settings` | switches: those under /proc/sys/net, and promiscuity |
 | `hostport`, `relay` | host ports held by sockets, and what reaches those |
 | `conntrack` | remembered flows that contradict what is published |
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from netaddr import IPNetwork
+
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sysctl import ensure_link_sysctl
-from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, LinkSysctl, Object, Plan, Veth
+from pynetdriver.kernel.sandbox import aliases_elsewhere, readdress
+from pynetdriver.kernel.settings import ensure_link_sysctl
+from pynetdriver.model import DhcpLease
+from pynetdriver.plan import (
+    Address,
+    Adopted,
+    Bridge,
+    Dummy,
+    Hairpin,
+    LinkSysctl,
+    Object,
+    Parent,
+    Plan,
+    Route,
+    Up,
+    Upper,
+    Veth,
+)
+
+
+@dataclass(frozen=True)
+class Links:
+    """Names of links: those on the host, and pynet's in containers."""
+
+    here: set[str]
+    elsewhere: set[str]
+
+    def has(self, plan: Plan) -> bool:
+        """Tell whether an endpoint has its link still: the end that stays, or the one that moves, wherever that is."""
+        if plan.anchors:
+            return self.here.issuperset(plan.anchors)
+        return all(name in self.here or name in self.elsewhere for name in plan.moving)
 
 
 class Kernel:
@@ -28,6 +66,9 @@ class Kernel:
         self.firewall = firewall
         self.health = Health()
         self.conntrack = Conntrack(netlink.is_local)
+        #: Owners by the links that they share with others, and what keeps one from going while another comes.
+        self._sharing: dict[str, set[str]] = {}
+        self._sharing_lock = asyncio.Lock()
 
     async def apply(self, plan: Plan, former: Plan | None = None) -> None:
         """Make everything that the plan names, or bring in line what exists.
@@ -48,6 +89,7 @@ class Kernel:
 
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
+        self.share(plan)
         try:
             for one in plan.objects:
                 if former is None or one not in former.objects:
@@ -55,9 +97,27 @@ class Kernel:
         finally:
             self.health.expect(plan)
 
+    def share(self, plan: Plan) -> None:
+        """Keep the links that a plan shares with others from going with one of those."""
+        for name in _shared(plan):
+            self._sharing.setdefault(name, set()).add(plan.owner)
+
+    async def links_of_plans(self, plans: Iterable[Plan]) -> Links:
+        """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError."""
+        here = self.netlink.links()
+        hidden = any(not plan.anchors and not here.issuperset(plan.moving) for plan in plans)
+        return Links(here, await asyncio.to_thread(aliases_elsewhere) if hidden else set())
+
+    async def readdress(self, link: str, key: str, former: IPNetwork, lease: DhcpLease | None) -> None:
+        """Change the address of a link that is in a container; see `sandbox.readdress`. Raises HostError."""
+        # The thread is in the container's namespace from then on, so it has to be a new one.
+        with ThreadPoolExecutor(1, thread_name_prefix="sandbox") as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, readdress, link, key, former, lease)
+
     async def stands(self, plan: Plan) -> bool:
-        """Tell whether what a plan adopts is as it was found. Raises Conflict; see `Netlink.stands`."""
-        return all([await self.netlink.stands(one) for one in plan.objects if isinstance(one, Adopted)])
+        """Tell whether what others made and a plan needs is as it was found. Raises Conflict; see `Netlink.stands`."""
+        missing = self.netlink.is_missing([one.link for one in plan.objects if isinstance(one, Parent)])
+        return not missing and all([await self.netlink.stands(one) for one in plan.objects if isinstance(one, Adopted)])
 
     async def remove(self, plan: Plan) -> None:
         """Remove everything that the plan names, in reverse order, going on past failures.
@@ -66,6 +126,8 @@ class Kernel:
             PynetError: one that names all failures.
         """
         self.health.forget(plan)
+        for name in _shared(plan):
+            self._sharing.get(name, set()).discard(plan.owner)
         failures = []
         try:
             await self.firewall.set(plan.owner, ())
@@ -82,26 +144,48 @@ class Kernel:
 
     async def _ensure(self, one: Object) -> None:
         match one:
-            case Bridge():
+            case Bridge() | Dummy():
                 await self.netlink.ensure_bridge(one)
+            case Upper(shared=True):
+                async with self._sharing_lock:
+                    await self.netlink.ensure_upper(one)
+            case Upper():
+                await self.netlink.ensure_upper(one)
             case Adopted():
                 await self.netlink.adopt(one)
+            case Parent():
+                await self.netlink.ensure_parent(one)
             case Veth():
                 await self.netlink.ensure_veth(one)
             case Hairpin():
                 await self.netlink.ensure_hairpin(one)
             case Address():
                 await self.netlink.ensure_address(one)
+            case Up():
+                await self.netlink.ensure_up(one)
+            case Route():
+                await self.netlink.ensure_route(one)
             case LinkSysctl():
                 ensure_link_sysctl(one)
 
     async def _remove(self, one: Object) -> None:
         match one:
-            case Bridge() | Veth():
+            case Upper(shared=True):
+                async with self._sharing_lock:
+                    if not self._sharing.get(one.name):
+                        await self.netlink.remove_link(one.name, one.kind)
+                        self._sharing.pop(one.name, None)
+            case Bridge() | Dummy() | Upper() | Veth():
                 await self.netlink.remove_link(one.name, one.kind)
             case Adopted():
                 await self.netlink.give_back(one)
-            case Address(foreign=True):
+            case Address(stays=True):
                 await self.netlink.remove_address(one)
-            case Hairpin() | Address() | LinkSysctl():
-                pass  # goes with its link
+            case Route():
+                await self.netlink.remove_route(one)
+            case Hairpin() | Address() | LinkSysctl() | Up() | Parent():
+                pass  # goes with its link, or was not made
+
+
+def _shared(plan: Plan) -> list[str]:
+    return [one.name for one in plan.objects if isinstance(one, Upper) and one.shared]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from pynetdriver.names import ENGINE_BRIDGE
-from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Plan, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Made, Parent, Plan, Route, Upper, Veth
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ RawAddress = tuple[bytes, int]
 
 
 class Damage(NamedTuple):
-    """What is wrong with something of an owner's; `kind` is bridge, port or address."""
+    """What is wrong with something of an owner's; `kind` is bridge, port, link, parent, address or route."""
 
     owner: str
     kind: str
@@ -42,8 +42,8 @@ class Picture:
 
 
 class _Expected(NamedTuple):
-    owner: str
-    link: Bridge | Veth
+    owners: set[str]
+    link: Made
     modes: frozenset[str] = frozenset()
 
 
@@ -53,10 +53,12 @@ class Health:
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
         self._addresses: dict[RawAddress, tuple[str, Address]] = {}
-        #: Links that networks stand on and others made, and which of them are gone or down.
-        self._adopted: dict[str, tuple[str, Adopted]] = {}
+        #: By link: what goes with it, and who wants it back.
+        self._routes: dict[str, dict[str, Route]] = {}
+        #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
+        self._foreign: dict[str, dict[str, Adopted | Parent]] = {}
         self._gone: set[str] = set()
-        self._damage: dict[str, Damage] = {}
+        self._damage: dict[tuple[str, str], Damage] = {}
         self._seen: set[str] | None = None
         self.engine_bridges_changed = True
 
@@ -65,30 +67,61 @@ class Health:
         modes = {one.link: frozenset({"hairpin"}) for one in plan.objects if isinstance(one, Hairpin)}
         for one in plan.objects:
             match one:
-                case Bridge():
-                    self._links[one.name] = _Expected(plan.owner, one)
+                case Upper(moves=True):
+                    pass  # nothing is told of it where it goes
+                case Bridge() | Dummy() | Upper():
+                    owners = self._links[one.name].owners if one.name in self._links else set()
+                    self._links[one.name] = _Expected(owners | {plan.owner}, one)
                 case Veth():
                     flags = {"isolated": one.isolated, "locked": one.locked}
                     wanted = modes.get(one.name, frozenset()) | {flag for flag, is_on in flags.items() if is_on}
-                    self._links[one.name] = _Expected(plan.owner, one, wanted)
+                    self._links[one.name] = _Expected({plan.owner}, one, wanted)
                 case Address():
                     self._addresses[_raw(one)] = (plan.owner, one)
-                case Adopted():
-                    self._adopted[one.link] = (plan.owner, one)
+                case Route():
+                    self._routes.setdefault(one.link, {})[f"{plan.owner} {one.address}"] = one
+                case Adopted() | Parent():
+                    self._foreign.setdefault(one.link, {})[plan.owner] = one
 
     def forget(self, plan: Plan) -> None:
         """Expect nothing more of what a plan names."""
         for one in plan.objects:
-            if isinstance(one, Bridge | Veth):
-                self._links.pop(one.name, None)
-                self._damage.pop(one.name, None)
-            elif isinstance(one, Address):
-                self._addresses.pop(_raw(one), None)
-                self._damage.pop(str(one), None)
-            elif isinstance(one, Adopted):
-                self._adopted.pop(one.link, None)
-                self._damage.pop(one.link, None)
-                self._gone.discard(one.link)
+            match one:
+                case Bridge() | Dummy() | Upper() | Veth():
+                    expected = self._links.get(one.name)
+                    if expected is not None:
+                        expected.owners.discard(plan.owner)
+                        if not expected.owners:
+                            del self._links[one.name]
+                case Address():
+                    self._addresses.pop(_raw(one), None)
+                case Route():
+                    routes = self._routes.get(one.link, {})
+                    routes.pop(f"{plan.owner} {one.address}", None)
+                    if not routes:
+                        self._routes.pop(one.link, None)
+                case Adopted() | Parent():
+                    owners = self._foreign.get(one.link, {})
+                    owners.pop(plan.owner, None)
+                    if not owners:
+                        self._foreign.pop(one.link, None)
+                        self._gone.discard(one.link)
+        for key in [key for key in self._damage if key[0] == plan.owner]:
+            del self._damage[key]
+
+    def _damaged(self, owner: str, kind: str, name: str, what: str) -> None:
+        self._damage[owner, name] = Damage(owner, kind, what)
+
+    def _sound(self, owner: str, name: str) -> None:
+        self._damage.pop((owner, name), None)
+
+    def _link_damaged(self, name: str, what: str) -> None:
+        """Note what is wrong with a link of pynet's, and that routes by it may have gone."""
+        expected = self._links[name]
+        for owner in expected.owners:
+            self._damaged(owner, expected.link.word, name, f"{expected.link.word} {name} {what}")
+        for key, route in self._routes.get(name, {}).items():
+            self._damaged(key.partition(" ")[0], "route", str(route), f"{route} went with its link")
 
     def take(self) -> list[Damage]:
         """Hand over what is wrong; what stays wrong is found by the next look at everything."""
@@ -107,12 +140,12 @@ class Health:
             self._seen.add(name)
         if ENGINE_BRIDGE.fullmatch(name):
             self.engine_bridges_changed = True
-        return name in self._links or name in self._adopted
+        return name in self._links or name in self._foreign
 
     def link_seen(self, link: Picture) -> None:
         """Compare a link with what it should be."""
-        _, adopted = self._adopted.get(link.name, ("", None))
-        if adopted is not None and adopted.up and not link.up:
+        foreign = self._foreign.get(link.name, {})
+        if not link.up and any(isinstance(one, Parent) or one.up for one in foreign.values()):
             self._cut_off(link.name, "down")
         elif link.name in self._gone:
             self._gone.discard(link.name)
@@ -122,29 +155,32 @@ class Health:
             return
         wrong = _wrong(expected, link)
         if wrong:
-            kind = "bridge" if isinstance(expected.link, Bridge) else "port"
-            self._damage[link.name] = Damage(expected.owner, kind, f"{kind} {link.name} {wrong}")
+            self._link_damaged(link.name, wrong)
         else:
-            self._damage.pop(link.name, None)
+            for owner in expected.owners:
+                self._sound(owner, link.name)
 
     def link_gone(self, name: str) -> None:
         """Note that a link is no more; a port's sandbox went with it, which is not to be mended."""
-        self._damage.pop(name, None)
         expected = self._links.get(name)
-        if expected is not None and isinstance(expected.link, Bridge):
-            self._damage[name] = Damage(expected.owner, "bridge", f"bridge {name} is gone")
-        if name in self._adopted:
+        if expected is not None and not isinstance(expected.link, Veth):
+            self._link_damaged(name, "is gone")
+        elif expected is not None:
+            for owner in expected.owners:
+                self._sound(owner, name)
+        if name in self._foreign:
             self._cut_off(name, "gone")
 
     def _cut_off(self, name: str, how: str) -> None:
         if name not in self._gone:
             self._gone.add(name)
-            log.warning(f"bridge that a network adopted is {how}; containers on it are cut off", bridge=name)
+            log.warning(f"link that a network stands on is {how}; containers on it are cut off", link=name)
 
     def _returned(self, name: str) -> None:
-        log.info("bridge that a network adopted is back", bridge=name)
-        what = f"adopted bridge {name} is back without what pynet had on it"
-        self._damage[name] = Damage(self._adopted[name][0], "bridge", what)
+        log.info("link that a network stands on is back", link=name)
+        for owner, one in self._foreign[name].items():
+            kind, word = ("bridge", "adopted bridge") if isinstance(one, Adopted) else ("parent", "parent")
+            self._damaged(owner, kind, name, f"{word} {name} is back without what pynet had on it")
 
     def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
         """Note that an address was given to a link or taken from it."""
@@ -153,9 +189,12 @@ class Health:
         if expected is None or _index(expected.link) != index:
             return
         if not is_there:
-            self._damage[str(expected)] = Damage(owner, "address", f"{expected} is gone")
+            self._damaged(owner, "address", str(expected), f"{expected} is gone")
+            for key, route in self._routes.get(expected.link, {}).items():
+                if route.source == expected.address.ip:
+                    self._damaged(key.partition(" ")[0], "route", str(route), f"{route} went with its source")
             return
-        self._damage.pop(str(expected), None)
+        self._sound(owner, str(expected))
         if self._seen is not None:
             self._seen.add(str(expected))
 
@@ -167,7 +206,7 @@ class Health:
         """All links, or all addresses, have been seen that there are."""
         seen, self._seen = self._seen or set(), None
         if links:
-            for name in {*self._links, *self._adopted} - seen:
+            for name in {*self._links, *self._foreign} - seen:
                 self.link_gone(name)
         else:
             for raw, (_, expected) in self._addresses.items():
@@ -185,14 +224,14 @@ def _wrong(expected: _Expected, link: Picture) -> str:
     wanted = expected.link
     if not link.up:
         return "is down"
-    if link.mtu != wanted.mtu:
+    if wanted.mtu and link.mtu != wanted.mtu:
         return f"has the MTU {link.mtu} in place of {wanted.mtu}"
-    if isinstance(wanted, Bridge):
-        return "" if link.mac == wanted.mac else f"has the MAC {link.mac} in place of {wanted.mac}"
-    if link.master != _index(wanted.bridge):
-        return f"is not in {wanted.bridge}"
-    missing = expected.modes - link.modes
-    return f"is no longer {', '.join(sorted(missing))}" if missing else ""
+    if isinstance(wanted, Veth):
+        if link.master != _index(wanted.bridge):
+            return f"is not in {wanted.bridge}"
+        missing = expected.modes - link.modes
+        return f"is no longer {', '.join(sorted(missing))}" if missing else ""
+    return f"has the MAC {link.mac} in place of {wanted.mac}" if wanted.mac and link.mac != wanted.mac else ""
 
 
 def _raw(address: Address) -> RawAddress:

@@ -1,6 +1,6 @@
 """Links and addresses, through netlink; nothing here reads more than the one object it is about.
 
-A link is ours if a plan names it, its kind is one that pynet makes and its group is LINK_GROUP, which it
+A link is ours if a plan names it, its kind is one that pynet makes and its group is one of pynet's, which it
 has from the call that makes it; any other of that name is left as it is. An index is looked up by ioctl
 each time: it costs microseconds and cannot be stale. Removing a link is over after 2 ms, but the system call
 then waits for an RCU barrier (20 ms), so that alone happens in threads, and nobody waits for it.
@@ -13,21 +13,23 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
 from netaddr import IPAddress, IPNetwork
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_DELLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
+from pynetdriver.kernel.sandbox import aliases_elsewhere
 from pynetdriver.model import Link
-from pynetdriver.names import LINK_GROUP
-from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Veth
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
+from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, Route, Up, Upper, Veth
 
 log = structlog.get_logger()
 
@@ -37,6 +39,10 @@ _IFF_UP = 0x01
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+#: rtnetlink(7): scope link; linux/rtnetlink.h: say which route would be used as it stands in its table.
+_SCOPE_LINK, _FIB_MATCH = 253, 0x2000
+#: A routing protocol number that nobody else uses (linux/rtnetlink.h, iproute2's rt_protos): "p" in ASCII.
+ROUTE_PROTOCOL = 0x70
 #: Of linux/neighbour.h: an entry of a bridge's table that neither ages nor moves to another port.
 _NUD_NOARP = 0x40
 _NTF_MASTER, _NTF_STICKY = 0x04, 0x40
@@ -45,8 +51,22 @@ _MTU_WITHOUT_PORTS = 1500
 _NO_MAC = "00:00:00:00:00:00"
 #: struct nlmsghdr and struct ifinfomsg (linux/netlink.h, linux/rtnetlink.h).
 _HEADER, _LINK = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
+#: The kinds of links that pynet makes, and the group in which each begins.
+_GROUPS = dict.fromkeys(("bridge", "veth"), LINK_GROUP) | dict.fromkeys(
+    ("dummy", "vlan", "macvlan", "ipvlan"), PLAIN_GROUP
+)
 #: Addresses in the public internet: the kernel is asked which link it would leave by, nothing is sent.
 _SOMEWHERE = ("1.1.1.1", "9.9.9.9", "2606:4700::1111")
+
+
+class _Ipvlan(nla):  # type: ignore[misc]
+    """The attributes of linux/if_link.h, of which the library knows the first two."""
+
+    prefix = "IFLA_"
+    nla_map = (("IFLA_IPVLAN_UNSPEC", "none"), ("IFLA_IPVLAN_MODE", "uint16"), ("IFLA_IPVLAN_FLAGS", "uint16"))
+
+
+ifinfmsg.ifinfo.register_link_kind(module={"ipvlan": _Ipvlan})
 
 
 class Netlink:
@@ -76,17 +96,22 @@ class Netlink:
             return None
         with _told(f"look at link {name}"):
             link = await self._link(index)
-        return next((kind for kind in (Bridge.kind, Veth.kind) if _is_ours(link, kind)), None)
+            kind = str(link.get(("linkinfo", "kind")))
+        return kind if _is_ours(link, kind) else None
 
     async def is_in_use(self, name: str) -> bool:
-        """Tell whether a pair reaches into another namespace, or a bridge has ports; dumps all links."""
+        """Tell whether a pair reaches into another namespace, a bridge has ports, or links stand on one.
+
+        Those may be in other namespaces. Dumps all links.
+        """
         index = _index(name)
         if index is None:
             return False
         with _told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
-            return bool(await self._ports(index))
+            users = [one async for one in await self._links() if index in (one.get("master"), one.get("link"))]
+        return bool(users) or ("." in name and len(await asyncio.to_thread(aliases_elsewhere)) > 0)
 
     async def describe(self, name: str) -> Link | None:
         """Say what a link is, None if there is none of that name."""
@@ -98,21 +123,24 @@ class Netlink:
             kind = link.get(("linkinfo", "kind")) or "device"
             master = link.get("master")
             return Link(
+                name=name,
                 kind=kind,
                 mtu=int(link.get("mtu")),
+                mac=link.get("address") or "",
                 up=bool(link["flags"] & _IFF_UP),
                 ours=_is_ours(link, kind),
                 master=socket.if_indextoname(master) if master else None,
                 addresses=tuple(address for owner, address in await self.addresses() if owner == name),
             )
 
-    async def uplink_mtu(self) -> int | None:
-        """Tell the MTU of the link that the default route uses, None without one."""
+    async def uplink(self) -> tuple[str, int] | None:
+        """Tell the name and MTU of the link that the default route uses, None without one."""
         for somewhere in _SOMEWHERE:
             try:
                 (route,) = await self._netlink.route("get", dst=somewhere)
                 if route["type"] == _RTN_UNICAST:
-                    return int((await self._link(route.get("oif"))).get("mtu"))
+                    link = await self._link(route.get("oif"))
+                    return str(link.get("ifname")), int(link.get("mtu"))
             except NetlinkError:
                 continue
         return None
@@ -141,14 +169,14 @@ class Netlink:
             return bool(route["type"] == _RTN_LOCAL)
         return False
 
-    async def ensure_bridge(self, bridge: Bridge) -> None:
+    async def ensure_bridge(self, bridge: Bridge | Dummy) -> None:
         """Make the bridge, or bring ours in line.
 
         Raises:
             Conflict: somebody else's link has the name.
         """
-        wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": LINK_GROUP}
-        with _told(f"create bridge {bridge.name}"):
+        wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": _GROUPS[bridge.kind]}
+        with _told(f"create {bridge.kind} {bridge.name}"):
             index = _index(bridge.name)
             if index is None:
                 await self._netlink.link("add", ifname=bridge.name, kind=bridge.kind, state="up", **wanted)
@@ -237,6 +265,97 @@ class Netlink:
                     )
                 await self._netlink.brport("set", index=index, **{flag: 1 for flag, is_on in flags.items() if is_on})
 
+    async def ensure_upper(self, upper: Upper) -> None:
+        """Make a link on top of another, down.
+
+        Raises:
+            Conflict: somebody else's link has the name, or the lower one is in use in another way.
+        """
+        if upper.away:
+            return
+        with _told(f'create link {upper.name} on "{upper.lower}"'):
+            lower = _index(upper.lower)
+            if lower is None:
+                raise HostError(no_parent(upper.lower))
+            index = _index(upper.name)
+            if index is not None:
+                await self._ours(index, upper.name, upper.kind)
+                return
+            await self._add_upper(upper, lower)
+            if upper.moves:
+                # What it is found by where it has another name.
+                await self._netlink.link("set", index=socket.if_nametoindex(upper.name), ifalias=upper.name)
+
+    async def _add_upper(self, upper: Upper, lower: int) -> None:
+        wanted: dict[str, Any] = {f"{upper.kind}_{key}": value for key, value in upper.attributes}
+        wanted |= {"mtu": upper.mtu} if upper.mtu else {}
+        wanted |= {"address": upper.mac} if upper.mac else {}
+        try:
+            await self._netlink.link("add", ifname=upper.name, kind=upper.kind, link=lower, group=PLAIN_GROUP, **wanted)
+        except NetlinkError as error:
+            if error.code not in (errno.EBUSY, errno.EINVAL):
+                raise
+            raise Conflict(
+                f'the kernel puts no {upper.kind} link on "{upper.lower}": it is a port of a bridge or bond, carries'
+                " links of another kind or one in passthru mode, or is smaller than the MTU; use another parent"
+            ) from error
+
+    async def ensure_up(self, up: Up) -> None:
+        """Bring a link up; looked at first, as a change that changes nothing is told to everybody too."""
+        with _told(f"bring up link {up.link}"):
+            index = socket.if_nametoindex(up.link)
+            if not (await self._link(index))["flags"] & _IFF_UP:
+                await self._netlink.link("set", index=index, state="up")
+
+    async def ensure_parent(self, parent: Parent) -> None:
+        """Require a link that others made.
+
+        Raises:
+            HostError: it is not there.
+        """
+        if _index(parent.link) is None:
+            raise HostError(no_parent(parent.link))
+
+    async def ensure_route(self, route: Route) -> None:
+        """Lead an address to a link of ours.
+
+        Raises:
+            Conflict: somebody else has a route of his own to it.
+        """
+        wanted = self._route(route)
+        with _told(f"add route to {route.address} by {route.link}"):
+            try:
+                await self._netlink.route("add", **wanted)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+                (there,) = await self._netlink.route("get", dst=str(route.address), flags=_FIB_MATCH)
+                if there.get("oif") != wanted["oif"]:
+                    link = socket.if_indextoname(there.get("oif"))
+                    raise Conflict(
+                        f'this host has a route of its own to {route.address} by "{link}"; remove it, or choose'
+                        " another address"
+                    ) from None
+
+    async def remove_route(self, route: Route) -> None:
+        """Undo `ensure_route`; an absent route is fine, and so is one whose link is gone."""
+        if _index(route.link) is None:
+            return
+        with _told(f"remove route to {route.address} by {route.link}"):
+            try:
+                await self._netlink.route("del", **self._route(route))
+            except NetlinkError as error:
+                if error.code not in (errno.ESRCH, errno.ENODEV):
+                    raise
+
+    @staticmethod
+    def _route(route: Route) -> dict[str, Any]:
+        length = 32 if route.address.version == 4 else 128
+        scope = {"scope": _SCOPE_LINK} if route.address.version == 4 else {}
+        index = socket.if_nametoindex(route.link)
+        source = {"prefsrc": str(route.source)} if route.source else {}
+        return {"dst": f"{route.address}/{length}", "oif": index, "proto": ROUTE_PROTOCOL, **scope, **source}
+
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""
         with _told(f"set hairpin mode of {hairpin.link}"):
@@ -295,7 +414,10 @@ class Netlink:
             removal.result()
 
     async def _ports(self, index: int) -> list[Any]:
-        return [link async for link in await self._netlink.link("dump") if link.get("master") == index]
+        return [link async for link in await self._links() if link.get("master") == index]
+
+    async def _links(self) -> AsyncIterator[Any]:
+        return await self._netlink.link("dump")  # type: ignore[no-any-return]
 
     async def _ours(self, index: int, name: str, kind: str) -> Any:
         link = await self._link(index)
@@ -320,7 +442,12 @@ def _remove_link(index: int) -> None:
 
 
 def _is_ours(link: Any, kind: str) -> bool:
-    return (link.get(("linkinfo", "kind")), link.get("group")) == (kind, LINK_GROUP)
+    return bool(link.get(("linkinfo", "kind")) == kind and link.get("group") == _GROUPS.get(kind))
+
+
+def no_parent(name: str) -> str:
+    """Say that the link on which a network stands is not there."""
+    return f'parent "{name}" is not on this host (any more); bring it back, or give it that name again'
 
 
 def _gone(bridge: str) -> str:

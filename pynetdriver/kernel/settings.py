@@ -1,28 +1,38 @@
-"""Kernel switches under /proc/sys/net."""
+"""Switches of the kernel: those under /proc/sys/net, and whether a link is promiscuous."""
 
 from __future__ import annotations
 
+import fcntl
+import socket
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from pynetdriver.errors import HostError
 from pynetdriver.model import Setting
-from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl
+from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Promiscuity
 
 ROOT = Path("/proc/sys/net")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: By IP version; writing one sets every link's own `forwarding` (net/ipv4/devinet.c, net/ipv6/addrconf.c).
 _SWITCHES = {4: ROOT / "ipv4/ip_forward", 6: ROOT / "ipv6/conf/all/forwarding"}
 
+#: Stands for a link's promiscuity where other switches have their file.
+_PROMISCUOUS = Path("promiscuous")
+# linux/sockios.h, linux/if.h: struct ifreq with a name of 16 bytes and flags.
+_GET_FLAGS, _SET_FLAGS, _PROMISC = 0x8913, 0x8914, 0x100
+_IFREQ = struct.Struct("=16sH22x")
+
 
 def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
     """Set a link's switch unless it is set.
 
     Raises:
-        HostError: the kernel refuses, e.g. for want of IPv6; a kernel without it has it disabled.
+        HostError: the kernel refuses, e.g. to enable IPv6 if it has none; it does none of what other switches are for.
     """
     path = _path(sysctl)
-    if (sysctl.key, sysctl.value) == ("disable_ipv6", "1") and not path.parent.exists():
+    enables = (sysctl.key, sysctl.value) == ("disable_ipv6", "0")
+    if sysctl.family == "ipv6" and not enables and not path.parent.exists():
         return
     _write(path, sysctl.value)
 
@@ -38,10 +48,11 @@ def needed(setting: HostSetting) -> list[Setting]:
         return _needed_to_forward(setting)
     if not (ROOT / "ipv4/conf" / setting.link).exists():
         return []  # whoever needs the link says so
-    former = _read(_path(setting))
-    if former == setting.value:
+    path, value = _path(setting), "1" if isinstance(setting, Promiscuity) else setting.value
+    former = _read(path)
+    if former == value:
         return []
-    return [Setting(path=str(_path(setting)), version=0, former=former, value=setting.value, boot=boot_id())]
+    return [Setting(path=str(path), version=0, former=former, value=value, boot=boot_id())]
 
 
 def key(setting: HostSetting) -> int | str:
@@ -96,27 +107,48 @@ def put_back(settings: Iterable[Setting]) -> None:
         raise HostError("; ".join(failures))
 
 
-def _path(sysctl: LinkSysctl) -> Path:
-    return ROOT / sysctl.family / "conf" / sysctl.link / sysctl.key
+def _path(setting: LinkSysctl | Promiscuity) -> Path:
+    if isinstance(setting, Promiscuity):
+        return _PROMISCUOUS / setting.link
+    return ROOT / setting.family / "conf" / setting.link / setting.key
 
 
 def _is(path: Path, value: str) -> bool:
     try:
-        return path.read_text().strip() == value
+        return _value(path) == value
     except OSError:
         return False  # a link may go at any time
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return _value(path)
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}; is that protocol enabled in the kernel?") from error
 
 
 def _write(path: Path, value: str) -> None:
     try:
-        if path.read_text().strip() != value:
+        if _value(path) == value:
+            return
+        if path.parent == _PROMISCUOUS:
+            flags = _link_flags(path.name) & ~_PROMISC | (_PROMISC if value == "1" else 0)
+            _link_flags(path.name, flags)
+        else:
             path.write_text(value)
     except OSError as error:
         raise HostError(f"cannot set {path} to {value}: {error.strerror}") from error
+
+
+def _value(path: Path) -> str:
+    if path.parent == _PROMISCUOUS:
+        return "1" if _link_flags(path.name) & _PROMISC else "0"
+    return path.read_text().strip()
+
+
+def _link_flags(link: str, flags: int | None = None) -> int:
+    """Read a link's flags, or set them (netdevice(7)); of promiscuity it is what users asked for."""
+    request = _IFREQ.pack(link.encode(), flags or 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
+        answer = fcntl.ioctl(one, _GET_FLAGS if flags is None else _SET_FLAGS, request)
+    return int(_IFREQ.unpack(answer)[1])

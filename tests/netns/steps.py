@@ -26,7 +26,9 @@ from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.plan import Address, Adopted, Bridge, Hairpin, Intent, Veth
+from pynetdriver.lan.conflicts import Conflicts
+from pynetdriver.leasing import Leasing
+from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Route, Up, Upper, Veth
 from pynetdriver.restore import restore
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import SqliteStore
@@ -78,7 +80,7 @@ class TrappedNetlink(Netlink):
         super().__init__()
         self._trap = trap
 
-    async def ensure_bridge(self, bridge: Bridge) -> None:
+    async def ensure_bridge(self, bridge: Bridge | Dummy) -> None:
         self._trap.step()
         await super().ensure_bridge(bridge)
 
@@ -89,6 +91,22 @@ class TrappedNetlink(Netlink):
     async def ensure_address(self, address: Address) -> None:
         self._trap.step()
         await super().ensure_address(address)
+
+    async def ensure_upper(self, upper: Upper) -> None:
+        self._trap.step()
+        await super().ensure_upper(upper)
+
+    async def ensure_up(self, up: Up) -> None:
+        self._trap.step()
+        await super().ensure_up(up)
+
+    async def ensure_route(self, route: Route) -> None:
+        self._trap.step()
+        await super().ensure_route(route)
+
+    async def remove_route(self, route: Route) -> None:
+        self._trap.step()
+        await super().remove_route(route)
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         self._trap.step()
@@ -147,7 +165,9 @@ class Process:
         self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
         self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
         self.journal = Journal(self._store, self._kernel)
-        self.driver = NetworkDriver(self.journal, self._kernel, self._ports, chains)
+        self.driver = NetworkDriver(
+            self.journal, self._kernel, self._ports, chains, Conflicts(), Leasing(self._store), lambda *_: None
+        )
 
     async def __aenter__(self) -> "Process":
         await restore(self.journal, self._kernel, self.driver)

@@ -11,7 +11,7 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"errors", "messages", "names", "options", "model", "plan", "pool", "portmap"}
-SERVICES = {"driver", "ipam", "journal", "restore", "monitor"}
+SERVICES = {"driver", "ipam", "journal", "leasing", "monitor", "restore"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
@@ -21,23 +21,7 @@ ALLOWED = {
     "kernel": CORE | {"firewall"},
     "lan": CORE,
     "store": CORE,
-    **dict.fromkeys(
-        ["driver", "ipam", "journal", "restore", "monitor"],
-        CORE
-        | {
-            "admission",
-            "backends",
-            "firewall",
-            "kernel",
-            "lan",
-            "store",
-            "driver",
-            "ipam",
-            "journal",
-            "restore",
-            "monitor",
-        },
-    ),
+    **dict.fromkeys(SERVICES, CORE | {"admission", "backends", "firewall", "kernel", "lan", "store"} | SERVICES),
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["__main__"] = ALLOWED["driver"] | {"server", ""}
@@ -51,7 +35,7 @@ OWNED = {
     "iptc": {"firewall"},
 }
 #: No module of these says which backends there are.
-BLIND = {"admission", "driver", "ipam", "journal", "restore", "monitor", "server"}
+BLIND = {"admission", "server", *SERVICES}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

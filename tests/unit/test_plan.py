@@ -93,7 +93,7 @@ network:{"9f" * 32}
                 "com.docker.network.host_ipv4": "192.0.2.1",
                 "anti_spoof": "false",
             },
-            facts=Facts(link=Link("bridge", 1450, addresses=(IPNetwork("fd00:9::1/64"),))),
+            facts=Facts(links=(Link("br0", "bridge", 1450, addresses=(IPNetwork("fd00:9::1/64"),)),)),
         ),
         f"""\
 network:{"9f" * 32}
@@ -199,12 +199,18 @@ def bridge_options(**given: str) -> dict[str, str]:
         (other(subnets=(V4,)), "overlaps"),
         (other(subnets=(Subnet(IPNetwork("10.0.0.0/8")),)), "overlaps"),
         (other(options=bridge_options(name="pn-9f9f9f9f9f9f")), "belongs to"),
-        (other(options=bridge_options(name="eth0"), facts=Facts(link=Link("device", 1500))), "not a bridge"),
         (
-            other(options=bridge_options(name="b"), facts=Facts(link=Link("bridge", 1500, master="up"))),
+            other(options=bridge_options(name="eth0"), facts=Facts(links=(Link("eth0", "device", 1500),))),
+            "not a bridge",
+        ),
+        (
+            other(options=bridge_options(name="b"), facts=Facts(links=(Link("b", "bridge", 1500, master="up"),))),
             'a port of "up"',
         ),
-        (other(options=bridge_options(name="docker0"), facts=Facts(link=Link("bridge", 1500))), "the engine gives"),
+        (
+            other(options=bridge_options(name="docker0"), facts=Facts(links=(Link("docker0", "bridge", 1500),))),
+            "the engine gives",
+        ),
         (other(options=bridge_options(name="br-0123456789ab")), "that the engine gives"),
         (other(options=bridge_options(name="pnh0123456789ab")), "that pynet gives"),
         (a_network("9f" * 6 + "8" * 52, subnets=()), "belongs to"),
@@ -233,9 +239,9 @@ def test_network_is_refused_when_it_clashes(network: Network, said: str) -> None
 
 def test_an_adopted_bridge_may_have_the_subnet_already() -> None:
     """Its own addresses are no clash."""
-    link = Link("bridge", 1500, addresses=(IPNetwork("192.0.2.1/24"),))
+    link = Link("br0", "bridge", 1500, addresses=(IPNetwork("192.0.2.1/24"),))
     network = other(
-        subnets=(Subnet(IPNetwork("192.0.2.0/24")),), options=bridge_options(name="br0"), facts=Facts(link=link)
+        subnets=(Subnet(IPNetwork("192.0.2.0/24")),), options=bridge_options(name="br0"), facts=Facts(links=(link,))
     )
     BRIDGE.check(network, {}, [("br0", IPNetwork("192.0.2.1/24"))])
 
@@ -252,7 +258,7 @@ def test_an_adopted_bridge_may_have_the_subnet_already() -> None:
 def test_one_host_binding_leaves_out_the_other_family(options: dict[str, str], addresses: list[str]) -> None:
     """Who binds to 127.0.0.1 does not mean all IPv6 addresses."""
     network = a_network(options=bridge_options(**options))
-    assert BRIDGE.publish_addresses(network) == tuple(map(IPAddress, addresses))
+    assert BRIDGE.publishing(network).addresses == tuple(map(IPAddress, addresses))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,6 @@ own MAC, and waits 4 s before it asks again.
 """
 
 from pynetdriver.lan.dhcp.client import DhcpClient
-from pynetdriver.lan.dhcp.messages import Station
+from pynetdriver.model import Station
 
 __all__ = ["DhcpClient", "Station"]

@@ -21,7 +21,6 @@ from pynetdriver.errors import Conflict, HostError, PynetError, shortened
 from pynetdriver.lan.dhcp.messages import (
     Kind,
     Reply,
-    Station,
     answers,
     decline,
     discover,
@@ -32,7 +31,7 @@ from pynetdriver.lan.dhcp.messages import (
     request,
 )
 from pynetdriver.lan.packet import PacketSocket
-from pynetdriver.model import DhcpLease
+from pynetdriver.model import DhcpLease, Station
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.lan.packet import Instruction
-from pynetdriver.model import DhcpLease
+from pynetdriver.model import DhcpLease, Station
 
 
 class Kind(IntEnum):
@@ -57,22 +57,6 @@ _ALL_MACS = "ff:ff:ff:ff:ff:ff"
 _BYTE, _HALF, _BYTE_X, _HALF_X, _WORD_X, _IP_LENGTH = 0x30, 0x28, 0x50, 0x48, 0x40, 0xB1
 _AND, _EQUAL, _RETURN = 0x54, 0x15, 0x06
 _VLAN_TAG, _VLAN_TAG_PRESENT = -0x1000 + 44, -0x1000 + 48  # SKF_AD_OFF + SKF_AD_VLAN_TAG and …_PRESENT
-
-
-@dataclass(frozen=True)
-class Station:
-    """Whom to speak for, and where."""
-
-    #: The host's link to send by.
-    link: str
-    #: Source of the frames, and chaddr.
-    mac: str
-    #: All of option 61, its type byte first: tells stations with one MAC apart.
-    client_id: bytes
-    #: Option 12; empty for none.
-    host_name: str = ""
-    #: Links to listen on as well, such as the host's end of a container's pair.
-    listen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Where pynet's links went: they are found in other network namespaces without entering these.
+
+Only what a container's address server changed is changed inside.
+
+The kernel numbers a namespace when a link is moved there, and answers for the links of a numbered one
+(IFLA_TARGET_NETNSID of linux/if_link.h). A link has its first name as alias, which outlasts renaming.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from netaddr import IPNetwork
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from pynetdriver.errors import HostError
+from pynetdriver.model import DhcpLease
+
+# linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
+_DONE, _ERROR, _REQUEST, _DUMP = 3, 2, 0x1, 0x301
+_GETLINK, _GETNSID = 18, 90
+_NSID, _NSID_OF_DESCRIPTOR, _ALIAS, _EXT_MASK, _TARGET_NSID = 1, 3, 20, 29, 46
+# linux/sched.h
+_CLONE_NEWNET = 0x40000000
+_SKIP_STATS = 8
+_HEADER = struct.Struct("=IHHII")
+_WAIT_S = 5.0
+
+
+def aliases_elsewhere() -> set[str]:
+    """List the aliases of all links in namespaces into which this one has moved links.
+
+    Takes about 0.1 ms a namespace, so it is for threads.
+
+    Raises:
+        HostError: the kernel does not answer.
+    """
+    return set(_elsewhere())
+
+
+def readdress(alias: str, key: str, former: IPNetwork, lease: DhcpLease | None) -> None:
+    """Give a link in a container another address, gateway and routes, or none; for threads of its own alone.
+
+    Args:
+        key: the path of the container's namespace, which not every mount namespace shows.
+
+    Raises:
+        HostError: the container is not to be found, or the kernel refuses.
+    """
+    try:
+        number, index = _elsewhere()[alias]
+        with _namespace(number, key) as namespace:
+            _enter(namespace)
+        with IPRoute() as netlink:
+            with contextlib.suppress(NetlinkError):
+                netlink.addr("del", index=index, address=str(former.ip), prefixlen=former.prefixlen)
+            if lease is None:
+                return
+            netlink.addr("add", index=index, address=str(lease.address.ip), prefixlen=lease.address.prefixlen)
+            for destination, next_hop in lease.routes:
+                way = {"gateway": str(next_hop)} if int(next_hop) else {"scope": "link"}
+                netlink.route("replace", dst=str(destination), oif=index, **way)
+            if lease.gateway is not None:
+                netlink.route("replace", dst="default", oif=index, gateway=str(lease.gateway))
+    except KeyError:
+        raise HostError(f"link {alias} is in no container") from None
+    except NetlinkError as error:
+        raise HostError.of(error.code, f"give link {alias} in its container another address") from error
+    except OSError as error:
+        raise HostError.of(error.errno or 0, f"enter the container of link {alias}") from error
+
+
+def _elsewhere() -> dict[str, tuple[int, int]]:
+    """Map aliases to the number of a namespace and an index in it."""
+    try:
+        with _socket() as one:
+            found = {}
+            for number in [found for body in _dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
+                request = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _EXT_MASK, _SKIP_STATS)
+                request += struct.pack("=HHi", 8, _TARGET_NSID, number)
+                for body in _dump(one, _GETLINK, request):
+                    for kind, value in _attributes(body, 16):
+                        if kind == _ALIAS:
+                            (index,) = struct.unpack_from("=i", body, 4)
+                            found[value.rstrip(b"\0").decode(errors="replace")] = (number, index)
+            return found
+    except OSError as error:
+        raise HostError.of(error.errno or 0, "look for links in containers") from error
+
+
+@contextlib.contextmanager
+def _namespace(number: int, key: str) -> Iterator[int]:
+    """Open the namespace that has a number: where the engine has it, or by a process that lives there."""
+    for path in (Path(key), *Path("/proc").glob("[0-9]*/ns/net")):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _number_of(descriptor) == number:
+                    yield descriptor
+                    return
+            finally:
+                os.close(descriptor)
+    raise HostError("the container's namespace is not visible here; mount the engine's folder, or share its processes")
+
+
+def _number_of(descriptor: int) -> int | None:
+    with _socket() as one:
+        request = bytes(4) + struct.pack("=HHi", 8, _NSID_OF_DESCRIPTOR, descriptor)
+        one.send(_HEADER.pack(_HEADER.size + len(request), _GETNSID, _REQUEST, 1, 0) + request)
+        return next(iter(_number(one.recv(1 << 12)[_HEADER.size :])), None)
+
+
+def _number(body: bytes) -> list[int]:
+    numbers = [struct.unpack("=i", value)[0] for kind, value in _attributes(body, 4) if kind == _NSID]
+    return [number for number in numbers if number >= 0]
+
+
+def _socket() -> socket.socket:
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    one.settimeout(_WAIT_S)
+    return one
+
+
+def _enter(namespace: int) -> None:
+    """Move this thread into a network namespace (setns(2))."""
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _dump(one: socket.socket, kind: int, request: bytes) -> Iterator[bytes]:
+    """Yield the bodies of the answers; nothing of a namespace that went meanwhile."""
+    one.send(_HEADER.pack(_HEADER.size + len(request), kind, _DUMP, kind, 0) + request)
+    while True:
+        data, start = one.recv(1 << 17), 0
+        while start + _HEADER.size <= len(data):
+            length, found, *_ = _HEADER.unpack_from(data, start)
+            if found in (_DONE, _ERROR):
+                return
+            yield data[start + _HEADER.size : start + length]
+            start += (length + 3) & ~3
+
+
+def _attributes(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    while start + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, start)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[start + 4 : start + length]
+        start += (length + 3) & ~3
