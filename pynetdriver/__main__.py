@@ -31,6 +31,7 @@ from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
 from pynetdriver.monitor import Monitor
+from pynetdriver.neighbours import Neighbours
 from pynetdriver.restore import restore
 from pynetdriver.server import Server, routes
 from pynetdriver.store.sqlite import SqliteStore
@@ -112,11 +113,11 @@ async def _serve(socket_path: Path, state_dir: Path, firewall: str) -> None:
         netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
         kernel = Kernel(netlink, make_firewall(firewall))
         journal = Journal(store, kernel)
-        leasing = Leasing(store)
+        leasing, neighbours = Leasing(store), Neighbours(Conflicts())
         reserve: Reserve = lambda *asked: ipam.reserve(*asked)  # noqa: E731
-        driver = NetworkDriver(journal, kernel, ports, chains, Conflicts(), leasing, reserve)
+        driver = NetworkDriver(journal, kernel, ports, chains, neighbours, leasing, reserve)
         pool6 = unique_local_prefix(_machine_id())
-        ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, driver, pool6)
+        ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, neighbours, pool6)
         # Watched from before anything is compared, so that no change falls between.
         watch = Watch(kernel.health)
         monitor = Monitor(kernel, driver, ipam, watch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from itertools import product
 from math import inf
@@ -27,10 +27,10 @@ from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
-from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station
 from pynetdriver.names import PREFIX_LENGTH
+from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Plan
 from pynetdriver.pool import last_free, overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
@@ -78,7 +78,7 @@ class NetworkDriver:
         kernel: Kernel,
         ports: HostPorts,
         chains: EngineChains,
-        conflicts: Conflicts,
+        neighbours: Neighbours,
         leasing: Leasing,
         reserve: Reserve,
     ) -> None:
@@ -88,7 +88,7 @@ class NetworkDriver:
             reserve: holds an address of one of pynet's own pools, given by address space and subnet: the named one,
                 or the last that is free and not among others; answers None for a pool that is not pynet's.
         """
-        self._conflicts = conflicts
+        self._neighbours = neighbours
         self._leasing = leasing
         leasing.tell(self._lease_changed)
         self._reserve = reserve
@@ -107,7 +107,6 @@ class NetworkDriver:
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
-        self._lans: dict[IPNetwork, str] | None = None
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
@@ -131,7 +130,6 @@ class NetworkDriver:
                     break  # else what was seen of the host may be what a network did that went meanwhile
             network = self._with_host_addresses(network)
             self.networks[network.id] = replace(network, phase="creating")
-            self._lans = None
             plan = backend.network_plan(network)
             try:
                 await self._journal.create(network, plan)
@@ -143,10 +141,9 @@ class NetworkDriver:
                     raise
             except BaseException:
                 del self.networks[network.id]
-                self._lans = None
                 raise
             self.networks[network.id] = network
-            self._lans = None
+            self._neighbours.know(network)
         return wire.Empty()
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
@@ -185,7 +182,7 @@ class NetworkDriver:
             self._know(replace(endpoint, phase="creating"))
             try:
                 if self._backend(network).station(network, endpoint) is None:
-                    await self._refuse_held(network, endpoint)
+                    await self._neighbours.refuse_held(network, endpoint)
                 else:
                     endpoint = await self._leased(network, endpoint)
                 around = self.network_plan(network)
@@ -200,8 +197,7 @@ class NetworkDriver:
                 raise
             self._know(endpoint)
             self._keep_lease(endpoint)
-            for address in endpoint.addresses.values():
-                self._conflicts.forget(self._backend(network).lan(network) or "", address)
+            self._neighbours.taken_up(network, endpoint)
         return _endpoint_answer(endpoint)
 
     async def delete_endpoint(self, request: wire.EndpointRequest) -> wire.Empty:
@@ -395,10 +391,9 @@ class NetworkDriver:
     async def _leased(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Get an endpoint's address from the LAN's DHCP server. Raises PynetError."""
         await self._collect_if_dead(self._leasing.holder(endpoint))
-        link = self._backend(network).lan(network)
 
         async def taken(address: IPAddress) -> str | None:
-            return None if link is None else await self._holder(link, address, endpoint.mac)
+            return await self._neighbours.holder(network, address, endpoint.mac)
 
         endpoint = await self._leasing.obtain(endpoint, self._station, taken)
         self._know(replace(endpoint, phase="creating"))
@@ -454,51 +449,6 @@ class NetworkDriver:
                 (link,) = self.endpoint_plan(former).moving
                 await self._kernel.readdress(link, former.sandbox, former.address4, lease)
 
-    async def _refuse_held(self, network: Network, endpoint: Endpoint) -> None:
-        """Refuse an address that another machine on the LAN has. Raises Conflict."""
-        link = self._backend(network).lan(network)
-        if link is None:
-            return
-        addresses = list(endpoint.addresses.values())
-        macs = await asyncio.gather(*(self._holder(link, address, endpoint.mac) for address in addresses))
-        for address, mac in zip(addresses, macs, strict=True):
-            if mac is not None:
-                raise Conflict(
-                    f'address {address} is in use on the LAN of "{link}" by {mac}; choose another, or keep containers'
-                    " from it with --aux-address or --ip-range when the network is created"
-                )
-
-    async def _holder(self, link: str, address: IPAddress, *own: str) -> str | None:
-        try:
-            return await self._conflicts.holder(link, address, own)
-        except PynetError as error:
-            log.info("cannot ask whether an address is in use", address=str(address), error=str(error))
-            return None  # the LAN is not there, so nobody else is
-
-    def lans(self) -> Mapping[IPNetwork, str]:
-        """List the pools of networks that are on a LAN, with the link to ask there; see `ipam.Others`."""
-        if self._lans is None:
-            ready = [one for one in self.networks.values() if one.phase == "ready"]
-            links = [(one, self._backend(one).lan(one)) for one in ready]
-            self._lans = {subnet.pool: link for one, link in links if link for subnet in one.subnets}
-        return self._lans
-
-    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
-        """Tell who else on the LAN of a network with this pool has an address; see `ipam.Others`."""
-        link = self.lans().get(pool)
-        return None if link is None else await self._holder(link, address)
-
-    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
-        """Ask the LAN of a network with this pool for addresses; see `ipam.Others`."""
-        link = self.lans().get(pool)
-        if link is None or not addresses:
-            return {}
-        try:
-            return await self._conflicts.ask_ahead(link, addresses)
-        except PynetError as error:
-            log.debug("cannot ask for addresses ahead of time", error=str(error))
-            return {}
-
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""
         return self._backend(network).network_plan(network)
@@ -511,7 +461,8 @@ class NetworkDriver:
     def restore(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
         """Take up networks and endpoints of an earlier process."""
         self.networks = {one.id: one for one in networks}
-        self._lans = None
+        for network in self.networks.values():
+            self._neighbours.know(network)
         self._unmentioned = set(self.networks)
         for endpoint in endpoints:
             self._know(endpoint)
@@ -520,7 +471,7 @@ class NetworkDriver:
         """Forget what is being removed by others."""
         if isinstance(record, Network):
             self.networks.pop(record.id, None)
-            self._lans = None
+            self._neighbours.forget(record)
         else:
             self._forget(record)
 
@@ -603,7 +554,7 @@ class NetworkDriver:
             if network is None:
                 return
             self.networks[network.id] = replace(network, phase="deleting")
-            self._lans = None
+            self._neighbours.forget(network)
             for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
                 try:
                     await self._delete_endpoint(endpoint.id, release=True)
@@ -614,7 +565,6 @@ class NetworkDriver:
                 await self._journal.delete(network, plan)
             finally:
                 del self.networks[network.id]
-                self._lans = None
                 self.unsound.discard(network.id)
             self._leasing.forget_network(network.id)
             judged = (one for one in self.networks.values() if self.network_plan(one).segments)

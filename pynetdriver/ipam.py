@@ -38,8 +38,9 @@ ENGINE_OPTIONS = "com.docker.network."
 class Others(Protocol):
     """Who else holds addresses of a pool on its LAN; nobody does where there is none to ask."""
 
-    def lans(self) -> Mapping[IPNetwork, str]:
-        """List the pools that are on a LAN."""
+    @property
+    def pools(self) -> Collection[IPNetwork]:
+        """The pools that are on a LAN."""
         ...
 
     async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
@@ -198,8 +199,8 @@ class IpamDriver:
 
     async def ask_ahead(self) -> None:
         """Ask for the addresses that will be given next, so that no container's start has to wait for that."""
-        lans = self._others.lans()
-        for pool in [one for one in self._pools.values() if one.subnet in lans] if lans else []:
+        on_lans = self._others.pools
+        for pool in [one for one in self._pools.values() if one.subnet in on_lans] if on_lans else []:
             if pool.id in self._pools:
                 held = await self._others.ask_ahead(pool.subnet, self._allocators[pool.id].upcoming(_AHEAD))
                 allocator = self._allocators.get(pool.id)

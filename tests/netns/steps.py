@@ -28,6 +28,7 @@ from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
+from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Route, Up, Upper, Veth
 from pynetdriver.restore import restore
 from pynetdriver.store import Change
@@ -166,7 +167,13 @@ class Process:
         self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
         self.journal = Journal(self._store, self._kernel)
         self.driver = NetworkDriver(
-            self.journal, self._kernel, self._ports, chains, Conflicts(), Leasing(self._store), lambda *_: None
+            self.journal,
+            self._kernel,
+            self._ports,
+            chains,
+            Neighbours(Conflicts()),
+            Leasing(self._store),
+            lambda *_: None,
         )
 
     async def __aenter__(self) -> "Process":
