@@ -25,13 +25,13 @@ from pynetdriver.backends import Backend, backend_named
 from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
-from pynetdriver.kernel import Kernel
+from pynetdriver.kernel import Kernel, Links
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.leasing import Leasing
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Interior, Plan
 from pynetdriver.pool import last_free, overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 
@@ -307,7 +307,8 @@ class NetworkDriver:
             if endpoint.sandbox is None or not there.here.isdisjoint(plan.moving):
                 adrift[endpoint.id] = self._adrift.get(endpoint.id, now)
             forgotten = now - adrift.get(endpoint.id, now) > FORGOTTEN_S
-            gone = forgotten or not there.has(plan)
+            # A link that went with the one that it stood on is made again when that is back.
+            gone = forgotten or not (there.has(plan) or self._kernel.netlink.is_missing(plan.lowers))
             if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
                 log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
                 await self._delete_endpoint(endpoint.id)
@@ -324,14 +325,17 @@ class NetworkDriver:
                 damaged.setdefault(endpoint.network_id, set()).add(id)
             elif kind == "network":
                 damaged.setdefault(id, set())
-        return set().union(*await asyncio.gather(*(self._repair(*one) for one in damaged.items())))
+        there = await self._kernel.links_of_plans(
+            [self.endpoint_plan(self.endpoints[id]) for ids in damaged.values() for id in ids]
+        )
+        return set().union(*await asyncio.gather(*(self._repair(*one, there) for one in damaged.items())))
 
     def owns(self, owner: str) -> bool:
         """Tell whether a plan's owner is known still."""
         id = owner.partition(":")[2]
         return id in self.networks or id in self.endpoints
 
-    async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
+    async def _repair(self, network_id: str, endpoint_ids: set[str], there: Links | None = None) -> set[str]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
         repaired: set[str] = set()
         if network_id in self.unsound:
@@ -352,6 +356,8 @@ class NetworkDriver:
                         if plan.foreign:
                             self._journal.use_settings(plan)
                         await self._kernel.apply_objects(plan)
+                        if there is not None and id in self.endpoints:
+                            await self._rebuild(self.endpoints[id], plan, there)
                         repaired.add(plan.owner)
                         self.unsound.discard(id)
                 except PynetError as error:
@@ -363,6 +369,11 @@ class NetworkDriver:
                         self.unsound.add(id)
                         return repaired
         return repaired
+
+    async def _rebuild(self, endpoint: Endpoint, plan: Plan, there: Links) -> None:
+        """Make a link again that is nowhere, in the container that had it."""
+        if endpoint.sandbox is not None and not there.has(plan) and not self._kernel.netlink.is_missing(plan.lowers):
+            await self._kernel.rebuild(plan, endpoint.sandbox, self._interior(endpoint))
 
     def _is_whole(self, network_id: str, id: str) -> bool:
         records = (self.networks.get(network_id), self.networks.get(id) or self.endpoints.get(id))
@@ -432,22 +443,35 @@ class NetworkDriver:
                     endpoint=endpoint_id[:12],
                     address=str(former.address4.ip),
                 )
-                endpoint = replace(former, lease=replace(former.lease, lease_s=0))
+                endpoint = replace(former, lease=replace(former.lease, gateway=None, routes=(), lease_s=0))
             else:
                 self._leasing.renewed(former, lease)
                 endpoint = replace(former, address4=lease.address, lease=lease)
             self._forget_addresses(former)
             self._know(endpoint)
             await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
-            moved = (
-                lease is None
-                or has_lost
-                or (lease.address, lease.gateway, lease.routes)
-                != (former.lease.address, former.lease.gateway, former.lease.routes)
-            )
-            if moved and former.sandbox is not None:
+            interior = self._interior(endpoint)
+            # As text, since networks of one subnet are equal whatever their own addresses are.
+            if former.sandbox is not None and (has_lost or str(interior) != str(self._interior(former))):
                 (link,) = self.endpoint_plan(former).moving
-                await self._kernel.readdress(link, former.sandbox, former.address4, lease)
+                await self._kernel.readdress(link, former.sandbox, former.address4, interior)
+
+    def _interior(self, endpoint: Endpoint) -> Interior:
+        """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no address."""
+        attachment = self._backend(self.networks[endpoint.network_id]).attachment(
+            self.networks[endpoint.network_id], endpoint
+        )
+        has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
+        addresses = [
+            one for one in (endpoint.address4, endpoint.address6) if one and not (has_lost and one.version == 4)
+        ]
+        ways = [
+            (IPNetwork(one.destination), IPAddress(one.next_hop) if one.next_hop else None) for one in attachment.routes
+        ]
+        for gateway in (attachment.gateway4, attachment.gateway6):
+            if gateway is not None:
+                ways.append((IPNetwork("0.0.0.0/0" if gateway.version == 4 else "::/0"), gateway))
+        return Interior(attachment.prefix, tuple(addresses), tuple(ways))
 
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""

@@ -327,6 +327,18 @@ HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
 @dataclass(frozen=True)
+class Interior:
+    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there.
+
+    `ways` are routes: a destination with its next hop, None for what is on the link itself.
+    """
+
+    prefix: str
+    addresses: tuple[IPNetwork, ...] = ()
+    ways: tuple[tuple[IPNetwork, IPAddress | None], ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything one owner (`network:<id>` or `endpoint:<id>`) wants."""
 
@@ -365,6 +377,11 @@ class Plan:
         """Links that are on the host only while the endpoint is in no sandbox."""
         pairs = [one.peer for one in self.objects if isinstance(one, Veth)]
         return (*pairs, *(one.name for one in self.objects if isinstance(one, Upper) and one.moves))
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """Links on which those stand that move into a sandbox: without them there is nothing to move."""
+        return tuple(one.lower for one in self.objects if isinstance(one, Upper) and one.moves)
 
     def __str__(self) -> str:
         return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])

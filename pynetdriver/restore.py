@@ -48,7 +48,8 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     there = await kernel.links_of_plans(endpoint_plans.values())
     for endpoint in driver.endpoints.values():
         plan = endpoint_plans[endpoint.id]
-        if endpoint.phase == driver.networks[endpoint.network_id].phase == "ready" and there.has(plan):
+        ready = endpoint.phase == driver.networks[endpoint.network_id].phase == "ready"
+        if ready and (there.has(plan) or kernel.netlink.is_missing(plan.lowers)):
             plans[plan.owner] = plan
             driver.restore_ports(endpoint)
         else:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,15 +24,15 @@ from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import aliases_elsewhere, readdress
+from pynetdriver.kernel.sandbox import aliases_elsewhere, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
-from pynetdriver.model import DhcpLease
 from pynetdriver.plan import (
     Address,
     Adopted,
     Bridge,
     Dummy,
     Hairpin,
+    Interior,
     LinkSysctl,
     Object,
     Parent,
@@ -49,7 +49,7 @@ class Links:
     """Names of links: those on the host, and pynet's in containers."""
 
     here: set[str]
-    elsewhere: set[str]
+    elsewhere: Collection[str]
 
     def has(self, plan: Plan) -> bool:
         """Tell whether an endpoint has its link still: the end that stays, or the one that moves, wherever that is."""
@@ -79,6 +79,11 @@ class Kernel:
         Raises:
             PynetError: the first thing that could not be done; what was done before it stays.
         """
+        if former is not None and former.objects != plan.objects:
+            self.health.forget(former)
+            for one in former.objects:
+                if isinstance(one, Route) and one not in plan.objects:
+                    await self._remove(one)
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
@@ -106,13 +111,20 @@ class Kernel:
         """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError."""
         here = self.netlink.links()
         hidden = any(not plan.anchors and not here.issuperset(plan.moving) for plan in plans)
-        return Links(here, await asyncio.to_thread(aliases_elsewhere) if hidden else set())
+        elsewhere = await asyncio.to_thread(aliases_elsewhere) if hidden else {}
+        for name, number in elsewhere.items():
+            self.health.link_moved(name, number)
+        return Links(here, elsewhere)
 
-    async def readdress(self, link: str, key: str, former: IPNetwork, lease: DhcpLease | None) -> None:
+    async def readdress(self, link: str, key: str, former: IPNetwork, interior: Interior) -> None:
         """Change the address of a link that is in a container; see `sandbox.readdress`. Raises HostError."""
-        # The thread is in the container's namespace from then on, so it has to be a new one.
-        with ThreadPoolExecutor(1, thread_name_prefix="sandbox") as thread:
-            await asyncio.get_running_loop().run_in_executor(thread, readdress, link, key, former, lease)
+        await _in_thread_of_its_own(readdress, link, key, former, interior)
+
+    async def rebuild(self, plan: Plan, key: str, interior: Interior) -> None:
+        """Make an endpoint's link again in its container; see `sandbox.rebuild`. Raises HostError."""
+        for one in plan.objects:
+            if isinstance(one, Upper) and one.moves:
+                await _in_thread_of_its_own(rebuild, one, self.health.namespace_of(one.name), key, interior)
 
     async def stands(self, plan: Plan) -> bool:
         """Tell whether what others made and a plan needs is as it was found. Raises Conflict; see `Netlink.stands`."""
@@ -185,6 +197,12 @@ class Kernel:
                 await self.netlink.remove_route(one)
             case Hairpin() | Address() | LinkSysctl() | Up() | Parent():
                 pass  # goes with its link, or was not made
+
+
+async def _in_thread_of_its_own(work: Callable[..., None], *arguments: object) -> None:
+    """Run what leaves its thread in a container's namespace."""
+    with ThreadPoolExecutor(1, thread_name_prefix="sandbox") as thread:
+        await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
 
 
 def _shared(plan: Plan) -> list[str]:

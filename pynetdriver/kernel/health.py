@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import structlog
+from netaddr import IPAddress
 
 from pynetdriver.names import ENGINE_BRIDGE
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Made, Parent, Plan, Route, Upper, Veth
@@ -53,8 +54,10 @@ class Health:
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
         self._addresses: dict[RawAddress, tuple[str, Address]] = {}
-        #: By link: what goes with it, and who wants it back.
-        self._routes: dict[str, dict[str, Route]] = {}
+        #: By link: what goes with it, and who wants that back.
+        self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
+        #: Links that move into containers, with the number of the namespace where each is.
+        self._moving: dict[str, int | None] = {}
         #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
         self._foreign: dict[str, dict[str, Adopted | Parent]] = {}
         self._gone: set[str] = set()
@@ -68,7 +71,9 @@ class Health:
         for one in plan.objects:
             match one:
                 case Upper(moves=True):
-                    pass  # nothing is told of it where it goes
+                    # Nothing is told of it where it goes.
+                    self._moving.setdefault(one.name, None)
+                    self._dependents.setdefault(one.lower, {})[plan.owner, one.name] = one
                 case Bridge() | Dummy() | Upper():
                     owners = self._links[one.name].owners if one.name in self._links else set()
                     self._links[one.name] = _Expected(owners | {plan.owner}, one)
@@ -79,7 +84,7 @@ class Health:
                 case Address():
                     self._addresses[_raw(one)] = (plan.owner, one)
                 case Route():
-                    self._routes.setdefault(one.link, {})[f"{plan.owner} {one.address}"] = one
+                    self._dependents.setdefault(one.link, {})[plan.owner, str(one)] = one
                 case Adopted() | Parent():
                     self._foreign.setdefault(one.link, {})[plan.owner] = one
 
@@ -87,6 +92,9 @@ class Health:
         """Expect nothing more of what a plan names."""
         for one in plan.objects:
             match one:
+                case Upper(moves=True):
+                    self._moving.pop(one.name, None)
+                    self._no_longer_on(one.lower, plan.owner, one.name)
                 case Bridge() | Dummy() | Upper() | Veth():
                     expected = self._links.get(one.name)
                     if expected is not None:
@@ -96,10 +104,7 @@ class Health:
                 case Address():
                     self._addresses.pop(_raw(one), None)
                 case Route():
-                    routes = self._routes.get(one.link, {})
-                    routes.pop(f"{plan.owner} {one.address}", None)
-                    if not routes:
-                        self._routes.pop(one.link, None)
+                    self._no_longer_on(one.link, plan.owner, str(one))
                 case Adopted() | Parent():
                     owners = self._foreign.get(one.link, {})
                     owners.pop(plan.owner, None)
@@ -109,6 +114,12 @@ class Health:
         for key in [key for key in self._damage if key[0] == plan.owner]:
             del self._damage[key]
 
+    def _no_longer_on(self, link: str, owner: str, what: str) -> None:
+        dependents = self._dependents.get(link, {})
+        dependents.pop((owner, what), None)
+        if not dependents:
+            self._dependents.pop(link, None)
+
     def _damaged(self, owner: str, kind: str, name: str, what: str) -> None:
         self._damage[owner, name] = Damage(owner, kind, what)
 
@@ -116,12 +127,17 @@ class Health:
         self._damage.pop((owner, name), None)
 
     def _link_damaged(self, name: str, what: str) -> None:
-        """Note what is wrong with a link of pynet's, and that routes by it may have gone."""
+        """Note what is wrong with a link of pynet's, and that what hangs on it may have gone."""
         expected = self._links[name]
         for owner in expected.owners:
             self._damaged(owner, expected.link.word, name, f"{expected.link.word} {name} {what}")
-        for key, route in self._routes.get(name, {}).items():
-            self._damaged(key.partition(" ")[0], "route", str(route), f"{route} went with its link")
+        self._dependents_damaged(name)
+
+    def _dependents_damaged(self, link: str, source: IPAddress | None = None) -> None:
+        """Note what went with a link, or of that only the routes with a source address."""
+        for (owner, what), one in self._dependents.get(link, {}).items():
+            if source is None or (isinstance(one, Route) and one.source == source):
+                self._damaged(owner, "route" if isinstance(one, Route) else one.word, what, f"{what} went with {link}")
 
     def take(self) -> list[Damage]:
         """Hand over what is wrong; what stays wrong is found by the next look at everything."""
@@ -140,7 +156,22 @@ class Health:
             self._seen.add(name)
         if ENGINE_BRIDGE.fullmatch(name):
             self.engine_bridges_changed = True
-        return name in self._links or name in self._foreign
+        return name in self._links or name in self._foreign or name in self._moving
+
+    def link_moved(self, name: str, number: int) -> None:
+        """Note into which namespace a link went."""
+        if name in self._moving:
+            self._moving[name] = number
+
+    def namespace_gone(self, number: int | None) -> None:
+        """Note that a number may be another namespace's from now on; None for all of them."""
+        for name, one in self._moving.items():
+            if number is None or one == number:
+                self._moving[name] = None
+
+    def namespace_of(self, name: str) -> int | None:
+        """Give the number of the namespace into which a link went, as far as that was seen."""
+        return self._moving.get(name)
 
     def link_seen(self, link: Picture) -> None:
         """Compare a link with what it should be."""
@@ -181,6 +212,7 @@ class Health:
         for owner, one in self._foreign[name].items():
             kind, word = ("bridge", "adopted bridge") if isinstance(one, Adopted) else ("parent", "parent")
             self._damaged(owner, kind, name, f"{word} {name} is back without what pynet had on it")
+        self._dependents_damaged(name)
 
     def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
         """Note that an address was given to a link or taken from it."""
@@ -190,9 +222,7 @@ class Health:
             return
         if not is_there:
             self._damaged(owner, "address", str(expected), f"{expected} is gone")
-            for key, route in self._routes.get(expected.link, {}).items():
-                if route.source == expected.address.ip:
-                    self._damaged(key.partition(" ")[0], "route", str(route), f"{route} went with its source")
+            self._dependents_damaged(expected.link, expected.address.ip)
             return
         self._sound(owner, str(expected))
         if self._seen is not None:

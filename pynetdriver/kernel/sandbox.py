@@ -1,6 +1,6 @@
 """Where pynet's links went: they are found in other network namespaces without entering these.
 
-Only what a container's address server changed is changed inside.
+Inside is only done what the engine does not do: another address that a server gave, a link that was lost.
 
 The kernel numbers a namespace when a link is moved there, and answers for the links of a numbered one
 (IFLA_TARGET_NETNSID of linux/if_link.h). A link has its first name as alias, which outlasts renaming.
@@ -14,14 +14,17 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from netaddr import IPNetwork
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.model import DhcpLease
+from pynetdriver.names import PLAIN_GROUP
+from pynetdriver.plan import Interior, Upper
 
 # linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
 _DONE, _ERROR, _REQUEST, _DUMP = 3, 2, 0x1, 0x301
@@ -30,51 +33,99 @@ _NSID, _NSID_OF_DESCRIPTOR, _ALIAS, _EXT_MASK, _TARGET_NSID = 1, 3, 20, 29, 46
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
 _SKIP_STATS = 8
+_IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 _HEADER = struct.Struct("=IHHII")
 _WAIT_S = 5.0
 
 
-def aliases_elsewhere() -> set[str]:
-    """List the aliases of all links in namespaces into which this one has moved links.
+def aliases_elsewhere() -> dict[str, int]:
+    """Map the aliases of all links in namespaces into which this one has moved links to the namespaces' numbers.
 
     Takes about 0.1 ms a namespace, so it is for threads.
 
     Raises:
         HostError: the kernel does not answer.
     """
-    return set(_elsewhere())
+    return {alias: number for alias, (number, _) in _elsewhere().items()}
 
 
-def readdress(alias: str, key: str, former: IPNetwork, lease: DhcpLease | None) -> None:
-    """Give a link in a container another address, gateway and routes, or none; for threads of its own alone.
+def readdress(alias: str, key: str, former: IPNetwork | None, interior: Interior) -> None:
+    """Give a link in a container other addresses and routes; for threads of their own alone.
 
     Args:
         key: the path of the container's namespace, which not every mount namespace shows.
+        former: the address that goes.
 
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
     try:
         number, index = _elsewhere()[alias]
+    except KeyError:
+        raise HostError(f"link {alias} is in no container") from None
+    with _told(f"give link {alias} in its container another address"):
         with _namespace(number, key) as namespace:
             _enter(namespace)
         with IPRoute() as netlink:
-            with contextlib.suppress(NetlinkError):
-                netlink.addr("del", index=index, address=str(former.ip), prefixlen=former.prefixlen)
-            if lease is None:
-                return
-            netlink.addr("add", index=index, address=str(lease.address.ip), prefixlen=lease.address.prefixlen)
-            for destination, next_hop in lease.routes:
-                way = {"gateway": str(next_hop)} if int(next_hop) else {"scope": "link"}
-                netlink.route("replace", dst=str(destination), oif=index, **way)
-            if lease.gateway is not None:
-                netlink.route("replace", dst="default", oif=index, gateway=str(lease.gateway))
-    except KeyError:
-        raise HostError(f"link {alias} is in no container") from None
+            if former is not None:
+                with contextlib.suppress(NetlinkError):
+                    netlink.addr("del", index=index, address=str(former.ip), prefixlen=former.prefixlen)
+            _furnish(netlink, index, interior)
+
+
+def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> None:
+    """Make a link anew that went with its lower one, in the container that had it; for threads of their own alone.
+
+    Args:
+        number: that of the container's namespace, None if it is not known.
+
+    Raises:
+        HostError: the container is not to be found, or the kernel refuses.
+    """
+    with _told(f"make link {upper.name} again in its container"):
+        with _namespace(number, key) as namespace, IPRoute() as host:
+            attributes: dict[str, Any] = {f"{upper.kind}_{name}": value for name, value in upper.attributes}
+            attributes |= {"address": upper.mac} if upper.mac else {}
+            attributes |= {"mtu": upper.mtu} if upper.mtu else {}
+            lower = socket.if_nametoindex(upper.lower)
+            host.link(
+                "add",
+                ifname=upper.name,
+                kind=upper.kind,
+                link=lower,
+                group=PLAIN_GROUP,
+                net_ns_fd=namespace,
+                **attributes,
+            )
+            _enter(namespace)
+        with IPRoute() as netlink:
+            taken = {name for _, name in socket.if_nameindex()}
+            name = next(one for one in (f"{interior.prefix}{number}" for number in count()) if one not in taken)
+            index = socket.if_nametoindex(upper.name)
+            netlink.link("set", index=index, ifalias=upper.name)
+            netlink.link("set", index=index, ifname=name)
+            netlink.link("set", index=index, state="up")
+            _furnish(netlink, index, interior)
+
+
+def _furnish(netlink: Any, index: int, interior: Interior) -> None:
+    for address in interior.addresses:
+        flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+        netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.prefixlen, **flags)
+    for destination, next_hop in sorted(interior.ways, key=lambda way: way[1] is not None):
+        family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+        way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
+        netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
     except NetlinkError as error:
-        raise HostError.of(error.code, f"give link {alias} in its container another address") from error
+        raise HostError.of(error.code, what) from error
     except OSError as error:
-        raise HostError.of(error.errno or 0, f"enter the container of link {alias}") from error
+        raise HostError.of(error.errno or 0, what) from error
 
 
 def _elsewhere() -> dict[str, tuple[int, int]]:
@@ -96,17 +147,20 @@ def _elsewhere() -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _namespace(number: int, key: str) -> Iterator[int]:
+def _namespace(number: int | None, key: str) -> Iterator[int]:
     """Open the namespace that has a number: where the engine has it, or by a process that lives there."""
-    for path in (Path(key), *Path("/proc").glob("[0-9]*/ns/net")):
-        with contextlib.suppress(OSError):
+    for path in (Path(key), *(Path("/proc").glob("[0-9]*/ns/net") if number is not None else ())):
+        try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _number_of(descriptor) == number:
-                    yield descriptor
-                    return
-            finally:
-                os.close(descriptor)
+        except OSError:
+            continue
+        try:
+            found = _number_of(descriptor)
+            if found is not None and number in (found, None):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
     raise HostError("the container's namespace is not visible here; mount the engine's folder, or share its processes")
 
 

@@ -26,11 +26,12 @@ log = structlog.get_logger()
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _ROUTE, _NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 0, 12, 270, 1, 33
-_ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV6_IFADDR": 9}
+_ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV6_IFADDR": 9, "NSID": 28}
 _ERROR, _DONE, _DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
-_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR = 16, 17, 18, 20, 21, 22
+_NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _DELNSID = 16, 17, 18, 20, 21, 22, 89
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
 _SKIP_STATS, _SLAVE_DATA, _IFF_UP = 8, 5, 1
+_NEW_NSID, _NSID = 45, 1
 _MODES = {4: "hairpin", 33: "isolated", 39: "locked"}
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
@@ -102,6 +103,7 @@ class Watch:
                     self.overrun = True
                     self.engine_rules_changed.set()
                 else:
+                    self._health.namespace_gone(None)
                     self._asked = []
                     self.look()
                 continue
@@ -130,6 +132,8 @@ class Watch:
             found = dict(_attributes(body, 8))
             address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
             self._health.address_seen((address, prefix_length), index, is_there=kind == _NEWADDR)
+        elif kind == _DELNSID:
+            self._health.namespace_gone(_number(dict(_attributes(body, 4)), _NSID))
         elif kind in (_DONE, _ERROR):
             # A list of what changed meanwhile may lack something that is there.
             if kind == _ERROR or flags & _INTERRUPTED:
@@ -148,6 +152,8 @@ class Watch:
                 return
         name = _text(found.get(_IFNAME, b""))
         if kind == _DELLINK:
+            if _NEW_NSID in found:
+                self._health.link_moved(name, _number(found, _NEW_NSID))
             if family != socket.AF_BRIDGE:  # or else it is a port that left its bridge
                 self._health.link_gone(name)
             return

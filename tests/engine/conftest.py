@@ -15,7 +15,8 @@ from tests.engine.lab import Lab
 from tests.lab.command import Unavailable
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
-from tests.lab.lan import Lan
+from tests.lab.lan import Lan, Site
+from tests.lab.wait import eventually
 
 #: Version and iptables flavour: Debian stable's, its successor, the distribution's own. pynet is of the same flavour.
 EACH_KIND: tuple[tuple[str, ...], ...] = (("28.5", "nft"), ("26.1", "legacy"))
@@ -67,3 +68,21 @@ def lab(session_lab: Lab) -> Iterator[Lab]:
     yield session_lab
     session_lab.clean()
     assert session_lab.state() == session_lab.baseline
+
+
+@pytest.fixture(scope="module")
+def module_site(session_lab: Lab) -> Iterator[Site]:
+    with Site(session_lab.host) as site:
+        yield site
+
+
+@pytest.fixture
+def site(lab: Lab, module_site: Site) -> Iterator[Site]:
+    """The lab's machine on a LAN with a switch; afterwards nothing is left on the parent."""
+    module_site.before = module_site.snapshot()
+    yield module_site
+    lab.clean()
+    try:
+        eventually(lambda: module_site.snapshot() == module_site.before)
+    except TimeoutError:
+        assert module_site.snapshot() == module_site.before
