@@ -132,6 +132,8 @@ class NetworkDriver:
             self.networks[network.id] = replace(network, phase="creating")
             plan = backend.network_plan(network)
             try:
+                if plan.trial:
+                    await self._kernel.netlink.try_upper(plan.trial)
                 await self._journal.create(network, plan)
                 try:
                     await self.allow_forwarding()

@@ -6,7 +6,7 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from netaddr import IPAddress, IPNetwork
@@ -81,7 +81,8 @@ class Upper:
     mtu: int | None = None
     shared: bool = False
     moves: bool = False
-    away: bool = False
+    # Where it is makes it no other link: after Leave it is still inside, and on its way back.
+    away: bool = field(default=False, compare=False)
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -340,12 +341,16 @@ class Interior:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything one owner (`network:<id>` or `endpoint:<id>`) wants."""
+    """Everything one owner (`network:<id>` or `endpoint:<id>`) wants.
+
+    `trial` is a link like those to come, which is made and removed once to learn what only the kernel knows.
+    """
 
     owner: str
     settings: tuple[HostSetting, ...] = ()
     objects: tuple[Object, ...] = ()
     intents: tuple[Intent, ...] = ()
+    trial: Upper | None = None
 
     @property
     def links(self) -> frozenset[str]:

@@ -203,7 +203,9 @@ def network_plan(network: Network, options: ParentOptions, attributes: Attribute
         objects += [Parent(parent)]
     if options.host_access:
         objects += _shim(network, parent, attributes)
-    return Plan(f"network:{network.id}", objects=tuple(objects))
+    # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
+    trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
+    return Plan(f"network:{network.id}", objects=tuple(objects), trial=trial if objects == [Parent(parent)] else None)
 
 
 def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]:

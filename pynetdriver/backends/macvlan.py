@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def network_plan(network: Network) -> Plan:
     plan = _parent.network_plan(network, options, _attributes(options))
     if not options.promiscuous:
         return plan
-    return Plan(plan.owner, (Promiscuity(_parent.parent_name(network) or ""),), plan.objects)
+    return dataclasses.replace(plan, settings=(Promiscuity(_parent.parent_name(network) or ""),))
 
 
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:

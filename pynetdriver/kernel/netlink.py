@@ -48,6 +48,11 @@ _NUD_NOARP = 0x40
 _NTF_MASTER, _NTF_STICKY = 0x04, 0x40
 #: What the kernel gives a bridge whose last port went (net/bridge/br_if.c, br_mtu_min).
 _MTU_WITHOUT_PORTS = 1500
+#: Why the kernel puts no link on another (drivers/net/macvlan.c, drivers/net/ipvlan/ipvlan_main.c).
+_NO_UPPER = {
+    errno.EBUSY: "it is a port of a bridge or bond, or carries links of another kind",
+    errno.EINVAL: "a link in passthru mode shares it with no other, or it takes none of that kind or MTU",
+}
 _NO_MAC = "00:00:00:00:00:00"
 #: struct nlmsghdr and struct ifinfomsg (linux/netlink.h, linux/rtnetlink.h).
 _HEADER, _LINK = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
@@ -293,12 +298,19 @@ class Netlink:
         try:
             await self._netlink.link("add", ifname=upper.name, kind=upper.kind, link=lower, group=PLAIN_GROUP, **wanted)
         except NetlinkError as error:
-            if error.code not in (errno.EBUSY, errno.EINVAL):
+            if error.code not in _NO_UPPER:
                 raise
+            why = _NO_UPPER[error.code]
             raise Conflict(
-                f'the kernel puts no {upper.kind} link on "{upper.lower}": it is a port of a bridge or bond, carries'
-                " links of another kind or one in passthru mode, or is smaller than the MTU; use another parent"
+                f'the kernel puts no {upper.kind} link on "{upper.lower}": {why}; use another parent'
             ) from error
+
+    async def try_upper(self, upper: Upper) -> None:
+        """Make a link and remove it. Raises Conflict if its lower one takes no such link."""
+        try:
+            await self.ensure_upper(upper)
+        finally:
+            await self.remove_link(upper.name, upper.kind)
 
     async def ensure_up(self, up: Up) -> None:
         """Bring a link up; looked at first, as a change that changes nothing is told to everybody too."""
