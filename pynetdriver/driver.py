@@ -524,6 +524,21 @@ class NetworkDriver:
         found = [await netlink.describe(name) for name in names]
         return Facts(mtu, uplink, tuple(one for one in found if one is not None))
 
+    async def follow_host(self) -> None:
+        """Take notice that the links on which networks stand have other addresses or MACs by now.
+
+        One that is not there (yet) is what it was: others make it, unless pynet did.
+        """
+        for network in list(self.networks.values()):
+            if self._backend(network).FOLLOWS_HOST:
+                names = self._backend(network).named_links(network, network.facts.uplink)
+                former = [network.facts.link(name) for name in names]
+                found = [await self._kernel.netlink.describe(name) for name in names]
+                links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
+                facts = replace(network.facts, links=tuple(one for one in links if one is not None))
+                self.networks[network.id] = replace(network, facts=facts)
+                self._neighbours.know(self.networks[network.id])
+
     def _with_host_addresses(self, network: Network) -> Network:
         """Choose the addresses that the host takes on a network and nobody named. Raises Exhausted or Conflict."""
         wanted = self._backend(network).host_addresses(network)

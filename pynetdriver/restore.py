@@ -32,6 +32,8 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     networks, endpoints = journal.load()
     known = {one.id for one in networks}
     driver.restore(networks, [one for one in endpoints if one.network_id in known])
+    await driver.follow_host()
+    networks = list(driver.networks.values())
     links = kernel.netlink.links()
     plans: dict[str, Plan] = {}
     # Left by a removal that failed before its network's; such a link is collected below.

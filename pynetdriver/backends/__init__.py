@@ -135,6 +135,8 @@ class Backend(Protocol):
     Options: type[Any]
     #: Options that say which backend is meant where `backend` does not.
     IMPLIED_BY: tuple[str, ...]
+    #: Whether the facts of its links are those of the present rather than those of when the network was made.
+    FOLLOWS_HOST: bool
 
     def named_links(self, network: Network, uplink: str | None) -> tuple[str, ...]:
         """Name the links on which the network is to stand, whose facts the following functions then find.

@@ -178,6 +178,7 @@ class Options:
 
 
 IMPLIED_BY: tuple[str, ...] = ()
+FOLLOWS_HOST = False
 
 
 def named_links(network: Network, uplink: str | None) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Options(_parent.ParentOptions):
 
 
 IMPLIED_BY = ("ipvlan_mode", "ipvlan_flag")
+FOLLOWS_HOST = True
 
 
 named_links = _parent.named_links

@@ -40,6 +40,7 @@ class Options(_parent.ParentOptions):
 
 
 IMPLIED_BY = ("macvlan_mode",)
+FOLLOWS_HOST = True
 
 
 named_links = _parent.named_links

@@ -1,0 +1,91 @@
+"""Other machines on the LANs of networks, which may have an address that a container is about to get."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+import structlog
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.backends import backend_named
+from pynetdriver.errors import Conflict, PynetError
+from pynetdriver.lan.conflicts import Conflicts
+from pynetdriver.model import Endpoint, Network
+
+log = structlog.get_logger()
+
+
+class Neighbours:
+    """Knows which pools are on a LAN, and asks there. A LAN that cannot be asked has no neighbours."""
+
+    def __init__(self, conflicts: Conflicts) -> None:
+        self._conflicts = conflicts
+        self._networks: dict[IPNetwork, Network] = {}
+
+    def know(self, network: Network) -> None:
+        """Take note of a network that is there."""
+        if _lan(network) or network.facts.links:
+            self._networks.update((subnet.pool, network) for subnet in network.subnets)
+
+    def forget(self, network: Network) -> None:
+        """Take note of a network that goes."""
+        for subnet in network.subnets:
+            if subnet.pool in self._networks and self._networks[subnet.pool].id == network.id:
+                del self._networks[subnet.pool]
+
+    @property
+    def pools(self) -> Collection[IPNetwork]:
+        """The pools that are on a LAN; see `ipam.Others`."""
+        return self._networks.keys()
+
+    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+        """Tell who else has an address of a pool; see `ipam.Others`."""
+        network = self._networks.get(pool)
+        if network is None:
+            return None
+        own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
+        return next(own, None) or await self.holder(network, address)
+
+    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+        """Ask for addresses that will be given; see `ipam.Others`."""
+        network = self._networks.get(pool)
+        link = _lan(network) if network is not None else None
+        if link is None or not addresses:
+            return {}
+        try:
+            return await self._conflicts.ask_ahead(link, addresses)
+        except PynetError as error:
+            log.debug("cannot ask for addresses ahead of time", error=str(error))
+            return {}
+
+    async def holder(self, network: Network, address: IPAddress, *own: str) -> str | None:
+        """Tell the MAC of who has an address on a network's LAN, but for those that are `own`."""
+        link = _lan(network)
+        if link is None:
+            return None
+        try:
+            return await self._conflicts.holder(link, address, own)
+        except PynetError as error:
+            log.info("cannot ask whether an address is in use", address=str(address), error=str(error))
+            return None
+
+    async def refuse_held(self, network: Network, endpoint: Endpoint) -> None:
+        """Refuse the addresses of an endpoint to come if another machine has one. Raises Conflict."""
+        addresses = list(endpoint.addresses.values())
+        macs = await asyncio.gather(*(self.holder(network, address, endpoint.mac) for address in addresses))
+        for address, mac in zip(addresses, macs, strict=True):
+            if mac is not None:
+                raise Conflict(
+                    f'address {address} is in use on the LAN of "{_lan(network)}" by {mac}; choose another, or keep'
+                    " containers from it with --aux-address or --ip-range when the network is created"
+                )
+
+    def taken_up(self, network: Network, endpoint: Endpoint) -> None:
+        """Take note that addresses are a container's by now: what was known of them before is void."""
+        for address in endpoint.addresses.values():
+            self._conflicts.forget(_lan(network) or "", address)
+
+
+def _lan(network: Network) -> str | None:
+    return backend_named(network.backend).lan(network)
