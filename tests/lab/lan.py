@@ -126,7 +126,11 @@ class Site:
 
         def told(*command: str) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = json.loads(self.host.run(*command) or "[]")
-            return found
+            for one in found:
+                for value in one.values():
+                    if isinstance(value, list):
+                        value.sort(key=str)
+            return sorted(found, key=str)
 
         def of_parent(*command: str) -> list[dict[str, Any]]:
             return [one for one in told(*command) if self.PARENT in (one.get("ifname"), one.get("dev"))]
