@@ -106,11 +106,8 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     wanted = {name for plan in plans for name in plan.links}
     for name in sorted(kernel.netlink.links() - wanted, reverse=True):
         try:
-            kind = (
-                await kernel.netlink.kind_of_ours(name)
-                if OUR_NAMES.fullmatch(name) or VLAN_NAME.fullmatch(name)
-                else None
-            )
+            may_be = OUR_NAMES.fullmatch(name) or VLAN_NAME.fullmatch(name)
+            kind = await kernel.netlink.kind_of_ours(name) if may_be else None
             if kind is None:
                 continue
             if await kernel.netlink.is_in_use(name):

@@ -115,8 +115,14 @@ class Netlink:
         with _told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
-            users = [one async for one in await self._links() if index in (one.get("master"), one.get("link"))]
-        return bool(users) or ("." in name and len(await asyncio.to_thread(aliases_elsewhere)) > 0)
+            uppers = [
+                one
+                async for one in await self._links()
+                if one.get("master") == index
+                # The ends of a pair stand on each other.
+                or (one.get("link") == index and one.get(("linkinfo", "kind")) != Veth.kind)
+            ]
+        return bool(uppers) or ("." in name and len(await asyncio.to_thread(aliases_elsewhere)) > 0)
 
     async def describe(self, name: str) -> Link | None:
         """Say what a link is, None if there is none of that name."""
