@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,7 @@ class Cycles:
                 ok(self._daemon, method, body)
             for method in GOING:
                 ok(self._daemon, method, ids)
-        lines = [json.loads(line) for line in self._daemon.log[read:].splitlines() if line.startswith("{")]
-        taken = {
-            method: [line["ms"] for line in lines if line["event"] == f"NetworkDriver.{method}"]
-            for method in COMING + GOING
-        }
+        taken = milliseconds(self._daemon, read, COMING + GOING)
         for method, times in taken.items():
             self.milliseconds[method] += times
         come, leave = (
@@ -89,6 +85,12 @@ class Cycles:
         return [sum(times) for times in zip(*(self.milliseconds[method] for method in methods), strict=True)]
 
 
+def milliseconds(daemon: Daemon, since: int, methods: tuple[str, ...]) -> dict[str, list[float]]:
+    """Times of calls by method, as the daemon logged them as JSON after its log had a certain length."""
+    lines = [json.loads(line) for line in daemon.log[since:].splitlines() if line.startswith("{")]
+    return {method: [line["ms"] for line in lines if line["event"] == f"NetworkDriver.{method}"] for method in methods}
+
+
 def attachment(number: int, network_id: str, subnet: int, last: int) -> dict[str, dict[str, Any]]:
     """The first two calls about an endpoint."""
     ids = {"NetworkID": network_id, "EndpointID": endpoint_id(number)}
@@ -98,7 +100,7 @@ def attachment(number: int, network_id: str, subnet: int, last: int) -> dict[str
 
 def calls(folder: Path, quick: bool) -> tuple[list[Row], list[str]]:
     """Time inside pynet, on a host with nothing else; also how it divides among the calls."""
-    with _host(folder / "calls") as (_, daemon):
+    with host(folder / "calls") as (_, daemon):
         ok(daemon, "CreateNetwork", network(_network_id(0), 100))
         cycles = Cycles(daemon, _network_id(0), 100)
         cycles.go(10)
@@ -123,12 +125,12 @@ def thousand(folder: Path, quick: bool) -> list[Row]:
     total = NETWORKS * each
     many, all_ports = f"{total:,} endpoints", f"{total * PORTS:,} published ports"
     with ExitStack() as stack:
-        host, full = stack.enter_context(_host(folder / "full"))
-        _, empty = stack.enter_context(_host(folder / "empty"))
+        netns, full = stack.enter_context(host(folder / "full"))
+        _, empty = stack.enter_context(host(folder / "empty"))
         sandboxes = [stack.enter_context(Namespace()) for _ in range(2)]
         time.sleep(2)  # past the first looks of its monitor
         rows = [limited("memory of the idle daemon", resident_mb(full), "MB", 55)]
-        addresses = _populate(full, host, sandboxes, each)
+        addresses = _populate(full, netns, sandboxes, each)
         rows.append(limited(f"memory of the daemon with {many}", resident_mb(full), "MB", 80))
         rows += _restarts(full, sandboxes[0], addresses[1], many, 2 if quick else 5, most=1)
         _publish_all(full, each)
@@ -164,7 +166,8 @@ def _beside(full: Daemon, empty: Daemon, what: str, quick: bool) -> list[Row]:
 
 
 @contextmanager
-def _host(folder: Path) -> Iterator[tuple[Namespace, Daemon]]:
+def host(folder: Path) -> Iterator[tuple[Namespace, Daemon]]:
+    """A namespace with a daemon that writes its log as JSON; the folder is made."""
     folder.mkdir()
     with Namespace() as netns, Daemon(netns, folder / "pynet.sock", folder / "state", "--log-format", "json") as daemon:
         yield netns, daemon
@@ -174,7 +177,7 @@ def _network_id(number: int) -> str:
     return f"{0xA0 + number:02x}" * 32
 
 
-def _populate(daemon: Daemon, host: Namespace, sandboxes: list[Namespace], each: int) -> list[str]:
+def _populate(daemon: Daemon, netns: Namespace, sandboxes: list[Namespace], each: int) -> list[str]:
     """Make all endpoints, and move their links away as an engine does; returns two addresses of one network.
 
     The first endpoint gets a sandbox of its own, all others share the second.
@@ -186,14 +189,18 @@ def _populate(daemon: Daemon, host: Namespace, sandboxes: list[Namespace], each:
             one = attachment(1 + net * each + number, _network_id(net), 100 + net, 2 + number)
             ok(daemon, "CreateEndpoint", one["CreateEndpoint"])
             moves.append(ok(daemon, "Join", one["Join"])["InterfaceName"]["SrcName"])
-    places = [sandboxes[0], *[sandboxes[1]] * (len(moves) - 1)]
-    batch = [f"link set {link} netns {place.name}\n" for link, place in zip(moves, places, strict=True)]
-    command.run("ip", "-n", host.name, "-batch", "-", input="".join(batch), timeout_s=300)
+    move(netns, {sandboxes[0]: moves[:1], sandboxes[1]: moves[1:]})
     addresses = ["10.100.0.2", "10.100.0.3"]
     for link, place, address in zip(moves, sandboxes, addresses, strict=False):
         command.run("ip", "-n", place.name, "address", "add", f"{address}/24", "dev", link)
         command.run("ip", "-n", place.name, "link", "set", link, "up")
     return addresses
+
+
+def move(netns: Namespace, places: Mapping[Namespace, list[str]]) -> None:
+    """Move links into sandboxes, as an engine does after Join."""
+    batch = [f"link set {link} netns {place.name}\n" for place, links in places.items() for link in links]
+    command.run("ip", "-n", netns.name, "-batch", "-", input="".join(batch), timeout_s=300)
 
 
 def _publish_all(daemon: Daemon, each: int) -> None:

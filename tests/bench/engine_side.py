@@ -20,8 +20,10 @@ from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 from tests.netns.host import endpoint_id, join, network, port, program
+from tests.vm.kernel import INSIDE
 
-ENGINE = "28.5"
+#: In the virtual machine it is the one that is there.
+ENGINE = "own" if INSIDE else "28.5"
 TRAFFIC = (sys.executable, str(Path(__file__).with_name("traffic.py")))
 #: Networks by driver: user-defined ones both.
 SIDES = {BUILTIN: "net-builtin", PYNET: "net-pynet"}
@@ -90,9 +92,9 @@ def footprint(lab: Lab, quick: bool) -> list[Row]:
     lab.daemon.start()
     found = {}
     for side, net in SIDES.items():
-        with _container(lab, "few", net):
+        with container(lab, "few", net):
             before, memory = set(lab.host.pids()), calls.resident_mb(lab.daemon)
-            with _container(lab, "many", net, *_published(count)):
+            with container(lab, "many", net, *_published(count)):
                 new = {pid for pid in lab.host.pids() if pid not in before and not _comm(pid).startswith("containerd")}
                 growth = max(0.0, calls.resident_mb(lab.daemon) - memory)
                 found[side] = (len(new), sum(map(_proportional_mb, new)) if side == BUILTIN else growth)
@@ -151,13 +153,14 @@ def throughput(lab: Lab, quick: bool) -> list[Row]:
         published: dict[str, Callable[[], float]] = {}
         for number, (side, net) in enumerate(SIDES.items()):
             sender, receiver, open_port = f"sender-{number}", f"receiver-{number}", 8090 + number
-            stack.enter_context(_container(lab, sender, net))
-            stack.enter_context(_container(lab, receiver, net, "-p", f"{open_port}:5001"))
+            stack.enter_context(container(lab, sender, net))
+            stack.enter_context(container(lab, receiver, net, "-p", f"{open_port}:5001"))
             address = lab.addresses(receiver, net)["IPAddress"]
+            sink = partial(lab.sandbox, receiver)
             from_container = partial(lab.sandbox, sender, *TRAFFIC, "send", address, "5001", str(seconds))
-            within[side] = partial(_stream, lab, receiver, from_container)
+            within[side] = partial(stream, sink, from_container)
             from_lan = partial(lab.neighbour.popen, *TRAFFIC, "send", Lan.HOST4, str(open_port), str(seconds))
-            published[side] = partial(_stream, lab, receiver, from_lan)
+            published[side] = partial(stream, sink, from_lan)
         return [
             compared(what, in_turn(rounds, sides), "Gbit/s", 1.0, at_least=True)
             for what, sides in (
@@ -209,7 +212,8 @@ def _start(lab: Lab, net: str, count: int) -> float:
 
 
 @contextmanager
-def _container(lab: Lab, name: str, net: str, *arguments: str) -> Iterator[None]:
+def container(lab: Lab, name: str, net: str, *arguments: str) -> Iterator[None]:
+    """A container that does nothing."""
     lab.docker("run", "-d", "--name", name, "--network", net, *arguments, "busybox", "sleep", "3600", timeout_s=600)
     try:
         yield
@@ -220,7 +224,7 @@ def _container(lab: Lab, name: str, net: str, *arguments: str) -> Iterator[None]
 @contextmanager
 def _server(lab: Lab, name: str, net: str, *arguments: str, inside: str = "80") -> Iterator[None]:
     """A container in which a port accepts connections."""
-    with _container(lab, name, net, *arguments):
+    with container(lab, name, net, *arguments):
         process = lab.sandbox(name, *TRAFFIC, "serve", inside, stdout=subprocess.PIPE)
         try:
             assert process.stdout is not None and process.stdout.readline() == b"up\n"
@@ -236,8 +240,9 @@ def _connect(lab: Lab, published: int, count: int) -> float:
     return times[len(times) // 2]
 
 
-def _stream(lab: Lab, receiver: str, sender: Callable[[], subprocess.Popen[bytes]]) -> float:
-    sink = lab.sandbox(receiver, *TRAFFIC, "sink", "5001", stdout=subprocess.PIPE)
+def stream(receiver: Callable[..., subprocess.Popen[bytes]], sender: Callable[[], subprocess.Popen[bytes]]) -> float:
+    """Gbit/s of one connection to port 5001; the receiver starts a program where it is to listen."""
+    sink = receiver(*TRAFFIC, "sink", "5001", stdout=subprocess.PIPE)
     try:
         assert sink.stdout is not None and sink.stdout.readline() == b"up\n"
         assert sender().wait(60) == 0

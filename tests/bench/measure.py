@@ -86,6 +86,18 @@ def compared(
     return Row(name, builtin, shown(samples.median(side), unit), _spread(ratios), wanted, met)
 
 
+def added(what: str, samples: Samples, most_ms: float | None, side: str, base: str = BUILTIN) -> Row:
+    """Make a row of two sides whose difference has a limit; values are in seconds."""
+    more = [(one - other) * 1000 for one, other in zip(samples.values[side], samples.values[base], strict=True)]
+    # What is judged is what is shown.
+    middle, low, high = (round(one) for one in (statistics.median(more), *quartiles(more)))
+    builtin = shown(samples.median(base), "s") if base == BUILTIN else "-"
+    goal = "-" if most_ms is None else f"≤ {base} + {most_ms:g} ms"
+    met = None if most_ms is None else middle <= most_ms
+    spread = f"**{middle:+d} ms** ({low:+d} to {high:+d})"
+    return Row(what, builtin, shown(samples.median(side), "s"), spread, goal, met)
+
+
 def limited(what: str, value: float, unit: Unit, most: float | None, builtin: str = "-", spread: str = "-") -> Row:
     """Make a row of a value that has a limit of its own."""
     goal = "-" if most is None else f"≤ {most:g} {unit}".rstrip()

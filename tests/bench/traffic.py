@@ -4,7 +4,9 @@ usage: python traffic.py serve PORT                     accept and close, until 
        python traffic.py connect ADDRESS PORT COUNT     prints the microseconds of each connect() as JSON
        python traffic.py sink PORT                      takes one connection, prints its Gbit/s
        python traffic.py send ADDRESS PORT SECONDS      sends as much as it can
-A server prints "up" as soon as it listens.
+       python traffic.py tap LINK                       prints DHCP messages that pass a link, until killed: nanoseconds
+                                                        since 1970, message type, transaction, as JSON, one a line
+A server prints "up" as soon as it listens, and so does a tap.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ _CHUNK = 1 << 20
 _WARM_UP = 500
 #: Close at once, by a reset: thousands of connections leave no port in TIME_WAIT.
 _RESET = struct.pack("ii", 1, 0)
+_ALL = 0x0003  # ETH_P_ALL of linux/if_ether.h: only a tap for all sees what the machine itself sends
+_TIMESTAMP = 35  # SO_TIMESTAMPNS of asm-generic/socket.h; the kernel says when a frame passed
+_TIMESPEC = struct.Struct("ll")
+_MAGIC, _MESSAGE_TYPE = b"\x63\x82\x53\x63", 53  # RFC 2131 section 3, RFC 2132 section 9.6
 
 
 def serve(port: str) -> None:
@@ -61,6 +67,33 @@ def send(address: str, port: str, seconds: str) -> None:
             one.sendall(data)
 
 
+def tap(link: str) -> None:
+    """Print the DHCP messages that pass."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as packets:
+        packets.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
+        packets.bind((link, _ALL))
+        _say("up")
+        while True:
+            frame, notes, _, _ = packets.recvmsg(2048, socket.CMSG_SPACE(_TIMESPEC.size))
+            message = _dhcp(frame)
+            if message is not None and notes:
+                seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
+                _say(json.dumps([seconds * 10**9 + nanoseconds, *message]))
+
+
+def _dhcp(frame: bytes) -> tuple[int, int] | None:
+    """Return type and transaction of a DHCP message."""
+    bootp = 14 + 4 * (frame[14] & 15) + 8 if len(frame) > 42 else 0
+    if not bootp or frame[12:14] != b"\x08\0" or frame[23] != socket.IPPROTO_UDP:
+        return None
+    if frame[bootp + 236 : bootp + 240] != _MAGIC:
+        return None
+    at = bootp + 240
+    while at + 2 < len(frame) and frame[at] != _MESSAGE_TYPE:
+        at += 2 + frame[at + 1] if frame[at] else 1
+    return (frame[at + 2], int.from_bytes(frame[bootp + 4 : bootp + 8])) if at + 2 < len(frame) else None
+
+
 def _listener(port: str) -> socket.socket:
     server = socket.create_server(("", int(port)), backlog=4096)
     _say("up")
@@ -72,7 +105,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-_COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "connect": connect, "sink": sink, "send": send}
+_COMMANDS: dict[str, Callable[..., None]] = {"serve": serve, "connect": connect, "sink": sink, "send": send, "tap": tap}
 
 if __name__ == "__main__":
     _COMMANDS[sys.argv[1]](*sys.argv[2:])
