@@ -124,6 +124,7 @@ class Veth:
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
 
     A `locked` port takes no frame with another source MAC than the peer's (linux/if_link.h, IFLA_BRPORT_LOCKED).
+    The peer's MTU may be less than the port's: a bridge takes the least of its ports'.
     """
 
     kind: ClassVar[str] = "veth"
@@ -136,6 +137,7 @@ class Veth:
     bridge: str
     isolated: bool
     locked: bool = False
+    peer_mtu: int | None = None
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -143,7 +145,8 @@ class Veth:
 
     def __str__(self) -> str:
         flags = (" isolated" if self.isolated else "") + (" locked" if self.locked else "")
-        return f"link {self.name} type veth mtu {self.mtu} master {self.bridge}{flags} peer {self.peer}"
+        peer = self.peer + (f" mtu {self.peer_mtu}" if self.peer_mtu else "")
+        return f"link {self.name} type veth mtu {self.mtu} master {self.bridge}{flags} peer {peer}"
 
 
 @dataclass(frozen=True)

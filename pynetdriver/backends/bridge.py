@@ -338,6 +338,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
         bridge=_bridge(network),
         isolated=not options.icc,
         locked=_adopted(network) and (options.anti_spoof or network.internal),
+        peer_mtu=_leased_mtu(network, endpoint),
     )
     return Plan(
         owner=f"endpoint:{endpoint.id}",
@@ -416,6 +417,13 @@ def _adopted(network: Network) -> bool:
 
 def _bridge(network: Network) -> str:
     return parse_options(Options, network.options).bridge or bridge_name(network.id)
+
+
+def _leased_mtu(network: Network, endpoint: Endpoint) -> int | None:
+    """The MTU that a DHCP server names, unless the user did or the bridge has less."""
+    leased = endpoint.lease.mtu if endpoint.lease else None
+    named = parse_options(Options, network.options).mtu
+    return leased if leased is not None and named is None and leased < _mtu(network) else None
 
 
 def _mtu(network: Network) -> int:

@@ -253,7 +253,7 @@ class Netlink:
                 raise HostError(_gone(veth.bridge))
             index = _index(veth.name)
             if index is None:
-                peer = {"ifname": veth.peer, "mtu": veth.mtu, "address": veth.peer_mac}
+                peer = {"ifname": veth.peer, "mtu": veth.peer_mtu or veth.mtu, "address": veth.peer_mac}
                 # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
                 # A bridge may take the lowest of its ports' addresses; one that begins so does not change it.
                 mac = f"fe{veth.peer_mac[2:]}"
@@ -277,20 +277,24 @@ class Netlink:
                 await self._netlink.brport("set", index=index, **{flag: 1 for flag, is_on in flags.items() if is_on})
 
     async def ensure_upper(self, upper: Upper) -> None:
-        """Make a link on top of another, down.
+        """Make a link on top of another, down, or bring ours in line.
 
         Raises:
             Conflict: somebody else's link has the name, or the lower one is in use in another way.
         """
         if upper.away:
             return
-        with _told(f'create link {upper.name} on "{upper.lower}"'):
+        with _told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
             lower = _index(upper.lower)
             if lower is None:
                 raise HostError(no_parent(upper.lower))
             index = _index(upper.name)
             if index is not None:
-                await self._ours(index, upper.name, upper.kind)
+                link = await self._ours(index, upper.name, upper.kind)
+                wanted = {"address": upper.mac, "mtu": upper.mtu}
+                changed = {key: value for key, value in wanted.items() if value and link.get(key) != value}
+                if changed:
+                    await self._netlink.link("set", index=index, **changed)
                 return
             await self._add_upper(upper, lower)
             if upper.moves:
@@ -340,8 +344,8 @@ class Netlink:
         Raises:
             Conflict: somebody else has a route of his own to it.
         """
-        wanted = self._route(route)
         with _told(f"add route to {route.address} by {route.link}"):
+            wanted = self._route(route)
             try:
                 await self._netlink.route("add", **wanted)
             except NetlinkError as error:
@@ -354,6 +358,9 @@ class Netlink:
                         f'this host has a route of its own to {route.address} by "{link}"; remove it, or choose'
                         " another address"
                     ) from None
+                # An IPv6 route outlives its source address, but without it (net/ipv6/route.c, fib6_remove_prefsrc).
+                if there.get("prefsrc") != wanted.get("prefsrc"):
+                    await self._netlink.route("replace", **wanted)
 
     async def remove_route(self, route: Route) -> None:
         """Undo `ensure_route`; an absent route is fine, and so is one whose link is gone."""
