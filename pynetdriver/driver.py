@@ -455,8 +455,13 @@ class NetworkDriver:
             interior = self._interior(endpoint)
             # As text, since networks of one subnet are equal whatever their own addresses are.
             if former.sandbox is not None and (has_lost or str(interior) != str(self._interior(former))):
-                (link,) = self.endpoint_plan(former).moving
-                await self._kernel.readdress(link, former.sandbox, former.address4, interior)
+                await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, former.address4, interior)
+                if lease is not None:
+                    log.warning(
+                        "container has what a new DHCP lease says; the engine goes on showing what it had first",
+                        endpoint=endpoint_id[:12],
+                        address=str(lease.address.ip),
+                    )
 
     def _interior(self, endpoint: Endpoint) -> Interior:
         """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no address."""

@@ -24,7 +24,7 @@ from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import aliases_elsewhere, readdress, rebuild
+from pynetdriver.kernel.sandbox import aliases_elsewhere, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
 from pynetdriver.plan import (
     Address,
@@ -116,9 +116,13 @@ class Kernel:
             self.health.link_moved(name, number)
         return Links(here, elsewhere)
 
-    async def readdress(self, link: str, key: str, former: IPNetwork, interior: Interior) -> None:
-        """Change the address of a link that is in a container; see `sandbox.readdress`. Raises HostError."""
-        await _in_thread_of_its_own(readdress, link, key, former, interior)
+    async def readdress(self, plan: Plan, key: str, former: IPNetwork, interior: Interior) -> None:
+        """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
+        if plan.anchors:
+            place = await self.netlink.place_of_peer(plan.anchors[0])
+        else:
+            place = await asyncio.to_thread(place_of, plan.moving[0])
+        await _in_thread_of_its_own(readdress, place, key, former, interior)
 
     async def rebuild(self, plan: Plan, key: str, interior: Interior) -> None:
         """Make an endpoint's link again in its container; see `sandbox.rebuild`. Raises HostError."""

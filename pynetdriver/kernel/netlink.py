@@ -26,7 +26,7 @@ from pyroute2.netlink.rtnl import RTM_DELLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
-from pynetdriver.kernel.sandbox import aliases_elsewhere
+from pynetdriver.kernel.sandbox import Place, aliases_elsewhere
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, Route, Up, Upper, Veth
@@ -123,6 +123,14 @@ class Netlink:
                 or (one.get("link") == index and one.get(("linkinfo", "kind")) != Veth.kind)
             ]
         return bool(uppers) or ("." in name and len(await asyncio.to_thread(aliases_elsewhere)) > 0)
+
+    async def place_of_peer(self, name: str) -> Place:
+        """Find the other end of a pair, which is in a container. Raises HostError."""
+        with _told(f"find the other end of {name}"):
+            link = await self._link(socket.if_nametoindex(name))
+        if link.get("link_netnsid") is None:
+            raise HostError(f"the other end of {name} is in no container")
+        return Place(int(link.get("link_netnsid")), int(link.get("link")))
 
     async def describe(self, name: str) -> Link | None:
         """Say what a link is, None if there is none of that name."""

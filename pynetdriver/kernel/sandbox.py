@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from netaddr import IPNetwork
 from pyroute2 import IPRoute
@@ -38,6 +38,13 @@ _HEADER = struct.Struct("=IHHII")
 _WAIT_S = 5.0
 
 
+class Place(NamedTuple):
+    """The number of a namespace, and a link's index in it."""
+
+    number: int
+    link: int
+
+
 def aliases_elsewhere() -> dict[str, int]:
     """Map the aliases of all links in namespaces into which this one has moved links to the namespaces' numbers.
 
@@ -49,7 +56,15 @@ def aliases_elsewhere() -> dict[str, int]:
     return {alias: number for alias, (number, _) in _elsewhere().items()}
 
 
-def readdress(alias: str, key: str, former: IPNetwork | None, interior: Interior) -> None:
+def place_of(alias: str) -> Place:
+    """Find a link in a container by its alias, for threads. Raises HostError."""
+    try:
+        return Place(*_elsewhere()[alias])
+    except KeyError:
+        raise HostError(f"link {alias} is in no container") from None
+
+
+def readdress(place: Place, key: str, former: IPNetwork | None, interior: Interior) -> None:
     """Give a link in a container other addresses and routes; for threads of their own alone.
 
     Args:
@@ -59,18 +74,14 @@ def readdress(alias: str, key: str, former: IPNetwork | None, interior: Interior
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
-    try:
-        number, index = _elsewhere()[alias]
-    except KeyError:
-        raise HostError(f"link {alias} is in no container") from None
-    with _told(f"give link {alias} in its container another address"):
-        with _namespace(number, key) as namespace:
+    with _told("give a link in its container another address"):
+        with _namespace(place.number, key) as namespace:
             _enter(namespace)
         with IPRoute() as netlink:
             if former is not None:
                 with contextlib.suppress(NetlinkError):
-                    netlink.addr("del", index=index, address=str(former.ip), prefixlen=former.prefixlen)
-            _furnish(netlink, index, interior)
+                    netlink.addr("del", index=place.link, address=str(former.ip), prefixlen=former.prefixlen)
+            _furnish(netlink, place.link, interior)
 
 
 def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> None:
