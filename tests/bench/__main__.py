@@ -78,13 +78,16 @@ class Bench:
 
     def go(self, names: list[str]) -> None:
         """Measure; those that need an engine first, the others after it is gone."""
-        with_engine: dict[str, Callable[[Lab, bool], list[Row]]] = {
+        on_bridges: dict[str, Callable[[Lab, bool], list[Row]]] = {
             "run": engine_side.run,
             "ports": partial(engine_side.ports, picture=self.picture),
             "footprint": engine_side.footprint,
             "connect": engine_side.connect,
             "throughput": engine_side.throughput,
             "crowd": engine_side.crowd,
+        }
+        with_engine: dict[str, Callable[[Lab, bool], list[Row]]] = {
+            **on_bridges,
             "macvlan": partial(lan_side.starts, kind="macvlan"),
             "host-access": lan_side.throughput,
         }
@@ -92,7 +95,8 @@ class Bench:
         if not elsewhere:
             with_engine["ipvlan"] = partial(lan_side.starts, kind="ipvlan")
         if not with_engine.keys().isdisjoint(names):
-            with engine_side.laboratory(self._folder) as lab:
+            bridges = not on_bridges.keys().isdisjoint(names)
+            with engine_side.laboratory(self._folder, bridges) as lab:
                 self.engine = lab.engine.version
                 for name in [one for one in with_engine if one in names]:
                     self._note(name, partial(with_engine[name], lab, self._quick))

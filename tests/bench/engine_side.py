@@ -40,15 +40,16 @@ class Picture:
 
 
 @contextmanager
-def laboratory(folder: Path) -> Iterator[Lab]:
-    """An engine with pynet and a LAN, and a network of each driver."""
+def laboratory(folder: Path, bridges: bool) -> Iterator[Lab]:
+    """An engine with pynet and a LAN, perhaps with a bridge network of each driver."""
     with ExitStack() as stack:
         engine = stack.enter_context(Engine(ENGINE))
         lan = stack.enter_context(Lan(engine.netns))
         daemon = stack.enter_context(Daemon(engine.netns, engine.plugins / "pynet.sock", folder / "engine"))
         lab = Lab(engine.version, engine, lan, daemon)
-        lab.docker("network", "create", "-d", "bridge", SIDES[BUILTIN])
-        lab.network(SIDES[PYNET])
+        if bridges:
+            lab.docker("network", "create", "-d", "bridge", SIDES[BUILTIN])
+            lab.network(SIDES[PYNET])
         yield lab
 
 

@@ -32,7 +32,7 @@ def starts(lab: Lab, quick: bool, kind: Kind) -> list[Row]:
         AHEAD: (*ours, "--ipam-driver", "pynet"),
     }
     # In the virtual machine all takes ten times as long.
-    rounds = (1 if INSIDE else 2) if quick else (5 if INSIDE else 15)
+    rounds = (1 if INSIDE else 2) if quick else (3 if INSIDE else 15)
     with ExitStack() as stack:
         for number, (side, words) in enumerate(networks.items()):
             subnet = ("--subnet", f"10.8{number}.0.0/24", "--gateway", f"10.8{number}.0.1")
@@ -51,7 +51,7 @@ def starts(lab: Lab, quick: bool, kind: Kind) -> list[Row]:
 
 def throughput(lab: Lab, quick: bool) -> list[Row]:
     """One TCP connection between host and container, against one between containers of the network."""
-    rounds, seconds = (2, 0.5) if quick else (7, 2.0)
+    rounds, seconds = (2, 0.5) if quick else (5, 2.0)
     subnet = ("--subnet", "192.0.2.0/24", "--ip-range", "192.0.2.128/25", "--gateway", Lan.NEIGHBOUR4)
     options = ("-o", "backend=macvlan", "-o", "host_access=true")
     within, to_container, to_host = "containers", "to container", "to host"

@@ -37,8 +37,8 @@ _HOW = """\
 * Throughput: one TCP connection between two Python programs, two seconds a round.
 * macvlan and ipvlan: all networks, of either driver, are on one parent, a veth to a second namespace. Nobody there
   has the containers' addresses, so the conflict check waits in vain for as long as it does. Where this machine's
-  kernel has no ipvlan, it is measured on Debian's kernel in QEMU, which translates every instruction: times are many
-  times longer there, and what a fixed wait adds is less of them.
+  kernel has no ipvlan, it is measured on Debian's kernel in QEMU, which translates every instruction (TCG): all work
+  takes many times longer there, the fixed wait of the check does not.
 * Throughput between host and container: as above, by the host's own link on the parent (`host_access=true`), to
   the host's own LAN address; against a connection between two containers of the same network, measured in turn.
 * Endpoints on a parent: time inside pynet of CreateEndpoint and Join. The links of the thousand are in another
