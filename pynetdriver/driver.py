@@ -10,7 +10,7 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import product
 from math import inf
 from typing import Any, TypeVar
@@ -311,6 +311,8 @@ class NetworkDriver:
             forgotten = now - adrift.get(endpoint.id, now) > FORGOTTEN_S
             # A link that went with the one that it stood on is made again when that is back.
             gone = forgotten or not (there.has(plan) or self._kernel.netlink.is_missing(plan.lowers))
+            if gone and not forgotten and plan.lowers:
+                gone = not await self._is_revived(endpoint, plan)
             if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
                 log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
                 await self._delete_endpoint(endpoint.id)
@@ -376,6 +378,14 @@ class NetworkDriver:
         """Make a link again that is nowhere, in the container that had it."""
         if endpoint.sandbox is not None and not there.has(plan) and not self._kernel.netlink.is_missing(plan.lowers):
             await self._kernel.rebuild(plan, endpoint.sandbox, self._interior(endpoint))
+
+    async def _is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
+        """Tell whether a link is there after all or could be made again, what it stood on being back just now."""
+        async with self._lock(endpoint.id):
+            there = await self._kernel.links_of_plans([plan])
+            with suppress(PynetError):
+                await self._rebuild(endpoint, plan, there)
+            return (await self._kernel.links_of_plans([plan])).has(plan)
 
     def _is_whole(self, network_id: str, id: str) -> bool:
         records = (self.networks.get(network_id), self.networks.get(id) or self.endpoints.get(id))

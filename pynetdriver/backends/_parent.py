@@ -159,7 +159,7 @@ def check(
 def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
     """Find what the network stands on in the end: the parent, or what its VLAN is to be made on."""
     parent = network.facts.link(name)
-    if OUR_NAMES.fullmatch(name):
+    if OUR_NAMES.fullmatch(name) or (parent is not None and parent.ours and parent.kind != "vlan"):
         raise Conflict(f'"{name}" is a link of pynet\'s own or of a container; choose another parent')
     if parent is None or parent.ours:
         vlan = VLAN_NAME.fullmatch(name)

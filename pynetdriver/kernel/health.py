@@ -54,6 +54,8 @@ class Health:
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
         self._addresses: dict[RawAddress, tuple[str, Address]] = {}
+        #: By destination, of which the host has one each.
+        self._routes: dict[bytes, tuple[str, Route]] = {}
         #: By link: what goes with it, and who wants that back.
         self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
         #: Links that move into containers, with the number of the namespace where each is.
@@ -84,6 +86,7 @@ class Health:
                 case Address():
                     self._addresses[_raw(one)] = (plan.owner, one)
                 case Route():
+                    self._routes[one.address.packed] = (plan.owner, one)
                     self._dependents.setdefault(one.link, {})[plan.owner, str(one)] = one
                 case Adopted() | Parent():
                     self._foreign.setdefault(one.link, {})[plan.owner] = one
@@ -104,6 +107,7 @@ class Health:
                 case Address():
                     self._addresses.pop(_raw(one), None)
                 case Route():
+                    self._routes.pop(one.address.packed, None)
                     self._no_longer_on(one.link, plan.owner, str(one))
                 case Adopted() | Parent():
                     owners = self._foreign.get(one.link, {})
@@ -227,6 +231,13 @@ class Health:
         self._sound(owner, str(expected))
         if self._seen is not None:
             self._seen.add(str(expected))
+
+    def route_gone(self, destination: bytes, index: int) -> None:
+        """Note that a route of pynet's was taken from a link."""
+        owner, route = self._routes.get(destination, ("", None))
+        # With its link gone the route is not what is to be mended.
+        if route is not None and _index(route.link) == index:
+            self._damaged(owner, "route", str(route), f"{route} is gone")
 
     def begin_look(self) -> None:
         """From now on note what is seen, to know at the end what is not there."""

@@ -1,4 +1,4 @@
-"""What others do to links, addresses and nftables, told by the kernel as it happens.
+"""What others do to links, addresses, pynet's routes and nftables, told by the kernel as it happens.
 
 Two netlink sockets, read by the event loop. Messages are taken apart only as far as needed: a container's
 start sends dozens, and most of them are known by their first attribute to be of no interest.
@@ -21,12 +21,13 @@ import structlog
 from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
+from pynetdriver.kernel.netlink import ROUTE_PROTOCOL
 
 log = structlog.get_logger()
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _ROUTE, _NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 0, 12, 270, 1, 33
-_ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV6_IFADDR": 9, "NSID": 28}
+_ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV4_ROUTE": 7, "IPV6_IFADDR": 9, "IPV6_ROUTE": 11, "NSID": 28}
 _ERROR, _DONE, _DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _DELNSID = 16, 17, 18, 20, 21, 22, 89
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
@@ -34,6 +35,8 @@ _SKIP_STATS, _SLAVE_DATA, _IFF_UP = 8, 5, 1
 _NEW_NSID, _NSID = 45, 1
 _MODES = {4: "hairpin", 33: "isolated", 39: "locked"}
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+# struct rtmsg and attributes of linux/rtnetlink.h.
+_DELROUTE, _PROTOCOL, _RTA_DST, _RTA_OIF = 25, 5, 1, 4
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NFTABLES_GROUP, _SUBSYSTEM, _NEWGEN, _CHAINS, _TABLES = 7, 10, 15, {3, 5, 27}, {0, 2, 26}
 _GEN_PID, _GEN_NAME = 2, 3
@@ -132,6 +135,9 @@ class Watch:
             found = dict(_attributes(body, 8))
             address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
             self._health.address_seen((address, prefix_length), index, is_there=kind == _NEWADDR)
+        elif kind == _DELROUTE and body[_PROTOCOL] == ROUTE_PROTOCOL:
+            found = dict(_attributes(body, 12))
+            self._health.route_gone(found.get(_RTA_DST, b""), _number(found, _RTA_OIF))
         elif kind == _DELNSID:
             self._health.namespace_gone(_number(dict(_attributes(body, 4)), _NSID))
         elif kind in (_DONE, _ERROR):

@@ -74,7 +74,7 @@ def test_networks_and_containers_come_and_go(host: Host, lan: Namespace) -> None
             assert reaches(one, address), address
         assert reaches(lan, "192.0.2.20") and reaches(lan, "2001:db8:1::20") and reaches(two, "192.0.2.20")
         for address in (HOST4, HOST6):  # which is what host_access is for
-            assert not reaches(one, address), address
+            assert not reaches(one, address, 1), address
         assert not host.state().rules and host.netns.sysctl("net/ipv4/ip_forward") == "0"
         leave(host, 2, sandbox=one)
         leave(host, 3, sandbox=two)
@@ -164,7 +164,7 @@ def test_host_and_containers_reach_each_other(host: Host, lan: Namespace) -> Non
 
 def test_the_address_of_the_host_is_the_users_choice(host: Host, lan: Namespace) -> None:
     """Given with the option, or as the auxiliary address `host`, for each family."""
-    for options, wanted in (
+    cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"host_access": "192.0.2.77"}, ["192.0.2.77/32", "2001:db8:1::fffe/128"]),
         ({"host_access": "2001:db8:1::77"}, ["192.0.2.254/32", "2001:db8:1::77/128"]),
         (
@@ -175,7 +175,8 @@ def test_the_address_of_the_host_is_the_users_choice(host: Host, lan: Namespace)
             {"host_access": "true", "aux": {"a": "192.0.2.254", "b": "2001:db8:1::fffe"}},
             ["192.0.2.253/32", "2001:db8:1::fffd/128"],
         ),
-    ):
+    ]
+    for options, wanted in cases:
         host.ok("CreateNetwork", on_parent(pool6=POOL6, **options))
         assert addresses(host) == wanted
         delete(host)
@@ -187,8 +188,8 @@ def test_pynets_own_pool_keeps_the_address_of_the_host(host: Host, lan: Namespac
     for pool, within, host_address in (("192.0.2.0/24", "192.0.2.128/29", "192.0.2.135"), (POOL6, "", "")):
         asked = {"AddressSpace": space, "Pool": pool, "SubPool": within, "Options": None, "V6": ":" in pool}
         pool_id = host.ok("IpamDriver.RequestPool", asked)["PoolID"]
-        version = {"pool6": pool, "pool4": ""} if ":" in pool else {"pool4": pool}
-        host.ok("CreateNetwork", on_parent(space=space, host_access="true", conflict_check="false", **version))
+        pools = ("", pool) if ":" in pool else (pool, "")
+        host.ok("CreateNetwork", on_parent(NETWORK, *pools, space=space, host_access="true", conflict_check="false"))
         (taken,) = addresses(host)
         assert not host_address or taken == f"{host_address}/32"
         named = {"PoolID": pool_id, "Address": taken.partition("/")[0], "Options": None}

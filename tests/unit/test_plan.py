@@ -258,7 +258,8 @@ def test_an_adopted_bridge_may_have_the_subnet_already() -> None:
 def test_one_host_binding_leaves_out_the_other_family(options: dict[str, str], addresses: list[str]) -> None:
     """Who binds to 127.0.0.1 does not mean all IPv6 addresses."""
     network = a_network(options=bridge_options(**options))
-    assert BRIDGE.publishing(network).addresses == tuple(map(IPAddress, addresses))
+    publishing = BRIDGE.publishing(network)
+    assert publishing is not None and publishing.addresses == tuple(map(IPAddress, addresses))
 
 
 @pytest.mark.parametrize(
