@@ -1,23 +1,27 @@
-"""Run tests on Debian's kernel in a virtual machine, then those that need a reboot.
+"""Run tests on Debian's kernel in virtual machines, then those that need a reboot.
 
 usage: python -m tests.vm                     what `@pytest.mark.needs_kernel` marks, and the reboots
-       python -m tests.vm PYTEST-ARGUMENT…    only these, inside: `tests/netns -k vlan`
+       python -m tests.vm PYTEST-ARGUMENT…    only these, in one machine: `tests/netns -k vlan`
 """
 
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.lab.command import Unavailable
 from tests.lab.sweep import sweep
 
-from .image import HERE, PROJECT, ensure_image
+from .image import HERE, PROJECT, Image, ensure_image
 from .machine import PATIENCE, VirtualMachine
 
 #: What pytest gives a test here, in pyproject.toml.
 TEST_TIMEOUT_S = 120
 ENGINES = "own:nft"
+#: Machines at a time: each has one CPU, and takes two gigabytes of memory.
+MACHINES = 2
+NO_TESTS = 5  #: pytest's exit code
 
 
 def main() -> None:
@@ -27,18 +31,28 @@ def main() -> None:
     except Unavailable as error:
         sys.exit(not_run(error))
     sweep()
-    arguments = sys.argv[1:]
-    with VirtualMachine(image) as vm:
-        begin = time.monotonic()
-        vm.start()
-        say(f"Debian's kernel {vm.run('uname', '-r').strip()} runs after {time.monotonic() - begin:.0f} s")
-        code = inside(vm, *(arguments or ("-m", "needs_kernel", "--durations=5", *marked())))
-    if not arguments:
-        say("reboots")
-        # In a process of its own, as the tests out here are no different from others.
-        pytest = (sys.executable, "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}")
-        code = subprocess.run((*pytest, str(HERE / "test_reboot.py")), cwd=PROJECT, check=False).returncode or code
-    sys.exit(code)
+    if sys.argv[1:]:
+        sys.exit(inside(image, "", *sys.argv[1:]))
+    codes = (shared_out(image), reboots())
+    sys.exit(max(codes))
+
+
+def shared_out(image: Image) -> int:
+    """Run the marked tests in several machines at a time, each of which takes a share of them."""
+    arguments = ("-v", "-m", "needs_kernel", "--durations=5", *marked())
+    with ThreadPoolExecutor(MACHINES) as pool:
+        shares = [f"{number}/{MACHINES}" for number in range(1, MACHINES + 1)]
+        codes = list(pool.map(lambda share: inside(image, share, *arguments), shares))
+    failed = [code for code in codes if code not in (0, NO_TESTS)]
+    # There may be fewer tests than machines, but not none.
+    return failed[0] if failed else min(codes)
+
+
+def reboots() -> int:
+    """Run the tests that start machines of their own: out here, in a process like any other."""
+    say("reboots")
+    pytest = (sys.executable, "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}", "-n", str(MACHINES))
+    return subprocess.run((*pytest, str(HERE / "test_reboot.py")), cwd=PROJECT, check=False).returncode
 
 
 def marked() -> list[str]:
@@ -47,16 +61,36 @@ def marked() -> list[str]:
     return [str(file.relative_to(PROJECT)) for file in files if "mark.needs_kernel" in file.read_text()]
 
 
-def inside(vm: VirtualMachine, *arguments: str) -> int:
-    """Run pytest in there; returns its exit code."""
-    columns = shutil.get_terminal_size().columns
+def inside(image: Image, share: str, *arguments: str) -> int:
+    """Run pytest in a machine; returns its exit code.
+
+    Args:
+        share: which of the tests, e.g. "1/2"; all if empty. It also begins the lines that are shown.
+    """
+    columns = shutil.get_terminal_size().columns - len(share) - 1
     color = "yes" if sys.stdout.isatty() else "no"
-    return vm.stream(
-        *("python", "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}", f"--color={color}", *arguments),
-        output=show,
-        environment={"PYNET_ENGINES": ENGINES, "COLUMNS": str(columns)},
-        timeout_s=2 * TEST_TIMEOUT_S * PATIENCE,
-    )
+    with VirtualMachine(image) as vm:
+        begin = time.monotonic()
+        vm.start()
+        say(f"{share} Debian's kernel {vm.run('uname', '-r').strip()} runs after {time.monotonic() - begin:.0f} s")
+        return vm.stream(
+            *("python", "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}", f"--color={color}", *arguments),
+            output=Lines(share) if share else show,
+            environment={"PYNET_ENGINES": ENGINES, "PYNET_SHARE": share, "COLUMNS": str(columns)},
+            timeout_s=2 * TEST_TIMEOUT_S * PATIENCE,
+        )
+
+
+class Lines:
+    """Show text of one of several sources: whole lines, which begin with its name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begun = ""
+
+    def __call__(self, text: str) -> None:
+        *lines, self._begun = (self._begun + text).split("\n")
+        show("".join(f"{self._name} {line}\n" for line in lines))
 
 
 def not_run(reason: Unavailable) -> int:
