@@ -1,3 +1,5 @@
+#: How long answers are waited for: with what goes on around it, a container's start takes less than 0.1 s longer.
+WITHIN_S = 0.085
 """Whether another machine on the LAN holds an address that a container is about to use.
 
 It is asked as by a machine that wants the address for itself: with an ARP probe for IPv4 (RFC 5227 section 2.1.1) and
@@ -59,7 +61,7 @@ _PROGRAM: tuple[Instruction, ...] = (
 
 
 async def holders(
-    link: str, addresses: Collection[IPAddress], own: Collection[str] = (), within_s: float = 0.1
+    link: str, addresses: Collection[IPAddress], own: Collection[str] = (), within_s: float = WITHIN_S
 ) -> dict[IPAddress, str]:
     """Ask for addresses, up to some 1000 at once, and return the MACs of those who answered or want them too.
 

@@ -19,7 +19,7 @@ import pynetdriver.lan.probe
 from pynetdriver.errors import HostError
 from pynetdriver.lan.conflicts import FRESH_S, Conflicts
 from pynetdriver.lan.packet import PacketSocket
-from pynetdriver.lan.probe import claim, holders, probe
+from pynetdriver.lan.probe import WITHIN_S, claim, holders, probe
 from tests.lab import command
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
@@ -35,7 +35,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 #: Of a machine that is played by the test.
 PLAYED = "02:00:00:00:00:77"
 BYTES = bytes.fromhex(PLAYED.replace(":", ""))
-#: An upper bound for what takes 0.1 s, and half of what must not be waited for, on a machine that is busy.
+#: An upper bound for what takes `WITHIN_S`, and half of what must not be waited for, on a machine that is busy.
 SOON_S = 0.3
 
 
@@ -152,7 +152,7 @@ def test_held_addresses_are_found(machine: Namespace, neighbour: Namespace, kind
                 machine.run("ip", "link", "set", port, "up")
         begin = time.monotonic()
         assert running(machine, lambda: holders(link, [*FREE.values(), *expected])) == expected
-        assert 0.1 <= time.monotonic() - begin < SOON_S
+        assert WITHIN_S <= time.monotonic() - begin < SOON_S
         begin = time.monotonic()
         assert running(machine, lambda: holders(link, list(expected), within_s=2 * SOON_S)) == expected
         assert time.monotonic() - begin < SOON_S
@@ -170,9 +170,9 @@ def test_hundreds_of_addresses_are_asked_for_at_once(machine: Namespace, neighbo
         begin = time.monotonic()
         found = running(machine, lambda: holders("lan0", [*free, *held]))
         took_s = time.monotonic() - begin
-        if found == expected and 0.1 <= took_s < SOON_S:
+        if found == expected and WITHIN_S <= took_s < SOON_S:
             return
-    assert (found, took_s) == (expected, 0.1)
+    assert (found, took_s) == (expected, WITHIN_S)
 
 
 def _hundreds() -> list[tuple[str, int]]:
