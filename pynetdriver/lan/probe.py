@@ -1,5 +1,3 @@
-#: How long answers are waited for: with what goes on around it, a container's start takes less than 0.1 s longer.
-WITHIN_S = 0.085
 """Whether another machine on the LAN holds an address that a container is about to use.
 
 It is asked as by a machine that wants the address for itself: with an ARP probe for IPv4 (RFC 5227 section 2.1.1) and
@@ -23,6 +21,8 @@ from netaddr import IPAddress
 from pynetdriver.errors import HostError
 from pynetdriver.lan.packet import Instruction, PacketSocket
 
+#: How long answers are waited for: with what goes on around it, a container's start takes less than 0.1 s longer.
+WITHIN_S = 0.085
 _PROBES = 3
 #: So many frames are sent before the event loop reads what came back.
 _BURST = 32
