@@ -79,6 +79,7 @@ def module_site(session_lab: Lab) -> Iterator[Site]:
 @pytest.fixture
 def site(lab: Lab, module_site: Site) -> Iterator[Site]:
     """The lab's machine on a LAN with a switch; afterwards nothing is left on the parent."""
+    module_site.forget_neighbours()
     module_site.before = module_site.snapshot()
     yield module_site
     lab.clean()

@@ -35,9 +35,6 @@ MAC = "02:00:5e:00:00:09"
 def server(site: Site, tmp_path: Path) -> Iterator[Server]:
     """A server that serves nobody yet."""
     made = Server(site.router, tmp_path / "dhcp")
-    # Other tests' containers had other MACs.
-    for where in (site.peer, site.router):
-        where.run("ip", "neighbour", "flush", "dev", "eth0")
     yield made
     made.stop()
 

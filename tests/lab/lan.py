@@ -121,6 +121,11 @@ class Site:
         finally:
             self.switch.run(*hairpin, "off")
 
+    def forget_neighbours(self) -> None:
+        """Have the LAN's machines forget who had which address: not every engine announces that it moved."""
+        for where in (self.peer, self.router):
+            where.run("ip", "neighbour", "flush", "dev", "eth0")
+
     def snapshot(self) -> dict[str, Any]:
         """Everything of the engine's machine that a network on the parent may change."""
 
