@@ -37,6 +37,7 @@ from tests.lab.netns import Namespace
 
 from . import host
 from .host import State
+from .parents import endpoint_on, on_parent
 
 
 class Trap:
@@ -213,6 +214,19 @@ THEIRS = "br0"
 SWITCHES = ("ipv4/conf/br0/route_localnet", "ipv4/conf/br0/promote_secondaries", "ipv6/conf/br0/disable_ipv6")
 NAMED: dict[str, Any] = {"com.docker.network.bridge.name": THEIRS}
 ADOPTING: tuple[str, Any] = ("CreateNetwork", host.network(dual=True, **NAMED))
+#: A parent, with what there is of macvlan on it, and another network that shares the host's link there.
+PARENT = "lan0"
+SHARED: Any = {"parent": PARENT, "host_access": "true", "promiscuous": "true"}
+SHARING: tuple[str, Any] = ("CreateNetwork", on_parent(host.OTHER, "10.8.0.0/24", **SHARED))
+STANDING: tuple[str, Any] = (
+    "CreateNetwork",
+    on_parent(pool4="10.9.0.0/24", pool6="fd00:9::/64", **SHARED, conflict_check="false"),
+)
+TRIED: tuple[str, Any] = ("CreateNetwork", on_parent(parent=PARENT, pool4="10.9.0.0/24"))
+STANDING_ENDPOINT: tuple[str, Any] = ("CreateEndpoint", endpoint_on(2, host.NETWORK, "10.9.0.2/24", "fd00:9::2/64"))
+DELETE_SHARING: tuple[str, Any] = ("DeleteNetwork", {"NetworkID": host.OTHER})
+#: Those whose first failure may leave something to be tried again.
+CREATIONS = (NETWORK, ADOPTING, STANDING, TRIED)
 #: The call to break, and what comes before it.
 CALLS: dict[str, list[tuple[str, Any]]] = {
     "create network": [NETWORK],
@@ -227,6 +241,11 @@ CALLS: dict[str, list[tuple[str, Any]]] = {
     "create network on a bridge of others": [ADOPTING],
     "create endpoint on a bridge of others": [ADOPTING, ENDPOINT],
     "delete network on a bridge of others": [ADOPTING, ENDPOINT, JOIN, PROGRAM, DELETE_NETWORK],
+    "try a parent": [TRIED],
+    "create network on a parent with another": [SHARING, STANDING],
+    "create endpoint on a parent": [STANDING, STANDING_ENDPOINT],
+    "leave on a parent": [STANDING, STANDING_ENDPOINT, JOIN, LEAVE],
+    "delete network on a parent with another": [SHARING, STANDING, STANDING_ENDPOINT, DELETE_NETWORK],
 }
 
 
@@ -251,13 +270,20 @@ class Experiment:
         self._deletes = call.startswith("delete")
 
     def state(self, folder: Path) -> State:
+        rows, links, rules = host.rows(folder), host.links(self._netns), host.rules(self._netns)
+        # After the links: a link's switches outlive it by a moment.
         switches = self._netns.run("grep", "-H", ".", *(f"/proc/sys/net/{one}" for one in SWITCHES))
-        sysctls = host.sysctls(self._netns) + switches
-        return State(host.rows(folder), host.links(self._netns), host.rules(self._netns), sysctls)
+        switches += host.sysctls(self._netns) + self._netns.run("ip", "link", "show", "dev", PARENT)
+        switches += "".join(self._netns.run("ip", f"-{version}", "route", "show", "proto", "112") for version in (4, 6))
+        return State(rows, links, rules, switches)
 
     def run(self) -> int:
         self._netns.run("ip", "link", "add", THEIRS, "mtu", "1400", "type", "bridge")
         self._netns.run("ip", "address", "add", "192.0.2.1/24", "dev", THEIRS)
+        self._netns.write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1")
+        self._netns.run("ip", "link", "add", PARENT, "type", "veth", "peer", "name", "lan1")
+        for link in (PARENT, "lan1"):
+            self._netns.run("ip", "link", "set", link, "up")
         nothing = Trap(fail)
         states = list[State]()
 
@@ -268,7 +294,7 @@ class Experiment:
                 states.append(self.state(self._folder / "0"))
                 await process.call(*self._call)
                 states.append(self.state(self._folder / "0"))
-                await process.call(*DELETE_NETWORK)
+                await self._clear(process)
 
         asyncio.run(undisturbed())
         for number in range(1, 100):
@@ -279,6 +305,10 @@ class Experiment:
             if done:
                 return number - 1
         raise AssertionError("no end of steps")
+
+    async def _clear(self, process: Process) -> None:
+        for one in (DELETE_NETWORK, DELETE_SHARING):
+            await process.call(*one)
 
     def _raised(self, folder: Path, number: int, before: State, after: State) -> bool:
         trap = Trap(cancel if self._how == "cancel" else fail, self._how == "fail on")
@@ -293,7 +323,7 @@ class Experiment:
                 except (PynetError, asyncio.CancelledError):
                     assert trap.sprung
                 trap.disarm()
-                if self._how == "fail on" and self._call in (NETWORK, ADOPTING):
+                if self._how == "fail on" and self._call in CREATIONS:
                     await process.journal.retry()
                 elif trap.sprung and self._how != "fail on":
                     if self._deletes:
@@ -308,7 +338,7 @@ class Experiment:
                 if self._how.startswith("fail"):
                     await process.journal.retry()
                     compare(self.state(folder), after, f"step {number}: after a late retry")
-                await process.call(*DELETE_NETWORK)
+                await self._clear(process)
 
         asyncio.run(broken())
         return not trap.sprung
@@ -331,7 +361,7 @@ class Experiment:
                     compare(found, after, f"step {number}: after the restart, neither before nor")
                 await process.call(*self._call)
                 compare(self.state(folder), after, f"step {number}: after the repeated call")
-                await process.call(*DELETE_NETWORK)
+                await self._clear(process)
 
         code = forked(broken)
         assert code in (0, 9), code
