@@ -226,6 +226,7 @@ class NetworkDriver:
                 self._journal.write(endpoint)
                 self._know(endpoint)
                 self._joined[endpoint.id] = time.monotonic()
+                self._neighbours.announce(network, endpoint)
         attachment = backend_named(network.backend).attachment(network, endpoint)
         return wire.JoinResponse(
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
@@ -459,14 +460,15 @@ class NetworkDriver:
             else:
                 self._leasing.renewed(former, lease)
                 endpoint = replace(former, address4=lease.address, lease=lease)
+            await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
             self._forget_addresses(former)
             self._know(endpoint)
-            await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
             interior = self._interior(endpoint)
             # As text, since networks of one subnet are equal whatever their own addresses are.
             if former.sandbox is not None and (has_lost or str(interior) != str(self._interior(former))):
                 await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, former.address4, interior)
                 if lease is not None:
+                    self._neighbours.announce(self.networks[endpoint.network_id], endpoint)
                     log.warning(
                         "container has what a new DHCP lease says; the engine goes on showing what it had first",
                         endpoint=endpoint_id[:12],
@@ -683,7 +685,7 @@ class NetworkDriver:
             return True
         there = await self._kernel.links_of_plans([plan])
         if not there.has(plan):
-            return True
+            return not self._kernel.netlink.is_missing(plan.lowers)
         moved = there.here.isdisjoint(plan.moving)
         return not moved and time.monotonic() - self._joined.get(endpoint.id, -MOVING_S) >= MOVING_S
 

@@ -11,6 +11,7 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.backends import backend_named
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.lan.conflicts import Conflicts
+from pynetdriver.lan.probe import announce
 from pynetdriver.model import Endpoint, Network
 
 log = structlog.get_logger()
@@ -25,7 +26,7 @@ class Neighbours:
 
     def know(self, network: Network) -> None:
         """Take note of a network that is there."""
-        if _lan(network) or network.facts.links:
+        if _asked(network) or network.facts.links:
             self._networks.update((subnet.pool, network) for subnet in network.subnets)
 
     def forget(self, network: Network) -> None:
@@ -50,7 +51,7 @@ class Neighbours:
     async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
         """Ask for addresses that will be given; see `ipam.Others`."""
         network = self._networks.get(pool)
-        link = _lan(network) if network is not None else None
+        link = _asked(network) if network is not None else None
         if link is None or not addresses:
             return {}
         try:
@@ -61,7 +62,7 @@ class Neighbours:
 
     async def holder(self, network: Network, address: IPAddress, *own: str) -> str | None:
         """Tell the MAC of who has an address on a network's LAN, but for those that are `own`."""
-        link = _lan(network)
+        link = _asked(network)
         if link is None:
             return None
         try:
@@ -77,15 +78,22 @@ class Neighbours:
         for address, mac in zip(addresses, macs, strict=True):
             if mac is not None:
                 raise Conflict(
-                    f'address {address} is in use on the LAN of "{_lan(network)}" by {mac}; choose another, or keep'
+                    f'address {address} is in use on the LAN of "{_asked(network)}" by {mac}; choose another, or keep'
                     " containers from it with --aux-address or --ip-range when the network is created"
                 )
 
     def taken_up(self, network: Network, endpoint: Endpoint) -> None:
         """Take note that addresses are a container's by now: what was known of them before is void."""
         for address in endpoint.addresses.values():
-            self._conflicts.forget(_lan(network) or "", address)
+            self._conflicts.forget(_asked(network) or "", address)
+
+    def announce(self, network: Network, endpoint: Endpoint) -> None:
+        """Tell the LAN whose addresses are: engines before 28 do not, none does of leased ones, and caches are long."""
+        lan = backend_named(network.backend).lan(network)
+        if lan is not None:
+            announce(lan.link, endpoint.mac, endpoint.addresses.values())
 
 
-def _lan(network: Network) -> str | None:
-    return backend_named(network.backend).lan(network)
+def _asked(network: Network) -> str | None:
+    lan = backend_named(network.backend).lan(network)
+    return lan.link if lan is not None and lan.asked else None

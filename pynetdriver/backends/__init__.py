@@ -37,6 +37,14 @@ class Attachment:
 
 
 @dataclass(frozen=True)
+class Lan:
+    """A link to other machines, and whether these are asked for an address before a container gets it."""
+
+    link: str
+    asked: bool = True
+
+
+@dataclass(frozen=True)
 class Publishing:
     """How ports of a network are published.
 
@@ -164,8 +172,8 @@ class Backend(Protocol):
         """Tell what an endpoint wants to exist, its published ports included."""
         ...
 
-    def lan(self, network: Network) -> str | None:
-        """Name the link on whose LAN is asked whether an address is in use before a container gets it."""
+    def lan(self, network: Network) -> Lan | None:
+        """Tell on which LAN containers have their addresses beside other machines; None if there are no others."""
         ...
 
     def station(self, network: Network, endpoint: Endpoint) -> Station | None:

@@ -12,6 +12,7 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Attachment,
+    Lan,
     check_dhcp,
     check_mtu,
     dhcp_option,
@@ -279,9 +280,9 @@ def admitted(network: Network, endpoint: Endpoint, options: ParentOptions) -> En
     return endpoint
 
 
-def lan(network: Network, options: ParentOptions) -> str | None:
-    """The parent, unless it is the network's own or nobody is to be asked."""
-    return parent_name(network) if options.conflict_check and not _is_own(network, options) else None
+def lan(network: Network, options: ParentOptions) -> Lan | None:
+    """The parent, unless it is the network's own."""
+    return None if _is_own(network, options) else Lan(parent_name(network) or "", options.conflict_check)
 
 
 def host_addresses(network: Network, options: ParentOptions) -> dict[IPNetwork, IPAddress | None]:

@@ -14,6 +14,7 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Attachment,
+    Lan,
     Publishing,
     check_dhcp,
     check_mtu,
@@ -361,9 +362,9 @@ def station(network: Network, endpoint: Endpoint) -> Station | None:
     return dhcp_station(_bridge(network), endpoint, mac_client_id(endpoint.mac), (host_link(endpoint.id),))
 
 
-def lan(network: Network) -> str | None:
+def lan(network: Network) -> Lan | None:
     """The bridge, if the LAN's DHCP server gives the addresses; else they are the network's own."""
-    return _bridge(network) if parse_options(Options, network.options).dhcp else None
+    return Lan(_bridge(network)) if parse_options(Options, network.options).dhcp else None
 
 
 def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:

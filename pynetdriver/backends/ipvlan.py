@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,13 +10,13 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.backends import Attachment, _parent, dhcp_station
+from pynetdriver.backends import Attachment, Lan, _parent, dhcp_station
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
 from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.names import container_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import Plan
+from pynetdriver.plan import LinkSysctl, Plan
 
 #: linux/if_link.h, IPVLAN_MODE_… and IPVLAN_F_….
 _MODES = {"l2": 0, "l3": 1, "l3s": 2}
@@ -80,9 +81,17 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
 
 
 def network_plan(network: Network) -> Plan:
-    """The parent, and the host's own link on it."""
+    """The parent, and the host's own link on it.
+
+    In l2 mode the kernel hands what a container sends to an address of the parent to the parent itself, while the
+    answer goes by the host's own link (drivers/net/ipvlan/ipvlan_core.c): a strict reverse path filter would drop it.
+    """
     options = _options(network)
-    return _parent.network_plan(network, options, _attributes(options))
+    plan = _parent.network_plan(network, options, _attributes(options))
+    if not options.host_access or options.mode != "l2":
+        return plan
+    loose = LinkSysctl("ipv4", _parent.parent_name(network) or "", "rp_filter", "2")
+    return dataclasses.replace(plan, settings=(loose,))
 
 
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
@@ -106,7 +115,7 @@ def station(network: Network, endpoint: Endpoint) -> Station | None:
     return dhcp_station(_parent.parent_name(network) or "", endpoint, b"\0" + bytes.fromhex(endpoint.id[:24]))
 
 
-def lan(network: Network) -> str | None:
+def lan(network: Network) -> Lan | None:
     """The parent in l2 mode; in l3 modes nobody else is in the subnet."""
     options = _options(network)
     return _parent.lan(network, options) if options.mode == "l2" else None

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.backends import Attachment, _parent, dhcp_station, mac_client_id
+from pynetdriver.backends import Attachment, Lan, _parent, dhcp_station, mac_client_id
 from pynetdriver.errors import Conflict, InvalidOption
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.options import option, parse_options
@@ -103,7 +103,7 @@ def station(network: Network, endpoint: Endpoint) -> Station | None:
     return dhcp_station(_parent.parent_name(network) or "", endpoint, mac_client_id(endpoint.mac))
 
 
-def lan(network: Network) -> str | None:
+def lan(network: Network) -> Lan | None:
     """The parent."""
     return _parent.lan(network, _options(network))
 

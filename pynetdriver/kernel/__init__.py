@@ -132,8 +132,10 @@ class Kernel:
 
     async def stands(self, plan: Plan) -> bool:
         """Tell whether what others made and a plan needs is as it was found. Raises Conflict; see `Netlink.stands`."""
-        missing = self.netlink.is_missing([one.link for one in plan.objects if isinstance(one, Parent)])
-        return not missing and all([await self.netlink.stands(one) for one in plan.objects if isinstance(one, Adopted)])
+        parents = [one.link for one in plan.objects if isinstance(one, Parent)]
+        if self.netlink.is_missing(parents) or any(self.health.is_cut_off(link) for link in parents):
+            return False
+        return all([await self.netlink.stands(one) for one in plan.objects if isinstance(one, Adopted)])
 
     async def remove(self, plan: Plan) -> None:
         """Remove everything that the plan names, in reverse order, going on past failures.

@@ -14,7 +14,20 @@ import structlog
 from netaddr import IPAddress
 
 from pynetdriver.names import ENGINE_BRIDGE
-from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Made, Parent, Plan, Route, Upper, Veth
+from pynetdriver.plan import (
+    Address,
+    Adopted,
+    Bridge,
+    Dummy,
+    Hairpin,
+    Made,
+    Parent,
+    Plan,
+    Promiscuity,
+    Route,
+    Upper,
+    Veth,
+)
 
 log = structlog.get_logger()
 
@@ -40,6 +53,7 @@ class Picture:
     mac: str
     master: int
     modes: frozenset[str]
+    promiscuous: bool = False
 
 
 class _Expected(NamedTuple):
@@ -60,6 +74,8 @@ class Health:
         self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
         #: Links that move into containers, with the number of the namespace where each is.
         self._moving: dict[str, int | None] = {}
+        #: Links of others that owners want to be promiscuous.
+        self._promiscuous: dict[str, set[str]] = {}
         #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
         self._foreign: dict[str, dict[str, Adopted | Parent]] = {}
         self._gone: set[str] = set()
@@ -70,6 +86,9 @@ class Health:
     def expect(self, plan: Plan) -> None:
         """Take what a plan names for what should be."""
         modes = {one.link: frozenset({"hairpin"}) for one in plan.objects if isinstance(one, Hairpin)}
+        for setting in plan.settings:
+            if isinstance(setting, Promiscuity):
+                self._promiscuous.setdefault(setting.link, set()).add(plan.owner)
         for one in plan.objects:
             match one:
                 case Upper(moves=True):
@@ -93,6 +112,9 @@ class Health:
 
     def forget(self, plan: Plan) -> None:
         """Expect nothing more of what a plan names."""
+        for setting in plan.settings:
+            if isinstance(setting, Promiscuity):
+                self._promiscuous.get(setting.link, set()).discard(plan.owner)
         for one in plan.objects:
             match one:
                 case Upper(moves=True):
@@ -185,6 +207,9 @@ class Health:
         elif link.name in self._gone:
             self._gone.discard(link.name)
             self._returned(link.name)
+        elif not link.promiscuous:
+            for owner in self._promiscuous.get(link.name, ()):
+                self._damaged(owner, "parent", link.name, f"parent {link.name} is no longer promiscuous")
         expected = self._links.get(link.name)
         if expected is None:
             return
@@ -205,6 +230,10 @@ class Health:
                 self._sound(owner, name)
         if name in self._foreign:
             self._cut_off(name, "gone")
+
+    def is_cut_off(self, name: str) -> bool:
+        """Tell whether a link of others was seen to be gone or down."""
+        return name in self._gone
 
     def _cut_off(self, name: str, how: str) -> None:
         if name not in self._gone:

@@ -50,9 +50,18 @@ def needed(setting: HostSetting) -> list[Setting]:
         return []  # whoever needs the link says so
     path, value = _path(setting), "1" if isinstance(setting, Promiscuity) else setting.value
     former = _read(path)
-    if former == value:
+    if former == value or (isinstance(setting, LinkSysctl) and not _is_in_the_way(setting, former)):
         return []
     return [Setting(path=str(path), version=0, former=former, value=value, boot=boot_id())]
+
+
+def _is_in_the_way(sysctl: LinkSysctl, own: str) -> bool:
+    """Tell whether a switch has to change: of rp_filter the greater of a link's own and the one for all counts.
+
+    1 drops what does not come from where its answer would go, 2 what no answer would reach, 0 nothing
+    (Documentation/networking/ip-sysctl.rst).
+    """
+    return sysctl.key != "rp_filter" or max(own, _read(ROOT / sysctl.family / "conf/all/rp_filter")) == "1"
 
 
 def key(setting: HostSetting) -> int | str:

@@ -31,7 +31,7 @@ _ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV4_ROUTE": 7, "IPV6_IFADDR": 9,
 _ERROR, _DONE, _DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _DELNSID = 16, 17, 18, 20, 21, 22, 89
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
-_SKIP_STATS, _SLAVE_DATA, _IFF_UP = 8, 5, 1
+_SKIP_STATS, _SLAVE_DATA, _IFF_UP, _IFF_PROMISC = 8, 5, 0x1, 0x100
 _NEW_NSID, _NSID = 45, 1
 _MODES = {4: "hairpin", 33: "isolated", 39: "locked"}
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -173,6 +173,7 @@ class Watch:
                 mac=found.get(_ADDRESS, b"").hex(":"),
                 master=_number(found, _MASTER),
                 modes=frozenset(modes),
+                promiscuous=bool(flags & _IFF_PROMISC),
             )
         )
 

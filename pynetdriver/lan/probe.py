@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 
 from netaddr import IPAddress
 
@@ -32,7 +33,8 @@ _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 58, 135, 136  # RFC 4861 sections 4.3 a
 _REQUEST, _REPLY, _TARGET_MAC = 1, 2, 2  # RFC 826; RFC 4861 section 4.6.1
 _UP, _RUNNING, _NOARP = 0x1, 0x40, 0x80  # IFF_… of linux/if.h
 _BROADCAST = b"\xff" * 6
-_ALL_NODES = bytes.fromhex("333300000001")
+_ALL_NODES, _ALL_NODES_ADDRESS = bytes.fromhex("333300000001"), IPAddress("ff02::1").packed
+_OVERRIDE = 1 << 29  # what others remember (RFC 4861 section 4.4)
 #: Solicited-node groups as MAC and as address, but for the last three bytes, which are the target's (RFC 4291 2.7.1).
 _SOLICITED_MAC, _SOLICITED = bytes.fromhex("3333ff"), IPAddress("ff02::1:ff00:0").packed[:13]
 #: Hardware and protocol type, lengths of both kinds of addresses.
@@ -130,11 +132,34 @@ def probe(mac: bytes, target: bytes) -> bytes:
         header = struct.pack("!6s6sH", _BROADCAST, mac, _ARP)
         return header + _ETHERNET_IPV4 + struct.pack("!H6s4s6s4s", _REQUEST, mac, bytes(4), bytes(6), target)
     header = struct.pack("!6s6sH", _SOLICITED_MAC + target[13:], mac, _IPV6)
-    ends = bytes(16) + _SOLICITED + target[13:]
-    parts = [struct.pack("!BBH", _SOLICITATION, 0, 0), bytes(4) + target]
-    parts[0] = struct.pack("!BBH", _SOLICITATION, 0, _checksum(ends, b"".join(parts)))
-    message = b"".join(parts)
-    return header + struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + ends + message
+    return header + _discovery(_SOLICITATION, bytes(16) + _SOLICITED + target[13:], bytes(4) + target)
+
+
+def _discovery(kind: int, ends: bytes, rest: bytes) -> bytes:
+    """Build the packet of a neighbour discovery message between two addresses (RFC 4861 section 4)."""
+    checksum = _checksum(ends, struct.pack("!BBH", kind, 0, 0) + rest)
+    message = struct.pack("!BBH", kind, 0, checksum) + rest
+    return struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255) + ends + message
+
+
+def announcement(mac: bytes, address: bytes) -> bytes:
+    """Build the frame that tells everybody whose an address of 4 or 16 bytes is."""
+    if len(address) == 4:
+        header = struct.pack("!6s6sH", _BROADCAST, mac, _ARP)
+        return header + _ETHERNET_IPV4 + struct.pack("!H6s4s6s4s", _REQUEST, mac, address, bytes(6), address)
+    header = struct.pack("!6s6sH", _ALL_NODES, mac, _IPV6)
+    told = struct.pack("!I16sBB6s", _OVERRIDE, address, _TARGET_MAC, 1, mac)
+    return header + _discovery(_ADVERTISEMENT, address + _ALL_NODES_ADDRESS, told)
+
+
+def announce(link: str, mac: str, addresses: Iterable[IPAddress]) -> None:
+    """Tell a link's LAN whose addresses are, so that nobody goes on with what he remembers of others (best effort).
+
+    An ARP announcement (RFC 5227 section 2.3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as one:
+        for address in addresses:
+            one.sendto(announcement(bytes.fromhex(mac.replace(":", "")), address.packed), (link, 0))
 
 
 def claim(frame: bytes, ours: Container[bytes] = ()) -> tuple[bytes, bytes] | None:

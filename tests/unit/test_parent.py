@@ -9,7 +9,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_options
-from pynetdriver.backends import backend_named
+from pynetdriver.backends import Lan, backend_named
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
 from pynetdriver.messages import StaticRoute
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Link, Network, Station, Subnet, decode, encode
@@ -120,7 +120,7 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     ),
     "ipvlan": (
         a_network("ipvlan", host_access="true"),
-        f"  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 0 flags 0')}",
+        f"  sysctl net.ipv4.conf.lan0.rp_filter = 2\n  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 0 flags 0')}",
         f"{LINK} ipvlan on lan0 mode 0 flags 0 moves\n{routes_by(SHIM)}",
     ),
     "ipvlan l3": (
@@ -229,8 +229,10 @@ def test_l3_has_the_link_for_its_way_out_and_no_neighbours(mode: str) -> None:
 def test_the_lan_is_asked_unless_there_is_none(name: str) -> None:
     """The parent's LAN; not that of a network by itself, and not against the user's will."""
     backend = backend_named(name)
-    assert backend.lan(a_network(name)) == "lan0" and backend.lan(a_network(name, parent="lan0.50")) == "lan0.50"
-    assert backend.lan(a_network(name, conflict_check="false")) is None
+    assert backend.lan(a_network(name)) == Lan("lan0") and backend.lan(a_network(name, parent="lan0.50")) == Lan(
+        "lan0.50"
+    )
+    assert backend.lan(a_network(name, conflict_check="false")) == Lan("lan0", asked=False)
     assert backend.lan(a_network(name, internal=True)) is None
     assert not backend.skipped_gateways({}, False) and backend.skipped_gateways({}, True) == {4, 6}
 

@@ -14,7 +14,7 @@ from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
 from pynetdriver.lan.conflicts import FRESH_S, MOST, Conflicts
-from pynetdriver.lan.probe import claim, probe
+from pynetdriver.lan.probe import announcement, claim, probe
 
 OURS, THEIRS, INNER = (bytes.fromhex(f"0242c0a800{number}") for number in ("01", "02", "03"))
 V4, V6 = IPAddress("192.0.2.7").packed, IPAddress("2001:db8::12:3456").packed
@@ -96,6 +96,13 @@ CLAIMS: dict[str, tuple[Arp | Neighbour, bytes, bytes]] = {
     "duplicate address detection": (DAD, V6, THEIRS),
     "the same with a nonce": (replace(DAD, options=b"\x0e\1nonce."), V6, THEIRS),
 }
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_an_announcement_claims_the_address_for_its_mac(address: str) -> None:
+    """What is told of a container is what others would take for its claim."""
+    packed, mac = IPAddress(address).packed, bytes.fromhex("025e00000007")
+    assert claim(announcement(mac, packed)) == (packed, mac)
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -18,6 +18,14 @@ ip -n lan address add $4/64 dev eth0 nodad
 ip -n lan link set eth0 up
 ip route add default via $2
 ip route add default via $4
+ip -n lan link add link eth0 name eth0.50 type vlan id 50
+ip -n lan address add $5/24 dev eth0.50
+ip -n lan link set eth0.50 up
+"""
+#: What the second machine serves addresses from, on its VLAN; what it granted outlives a reboot, as a router's would.
+DHCP = """
+ip netns exec lan dnsmasq --conf-file=/dev/null --port=0 --interface=eth0.50 --bind-interfaces --no-ping \
+    --dhcp-range=$1,$2,1h --dhcp-leasefile=/var/lib/leases --dhcp-authoritative --pid-file=
 """
 PLUGIN = "/run/docker/plugins/pynet.sock"
 ENGINE = "/run/docker.sock"
@@ -29,13 +37,16 @@ class Host:
     HOST4, HOST6 = Lan.HOST4, Lan.HOST6
     NEIGHBOUR4, NEIGHBOUR6 = Lan.NEIGHBOUR4, Lan.NEIGHBOUR6
 
+    VLAN, VLAN_RANGE = "198.51.100.2", ("198.51.100.100", "198.51.100.150")
+
     def __init__(self, vm: VirtualMachine) -> None:
         self.vm = vm
 
     def boot(self) -> None:
         """Switch it on; pynet comes before the engine, as a service would."""
         self.vm.start()
-        self.vm.shell(UPLINK, self.HOST4, self.NEIGHBOUR4, self.HOST6, self.NEIGHBOUR6)
+        self.vm.shell(UPLINK, self.HOST4, self.NEIGHBOUR4, self.HOST6, self.NEIGHBOUR6, self.VLAN)
+        self.vm.shell(DHCP, *self.VLAN_RANGE)
         self.start("pynet", "python -m pynetdriver serve", PLUGIN, "-X POST http://x/Plugin.Activate")
         self.start("dockerd", "dockerd", ENGINE, "http://x/_ping")
 
@@ -58,16 +69,16 @@ class Host:
         """Run a docker command."""
         return self.vm.run("docker", *arguments).strip()
 
-    def page(self, url: str) -> str | None:
-        """Fetch a page from the second machine; None if nobody answers."""
-        return self.vm.run("ip", "netns", "exec", "lan", "curl", "-gsm5", url, check=False).strip() or None
+    def page(self, url: str, *where: str) -> str | None:
+        """Fetch a page; None if nobody answers. `where` is a command to run curl by."""
+        return self.vm.run(*where, "curl", "-gsm5", url, check=False).strip() or None
 
     def eventually_shows(self, url: str, text: str) -> None:
-        """Wait until the second machine sees the page `text`."""
+        """Wait until the second machine and the host itself see the page `text`."""
 
         def shown() -> bool:
-            page = self.page(url)
-            assert page == text, page
+            pages = self.page(url, "ip", "netns", "exec", "lan"), self.page(url)
+            assert pages == (text, text)
             return True
 
         eventually(shown, timeout_s=20 * PATIENCE)
