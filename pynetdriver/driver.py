@@ -22,13 +22,13 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import Backend, backend_named
-from pynetdriver.errors import Conflict, InvalidRequest, NetworkInTheWay, PynetError
+from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel, Links
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.leasing import Leasing
-from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station
+from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station, Subnet
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Interior, Plan
@@ -46,6 +46,8 @@ FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
 MOVING_S = 60
 DYING_S = 10
+#: So many addresses of a subnet are tried for the host.
+HOST_ADDRESSES = 16
 
 
 class Locks:
@@ -128,10 +130,11 @@ class NetworkDriver:
                 await self._make_room(network)
                 if before.issubset(self.networks):
                     break  # else what was seen of the host may be what a network did that went meanwhile
-            network = self._with_host_addresses(network)
             self.networks[network.id] = replace(network, phase="creating")
-            plan = backend.network_plan(network)
             try:
+                network = await self._with_host_addresses(network)
+                plan = backend.network_plan(network)
+                self.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)
                 await self._journal.create(network, plan)
@@ -360,7 +363,7 @@ class NetworkDriver:
                     if not self._kernel.netlink.is_missing(plan.anchors):
                         if plan.foreign:
                             self._journal.use_settings(plan)
-                        await self._kernel.apply_objects(plan)
+                        await self._kernel.mend(plan)
                         if there is not None and id in self.endpoints:
                             await self._rebuild(self.endpoints[id], plan, there)
                         repaired.add(plan.owner)
@@ -556,18 +559,37 @@ class NetworkDriver:
                 self.networks[network.id] = replace(network, facts=facts)
                 self._neighbours.know(self.networks[network.id])
 
-    def _with_host_addresses(self, network: Network) -> Network:
-        """Choose the addresses that the host takes on a network and nobody named. Raises Exhausted or Conflict."""
+    async def _with_host_addresses(self, network: Network) -> Network:
+        """Choose the addresses that the host takes on a network, such as nobody on its LAN has.
+
+        Raises:
+            Conflict: the one that the user named is in use.
+            Exhausted: others have all that were tried.
+        """
         wanted = self._backend(network).host_addresses(network)
         own = {one.ip for link in network.facts.links for one in link.addresses}
         subnets = []
         for subnet in network.subnets:
             if subnet.pool in wanted:
-                named, taken = wanted[subnet.pool], own.union(subnet.aux, [subnet.gateway] if subnet.gateway else [])
-                held = self._reserve(subnet.space, subnet.pool, named, taken)
-                subnet = replace(subnet, host=held or named or last_free(subnet.pool, taken))
+                taken = own.union(subnet.aux, [subnet.gateway] if subnet.gateway else [])
+                subnet = replace(subnet, host=await self._host_address(network, subnet, wanted[subnet.pool], taken))
             subnets.append(subnet)
         return replace(network, subnets=tuple(subnets))
+
+    async def _host_address(
+        self, network: Network, subnet: Subnet, named: IPAddress | None, taken: set[IPAddress]
+    ) -> IPAddress:
+        for _ in range(HOST_ADDRESSES):
+            held = self._reserve(subnet.space, subnet.pool, named, taken)
+            address = held or named or last_free(subnet.pool, taken)
+            mac = await self._neighbours.holder(network, address)
+            if mac is None:
+                return address
+            if named is not None:
+                raise Conflict(f"address {address}, which is to be the host's own, is in use by {mac}; choose another")
+            log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
+            taken = taken | {address}
+        raise Exhausted(f"other machines have the last addresses of {subnet.pool}; name one with host_access=ADDRESS")
 
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.

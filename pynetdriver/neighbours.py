@@ -10,8 +10,8 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.backends import backend_named
 from pynetdriver.errors import Conflict, PynetError
+from pynetdriver.lan.announce import Announcer
 from pynetdriver.lan.conflicts import Conflicts
-from pynetdriver.lan.probe import announce
 from pynetdriver.model import Endpoint, Network
 
 log = structlog.get_logger()
@@ -22,6 +22,7 @@ class Neighbours:
 
     def __init__(self, conflicts: Conflicts) -> None:
         self._conflicts = conflicts
+        self._announcer = Announcer()
         self._networks: dict[IPNetwork, Network] = {}
 
     def know(self, network: Network) -> None:
@@ -91,7 +92,7 @@ class Neighbours:
         """Tell the LAN whose addresses are: engines before 28 do not, none does of leased ones, and caches are long."""
         lan = backend_named(network.backend).lan(network)
         if lan is not None:
-            announce(lan.link, endpoint.mac, endpoint.addresses.values())
+            self._announcer.announce(lan.link, endpoint.mac, endpoint.addresses.values())
 
 
 def _asked(network: Network) -> str | None:

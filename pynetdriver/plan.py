@@ -6,7 +6,7 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from netaddr import IPAddress, IPNetwork
@@ -67,8 +67,7 @@ class Upper:
 
     `attributes` are those of its kind, named as in linux/if_link.h after the prefix. It is made down. One that is
     `shared` is wanted by several networks and goes with the last. One that `moves` goes into a sandbox; while it is
-    `away` there, it is not to be made, for the kernel would make it a second time. None for mac and mtu leaves them to
-    the kernel.
+    there the kernel would make it a second time. None for mac and mtu leaves them to the kernel.
     """
 
     word: ClassVar[str] = "link"
@@ -81,8 +80,6 @@ class Upper:
     mtu: int | None = None
     shared: bool = False
     moves: bool = False
-    # Where it is makes it no other link: after Leave it is still inside, and on its way back.
-    away: bool = field(default=False, compare=False)
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -93,7 +90,7 @@ class Upper:
         words += [f"{key} {value}" for key, value in self.attributes]
         words += [f"mtu {self.mtu}"] if self.mtu else []
         words += [f"address {self.mac}"] if self.mac else []
-        words += [word for word in ("shared", "moves", "away") if getattr(self, word)]
+        words += [word for word in ("shared", "moves") if getattr(self, word)]
         return " ".join(words)
 
 

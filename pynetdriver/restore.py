@@ -66,7 +66,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         try:
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
             journal.use_settings(plan)
-            await kernel.apply_objects(plan)
+            await kernel.mend(plan)
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":

@@ -243,7 +243,6 @@ def endpoint_plan(network: Network, endpoint: Endpoint, options: ParentOptions, 
         mac=endpoint.mac if attributes.own_mac else None,
         mtu=_mtu(network, endpoint, options),
         moves=True,
-        away=endpoint.sandbox is not None,
     )
     routes = []
     if options.host_access:
@@ -270,7 +269,7 @@ def _mtu(network: Network, endpoint: Endpoint, options: ParentOptions) -> int | 
 def admitted(network: Network, endpoint: Endpoint, options: ParentOptions) -> Endpoint:
     """Refuse the addresses that the host has on the parent."""
     taken = {subnet.host for subnet in network.subnets if options.host_access}
-    taken |= {one.ip for link in network.facts.links for one in link.addresses}
+    taken |= _own_addresses(network)
     for address in endpoint.addresses.values():
         if address in taken:
             raise Conflict(
@@ -296,7 +295,14 @@ def host_addresses(network: Network, options: ParentOptions) -> dict[IPNetwork, 
         if subnet is None or given == subnet.gateway or not is_host_address(given, subnet.pool):
             raise InvalidOption(f"host_access={given} is no free address of the network's subnets; give one of them")
         named[subnet.pool] = given
+    for address in named.values():
+        if address is not None and address in _own_addresses(network):
+            raise InvalidOption(f"the host has {address} already; name an address of its own for the network")
     return named
+
+
+def _own_addresses(network: Network) -> set[IPAddress]:
+    return {one.ip for link in network.facts.links for one in link.addresses}
 
 
 def attachment(network: Network, endpoint: Endpoint, options: ParentOptions) -> Attachment:

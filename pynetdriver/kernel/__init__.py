@@ -92,6 +92,11 @@ class Kernel:
         else:
             self.conntrack.change(gone=before, come=published)
 
+    async def mend(self, plan: Plan) -> None:
+        """Bring a plan's objects in line, but for a link that may be in its sandbox: it would be made a second time."""
+        there = [one for one in plan.objects if isinstance(one, Upper) and one.moves]
+        await self.apply_objects(plan, Plan(plan.owner, objects=tuple(there)))
+
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
         self.share(plan)

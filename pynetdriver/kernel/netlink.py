@@ -290,8 +290,6 @@ class Netlink:
         Raises:
             Conflict: somebody else's link has the name, or the lower one is in use in another way.
         """
-        if upper.away:
-            return
         with _told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
             lower = _index(upper.lower)
             if lower is None:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import struct
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container
 
 from netaddr import IPAddress
 
@@ -150,16 +149,6 @@ def announcement(mac: bytes, address: bytes) -> bytes:
     header = struct.pack("!6s6sH", _ALL_NODES, mac, _IPV6)
     told = struct.pack("!I16sBB6s", _OVERRIDE, address, _TARGET_MAC, 1, mac)
     return header + _discovery(_ADVERTISEMENT, address + _ALL_NODES_ADDRESS, told)
-
-
-def announce(link: str, mac: str, addresses: Iterable[IPAddress]) -> None:
-    """Tell a link's LAN whose addresses are, so that nobody goes on with what he remembers of others (best effort).
-
-    An ARP announcement (RFC 5227 section 2.3) or an unsolicited neighbour advertisement (RFC 4861 section 7.2.6).
-    """
-    with contextlib.suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as one:
-        for address in addresses:
-            one.sendto(announcement(bytes.fromhex(mac.replace(":", "")), address.packed), (link, 0))
 
 
 def claim(frame: bytes, ours: Container[bytes] = ()) -> tuple[bytes, bytes] | None:

@@ -79,6 +79,18 @@ def test_an_address_that_a_neighbour_has_is_refused(host: Host, lan: Namespace) 
     host.ok("CreateEndpoint", endpoint_on(2, NETWORK, "192.0.2.77/24", "2001:db8:1::20/64"))
 
 
+def test_the_hosts_own_link_takes_no_neighbours_address(host: Host, lan: Namespace) -> None:
+    """One that was named is refused with the MAC; of those that pynet chooses the next is taken."""
+    lan.run("ip", "address", "add", "192.0.2.254/24", "dev", "eth0")
+    before = footprint(host)
+    sentence = host.refused("CreateNetwork", on_parent(host_access="192.0.2.77"))
+    assert "192.0.2.77" in sentence and mac_of(lan) in sentence, sentence
+    assert "the host has" in host.refused("CreateNetwork", on_parent(host_access=HOST4))
+    assert not differences(footprint(host), before)
+    host.ok("CreateNetwork", on_parent(host_access="true"))
+    assert address_of(host.netns, SHIM) == ["192.0.2.253/32"]
+
+
 def test_the_check_waits_a_tenth_of_a_second_at_most(host: Host, lan: Namespace) -> None:
     """For both families together; with the parent down, or without a neighbour, nothing blocks."""
     host.ok("CreateNetwork", on_parent(pool6=POOL6))

@@ -153,14 +153,6 @@ def test_plans_are_what_they_were(case: str) -> None:
     assert backend.network_plan(again) == backend.network_plan(network)
 
 
-def test_a_link_in_a_sandbox_is_not_made_again() -> None:
-    """It is the same link, wherever it is."""
-    backend, network = backend_named("macvlan"), a_network()
-    here = backend.endpoint_plan(network, an_endpoint())
-    there = backend.endpoint_plan(network, an_endpoint(sandbox="/x"))
-    assert str(there).splitlines()[1].endswith("moves away") and here == there
-
-
 @pytest.mark.parametrize("case", PLANS)
 def test_a_parent_that_takes_no_links_is_found_when_the_network_is_made(case: str) -> None:
     """By a link that is tried, unless the plan makes one on the parent anyhow."""
