@@ -43,10 +43,10 @@ def requested_options(given: wire.NetworkOptions | None) -> tuple[str, dict[str,
 def _backend_name(typed: Mapping[str, str], given: str | None) -> str:
     """Tell which backend is meant: the one that is named, or that of which an option is. Raises InvalidOption."""
     implied = {key: name for name in NAMES for key in backend_named(name).IMPLIED_BY if key in typed}
-    names = dict.fromkeys([*([given] if given else []), *implied.values()])
+    names = dict.fromkeys([*([] if given is None else [given]), *implied.values()])
     if len(names) > 1:
         means = [
-            *([f"backend={given}"] if given else []),
+            *([] if given is None else [f"backend={given}"]),
             *(f"{key} (backend {name})" for key, name in implied.items()),
         ]
         raise InvalidOption(f"{' and '.join(means)} contradict each other; give options of one backend")
