@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from itertools import product
 from math import inf
 from typing import Any, TypeVar
@@ -25,9 +25,10 @@ from pynetdriver.backends import Backend, backend_named
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
-from pynetdriver.kernel import Kernel, Links
+from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.leasing import Leasing
+from pynetdriver.locks import Locks
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station, Subnet
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.neighbours import Neighbours
@@ -48,27 +49,6 @@ MOVING_S = 60
 DYING_S = 10
 #: So many addresses of a subnet are tried for the host.
 HOST_ADDRESSES = 16
-
-
-class Locks:
-    """A lock per key, which exists while somebody holds it or waits for it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def __call__(self, key: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = (lock, users - 1)
 
 
 class NetworkDriver:
@@ -167,7 +147,7 @@ class NetworkDriver:
 
     async def create_endpoint(self, request: wire.CreateEndpointRequest) -> wire.CreateEndpointResponse:
         """Make an endpoint's link; answers the MAC if the engine left it open."""
-        network = self._network(request.network_id)
+        network = await self._follow_host(self._network(request.network_id))
         endpoint = requested_endpoint(request, network)
         async with self._lock(endpoint.id):
             known = self.endpoints.get(endpoint.id)
@@ -303,25 +283,30 @@ class NetworkDriver:
         Those are the ones whose link went with its sandbox, and those that are in no sandbox long after the
         engine would have put them there or deleted them.
         """
-        endpoints, now = list(self.endpoints.values()), time.monotonic()
-        there = await self._kernel.links_of_plans([self.endpoint_plan(one) for one in endpoints])
+        now, plans = time.monotonic(), {}
+        for number, endpoint in enumerate(list(self.endpoints.values())):
+            if endpoint.phase == "ready" and endpoint.network_id in self.networks:
+                plans[endpoint.id] = self.endpoint_plan(endpoint)
+            if number % 100 == 99:
+                await asyncio.sleep(0)  # let calls go first
+        there = await self._kernel.links_of_plans(plans.values())
         adrift: dict[str, float] = {}
-        for number, endpoint in enumerate(endpoints):
-            if endpoint.network_id not in self.networks:
+        for number, (id, plan) in enumerate(plans.items()):
+            if id not in self.endpoints or self.endpoints[id].phase != "ready":
                 continue
-            plan = self.endpoint_plan(endpoint)
+            endpoint = self.endpoints[id]
             if endpoint.sandbox is None or not there.here.isdisjoint(plan.moving):
-                adrift[endpoint.id] = self._adrift.get(endpoint.id, now)
-            forgotten = now - adrift.get(endpoint.id, now) > FORGOTTEN_S
+                adrift[id] = self._adrift.get(id, now)
+            forgotten = now - adrift.get(id, now) > FORGOTTEN_S
             # A link that went with the one that it stood on is made again when that is back.
             gone = forgotten or not (there.has(plan) or self._kernel.netlink.is_missing(plan.lowers))
             if gone and not forgotten and plan.lowers:
                 gone = not await self._is_revived(endpoint, plan)
-            if gone and self.endpoints.get(endpoint.id) is endpoint and endpoint.phase == "ready":
-                log.info("endpoint is gone, removing what is left", endpoint=endpoint.id[:12])
-                await self._delete_endpoint(endpoint.id)
+            if gone and self.endpoints.get(id) is endpoint:
+                log.info("endpoint is gone, removing what is left", endpoint=id[:12])
+                await self._delete_endpoint(id)
             if number % 100 == 99:
-                await asyncio.sleep(0)  # let calls go first
+                await asyncio.sleep(0)
         self._adrift = adrift
 
     async def repair(self, owners: Iterable[str]) -> set[str]:
@@ -333,21 +318,19 @@ class NetworkDriver:
                 damaged.setdefault(endpoint.network_id, set()).add(id)
             elif kind == "network":
                 damaged.setdefault(id, set())
-        there = await self._kernel.links_of_plans(
-            [self.endpoint_plan(self.endpoints[id]) for ids in damaged.values() for id in ids]
-        )
-        return set().union(*await asyncio.gather(*(self._repair(*one, there) for one in damaged.items())))
+        return set().union(*await asyncio.gather(*(self._repair(*one) for one in damaged.items())))
 
     def owns(self, owner: str) -> bool:
         """Tell whether a plan's owner is known still."""
         id = owner.partition(":")[2]
         return id in self.networks or id in self.endpoints
 
-    async def _repair(self, network_id: str, endpoint_ids: set[str], there: Links | None = None) -> set[str]:
+    async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
         repaired: set[str] = set()
         if network_id in self.unsound:
             endpoint_ids = {one.id for one in self.endpoints.values() if one.network_id == network_id}
+        lost = await self._lost(endpoint_ids)
         for id in (network_id, *endpoint_ids):
             # What is being made or removed is not to be waited for.
             if not self._is_whole(network_id, id):
@@ -356,6 +339,8 @@ class NetworkDriver:
                 if not self._is_whole(network_id, id):
                     continue
                 network = self.networks[network_id]
+                if id == network_id:
+                    network = await self._follow_host(network)
                 plan = self.network_plan(network) if id == network_id else self.endpoint_plan(self.endpoints[id])
                 try:
                     if not await self._kernel.stands(plan):
@@ -364,8 +349,8 @@ class NetworkDriver:
                         if plan.foreign:
                             self._journal.use_settings(plan)
                         await self._kernel.mend(plan)
-                        if there is not None and id in self.endpoints:
-                            await self._rebuild(self.endpoints[id], plan, there)
+                        if id in lost:
+                            await self._rebuild(self.endpoints[id], plan)
                         repaired.add(plan.owner)
                         self.unsound.discard(id)
                 except PynetError as error:
@@ -378,18 +363,29 @@ class NetworkDriver:
                         return repaired
         return repaired
 
-    async def _rebuild(self, endpoint: Endpoint, plan: Plan, there: Links) -> None:
-        """Make a link again that is nowhere, in the container that had it."""
-        if endpoint.sandbox is not None and not there.has(plan) and not self._kernel.netlink.is_missing(plan.lowers):
-            await self._kernel.rebuild(plan, endpoint.sandbox, self._interior(endpoint))
+    async def _lost(self, endpoint_ids: Iterable[str]) -> set[str]:
+        """Tell which endpoints' links are nowhere, as far as one look shows."""
+        plans = {id: self.endpoint_plan(self.endpoints[id]) for id in endpoint_ids if id in self.endpoints}
+        there = await self._kernel.links_of_plans(plans.values())
+        return {id for id, plan in plans.items() if plan.lowers and not there.has(plan)}
+
+    async def _rebuild(self, endpoint: Endpoint, plan: Plan) -> bool:
+        """Make a link again that is nowhere, in the container that had it; tells whether it is there."""
+        if (await self._kernel.links_of_plans([plan])).has(plan):
+            return True
+        if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.lowers):
+            return False
+        await self._kernel.rebuild(plan, endpoint.sandbox, self._interior(endpoint))
+        return True
 
     async def _is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
         """Tell whether a link is there after all or could be made again, what it stood on being back just now."""
         async with self._lock(endpoint.id):
-            there = await self._kernel.links_of_plans([plan])
+            if self.endpoints.get(endpoint.id) is not endpoint:
+                return True  # others see to it
             with suppress(PynetError):
-                await self._rebuild(endpoint, plan, there)
-            return (await self._kernel.links_of_plans([plan])).has(plan)
+                return await self._rebuild(endpoint, plan)
+            return False
 
     def _is_whole(self, network_id: str, id: str) -> bool:
         records = (self.networks.get(network_id), self.networks.get(id) or self.endpoints.get(id))
@@ -518,6 +514,7 @@ class NetworkDriver:
         if isinstance(record, Network):
             self.networks.pop(record.id, None)
             self._neighbours.forget(record)
+            self._leasing.forget_network(record.id)
         else:
             self._forget(record)
 
@@ -550,14 +547,23 @@ class NetworkDriver:
         One that is not there (yet) is what it was: others make it, unless pynet did.
         """
         for network in list(self.networks.values()):
-            if self._backend(network).FOLLOWS_HOST:
-                names = self._backend(network).named_links(network, network.facts.uplink)
-                former = [network.facts.link(name) for name in names]
-                found = [await self._kernel.netlink.describe(name) for name in names]
-                links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
-                facts = replace(network.facts, links=tuple(one for one in links if one is not None))
-                self.networks[network.id] = replace(network, facts=facts)
-                self._neighbours.know(self.networks[network.id])
+            await self._follow_host(network)
+
+    async def _follow_host(self, network: Network) -> Network:
+        if not self._backend(network).FOLLOWS_HOST:
+            return network
+        names = self._backend(network).named_links(network, network.facts.uplink)
+        former = [network.facts.link(name) for name in names]
+        found = [await self._kernel.netlink.describe(name) for name in names]
+        links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
+        facts = replace(network.facts, links=tuple(one for one in links if one is not None))
+        current = self.networks.get(network.id)
+        # As text, since networks of one subnet are equal whatever their own addresses are.
+        if current is None or current.phase != network.phase or str(facts) == str(network.facts):
+            return network
+        self.networks[network.id] = replace(network, facts=facts)
+        self._neighbours.know(self.networks[network.id])
+        return self.networks[network.id]
 
     async def _with_host_addresses(self, network: Network) -> Network:
         """Choose the addresses that the host takes on a network, such as nobody on its LAN has.
@@ -615,8 +621,10 @@ class NetworkDriver:
                 await self._delete_network(other.id)
 
     async def _is_lived_in(self, network: Network) -> bool:
-        there = [one for one in self.endpoints.values() if one.network_id == network.id]
-        return any([not await self._is_dead(one) for one in there])
+        for endpoint in [one for one in self.endpoints.values() if one.network_id == network.id]:
+            if not await self._is_dead(endpoint):
+                return True
+        return False
 
     async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
         """Wait for a removal that goes on when its call is over: the engine will not ask again."""
@@ -646,7 +654,7 @@ class NetworkDriver:
             finally:
                 del self.networks[network.id]
                 self.unsound.discard(network.id)
-            self._leasing.forget_network(network.id)
+                self._leasing.forget_network(network.id)
             judged = (one for one in self.networks.values() if self.network_plan(one).segments)
             if plan.segments and (plan.foreign or next(judged, None) is None):
                 await self.allow_forwarding()

@@ -6,6 +6,7 @@ What is waited for are the host's routes, and now and then the LAN.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
@@ -17,6 +18,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, shortened
+from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
 from pynetdriver.store import Change, Store
@@ -29,6 +31,8 @@ GLOBAL_SPACE = "pynet-global"
 CLAIMING_S = 60
 #: How many addresses are asked for at once: ahead of time, and after the next one was found in use.
 _AHEAD, _AT_ONCE = 4, 64
+#: Of so many pools at a time.
+_POOLS = 16
 #: So often the next addresses may be in use before it is given up.
 _CONFLICTS = 16
 #: The engine's own IPAM options start with this.
@@ -75,11 +79,12 @@ class IpamDriver:
         self._networks_in_use = networks_in_use
         self._still_held = still_held
         self._others = others
-        #: Set when an address was given, so that others come up.
-        self.granted = asyncio.Event()
+        #: Of which pools addresses were given, so that others come up there.
+        self._granting: set[str] = set()
+        self._granted_now = asyncio.Event()
         self._granted: dict[str, float] = {}
         self._started = time.monotonic()
-        self._reclaiming = asyncio.Lock()
+        self._lock = Locks()
         self._pool6 = pool6
         self._pools = {key: decode(data, Pool) for key, data in store.load("pool").items()}
         self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
@@ -148,7 +153,7 @@ class IpamDriver:
     async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
         """Hold the address that was asked for, or the next free one."""
         wanted = parse_address(request.address, "address") if request.address else None
-        async with self._reclaiming:
+        async with self._lock(request.pool_id):
             pool = self._pools.get(request.pool_id)
             if pool is None:
                 name = shortened(request.pool_id)
@@ -173,7 +178,8 @@ class IpamDriver:
                 allocator.give_back(address)
                 raise
             self._granted[_key(lease)] = time.monotonic()
-            self.granted.set()
+            self._granting.add(pool.id)
+            self._granted_now.set()
         return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
 
     async def _pass_over_conflicts(self, pool: Pool, allocator: Allocator) -> None:
@@ -197,16 +203,31 @@ class IpamDriver:
                     allocator.postpone(address)
         raise Exhausted(f"other machines on the LAN use the addresses of pool {pool.subnet} that are left")
 
-    async def ask_ahead(self) -> None:
-        """Ask for the addresses that will be given next, so that no container's start has to wait for that."""
+    async def ask_ahead(self, pool_ids: Collection[str] | None = None) -> None:
+        """Ask for the addresses that will be given next, so that no container's start has to wait for that.
+
+        Args:
+            pool_ids: of these pools, of all if it is None.
+        """
         on_lans = self._others.pools
-        for pool in [one for one in self._pools.values() if one.subnet in on_lans] if on_lans else []:
-            if pool.id in self._pools:
-                held = await self._others.ask_ahead(pool.subnet, self._allocators[pool.id].upcoming(_AHEAD))
-                allocator = self._allocators.get(pool.id)
-                for address in held:
-                    if allocator is not None and not allocator.holds(address):
-                        allocator.postpone(address)
+        pools = [self._pools[id] for id in (self._pools if pool_ids is None else pool_ids) if id in self._pools]
+        asked = [one for one in pools if one.subnet in on_lans]
+        for start in range(0, len(asked), _POOLS):
+            await asyncio.gather(*(self._ask_ahead(one) for one in asked[start : start + _POOLS]))
+
+    async def _ask_ahead(self, pool: Pool) -> None:
+        allocator = self._allocators[pool.id]
+        for address in await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AHEAD)):
+            if not allocator.holds(address):
+                allocator.postpone(address)
+
+    async def given(self, within_s: float) -> set[str]:
+        """Wait until addresses were given, and tell of which pools; of none after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._granted_now.wait(), within_s)
+        self._granted_now.clear()
+        pools, self._granting = self._granting, set()
+        return pools
 
     def reserve(
         self, space: str, subnet: IPNetwork, named: IPAddress | None, taken: Iterable[IPAddress]

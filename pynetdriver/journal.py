@@ -46,6 +46,7 @@ class Journal:
         try:
             self.use_settings(plan)
             await self._kernel.apply(plan)
+            self.use_settings(plan)  # those of a link that was not there before
             self.write(replace(record, phase="ready"))
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
@@ -76,8 +77,14 @@ class Journal:
             try:
                 self.write(former)
             finally:
-                await asyncio.shield(asyncio.ensure_future(self._kernel.firewall.set(plan.owner, former_plan.intents)))
+                await asyncio.shield(asyncio.ensure_future(self._put_back(former_plan, plan)))
             raise
+
+    async def _put_back(self, former: Plan, plan: Plan) -> None:
+        try:
+            await self._kernel.apply(former, plan)
+        except PynetError as error:
+            log.error("could not put back what was there before", owner=plan.owner, error=str(error))
 
     async def delete(self, record: Subject, plan: Plan) -> None:
         """Remove what the plan names and then the record; what fails is tried again later.

@@ -95,7 +95,7 @@ class Leasing:
         tenant = self._tenants.get(_key(endpoint))
         if release and tenant is not None:
             self._client.give_back(station, tenant.lease)
-            self._remember(endpoint, replace(tenant.lease, lease_s=0), given=tenant.given)
+            self.renewed(endpoint, replace(tenant.lease, lease_s=0))
 
     def renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
         """Remember what the server said last."""

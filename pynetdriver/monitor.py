@@ -153,10 +153,10 @@ class Monitor:
             await asyncio.wait_for(self._watch.engine_rules_changed.wait(), due if due is None else max(due, 0))
         self._watch.engine_rules_changed.clear()
         now = time.monotonic()
+        await self._allow_forwarding()
         if self._looks and self._looks[0] <= now:
             self._looks = [when for when in self._looks if when > now]
             await self._driver.collect_dead()
-        await self._allow_forwarding()
         await asyncio.sleep(_ENGINE_PAUSE_S)
 
     async def _allow_forwarding(self) -> None:
@@ -178,10 +178,7 @@ class Monitor:
 
     async def _ask_ahead(self) -> None:
         """Ask for the next addresses before those that were asked for are out of date, or soon after one was given."""
-        await self._ipam.ask_ahead()
-        self._ipam.granted.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ipam.granted.wait(), _ASK_AHEAD_S)
+        await self._ipam.ask_ahead(await self._ipam.given(_ASK_AHEAD_S) or None)
 
     async def _poll_firewall(self) -> None:
         await asyncio.sleep(self._kernel.firewall.mend_every_s)

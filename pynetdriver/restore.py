@@ -110,7 +110,8 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
             kind = await kernel.netlink.kind_of_ours(name) if may_be else None
             if kind is None:
                 continue
-            if await kernel.netlink.is_in_use(name):
+            # What stands on a VLAN may be in containers.
+            if await kernel.netlink.is_in_use(name) or (kind == "vlan" and await kernel.has_links_elsewhere()):
                 log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
             else:
                 log.info("removing a link that nothing names", link=name)

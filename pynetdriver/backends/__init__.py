@@ -129,9 +129,9 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
     return found
 
 
-def leased_routes(endpoint: Endpoint) -> tuple[StaticRoute, ...]:
-    """Tell the routes that a DHCP server gave."""
-    routes = endpoint.lease.routes if endpoint.lease else ()
+def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ...]:
+    """Tell the routes that a DHCP server gave; an internal network has none."""
+    routes = endpoint.lease.routes if endpoint.lease and not network.internal else ()
     return tuple(
         StaticRoute(str(to), 0, str(next_hop)) if int(next_hop) else StaticRoute(str(to), 1) for to, next_hop in routes
     )

@@ -219,6 +219,9 @@ def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]
         LinkSysctl("ipv4", name, "arp_filter", "1"),
         LinkSysctl("ipv6", name, "accept_ra", "0"),
         LinkSysctl("ipv6", name, "accept_dad", "0"),
+        # No link-local address (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h): by it everybody on the LAN would reach the
+        # host on a link that is there for these containers.
+        LinkSysctl("ipv6", name, "addr_gen_mode", "1"),
     ]
     if has_ipv6(network):
         sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
@@ -308,7 +311,7 @@ def _own_addresses(network: Network) -> set[IPAddress]:
 def attachment(network: Network, endpoint: Endpoint, options: ParentOptions) -> Attachment:
     """The link, the LAN's router, and routes to what the host has besides addresses that its own link answers for."""
     ways = gateways(network, endpoint)
-    routes = leased_routes(endpoint) + (_routes_to_host(network, endpoint) if options.host_access else ())
+    routes = leased_routes(network, endpoint) + (_routes_to_host(network, endpoint) if options.host_access else ())
     return Attachment(container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), routes)
 
 

@@ -389,7 +389,9 @@ def attachment(network: Network, endpoint: Endpoint) -> Attachment:
     """The veth's other end, and the bridge's addresses as gateways unless the network is internal."""
     options = parse_options(Options, network.options)
     ways = gateways(network, endpoint)
-    return Attachment(container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), leased_routes(endpoint))
+    return Attachment(
+        container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), leased_routes(network, endpoint)
+    )
 
 
 def _modes(options: Options) -> dict[int, str]:

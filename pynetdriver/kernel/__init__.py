@@ -74,7 +74,7 @@ class Kernel:
         """Make everything that the plan names, or bring in line what exists.
 
         Args:
-            former: the owner's plan that is in place already; what it names is not looked at.
+            former: the owner's plan that is in place already; what it names is not looked at, nor what has moved since.
 
         Raises:
             PynetError: the first thing that could not be done; what was done before it stays.
@@ -94,15 +94,14 @@ class Kernel:
 
     async def mend(self, plan: Plan) -> None:
         """Bring a plan's objects in line, but for a link that may be in its sandbox: it would be made a second time."""
-        there = [one for one in plan.objects if isinstance(one, Upper) and one.moves]
-        await self.apply_objects(plan, Plan(plan.owner, objects=tuple(there)))
+        await self.apply_objects(plan, Plan(plan.owner))
 
     async def apply_objects(self, plan: Plan, former: Plan | None = None) -> None:
         """Make the plan's objects without its intents."""
         self.share(plan)
         try:
             for one in plan.objects:
-                if former is None or one not in former.objects:
+                if former is None or (one not in former.objects and not (isinstance(one, Upper) and one.moves)):
                     await self._ensure(one)
         finally:
             self.health.expect(plan)
@@ -120,6 +119,10 @@ class Kernel:
         for name, number in elsewhere.items():
             self.health.link_moved(name, number)
         return Links(here, elsewhere)
+
+    async def has_links_elsewhere(self) -> bool:
+        """Tell whether any of pynet's links is in a container. Raises HostError."""
+        return bool(await asyncio.to_thread(aliases_elsewhere))
 
     async def readdress(self, plan: Plan, key: str, former: IPNetwork, interior: Interior) -> None:
         """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
@@ -196,8 +199,8 @@ class Kernel:
             case Upper(shared=True):
                 async with self._sharing_lock:
                     if not self._sharing.get(one.name):
-                        await self.netlink.remove_link(one.name, one.kind)
                         self._sharing.pop(one.name, None)
+                        await self.netlink.remove_link(one.name, one.kind)
             case Bridge() | Dummy() | Upper() | Veth():
                 await self.netlink.remove_link(one.name, one.kind)
             case Adopted():

@@ -26,7 +26,8 @@ from pyroute2.netlink.rtnl import RTM_DELLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
-from pynetdriver.kernel.sandbox import Place, aliases_elsewhere
+from pynetdriver.kernel.sandbox import Place
+from pynetdriver.kernel.wire import HEADER, addresses_of
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, Route, Up, Upper, Veth
@@ -54,8 +55,8 @@ _NO_UPPER = {
     errno.EINVAL: "a link in passthru mode shares it with no other, or it takes none of that kind or MTU",
 }
 _NO_MAC = "00:00:00:00:00:00"
-#: struct nlmsghdr and struct ifinfomsg (linux/netlink.h, linux/rtnetlink.h).
-_HEADER, _LINK = struct.Struct("=IHHII"), struct.Struct("=BxHiII")
+#: struct ifinfomsg (linux/rtnetlink.h).
+_LINK = struct.Struct("=BxHiII")
 #: The kinds of links that pynet makes, and the group in which each begins.
 _GROUPS = dict.fromkeys(("bridge", "veth"), LINK_GROUP) | dict.fromkeys(
     ("dummy", "vlan", "macvlan", "ipvlan"), PLAIN_GROUP
@@ -105,9 +106,9 @@ class Netlink:
         return kind if _is_ours(link, kind) else None
 
     async def is_in_use(self, name: str) -> bool:
-        """Tell whether a pair reaches into another namespace, a bridge has ports, or links stand on one.
+        """Tell whether a pair reaches into another namespace, a bridge has ports, or links here stand on one.
 
-        Those may be in other namespaces. Dumps all links.
+        Dumps all links.
         """
         index = _index(name)
         if index is None:
@@ -122,7 +123,7 @@ class Netlink:
                 # The ends of a pair stand on each other.
                 or (one.get("link") == index and one.get(("linkinfo", "kind")) != Veth.kind)
             ]
-        return bool(uppers) or ("." in name and len(await asyncio.to_thread(aliases_elsewhere)) > 0)
+        return bool(uppers)
 
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
@@ -149,7 +150,7 @@ class Netlink:
                 up=bool(link["flags"] & _IFF_UP),
                 ours=_is_ours(link, kind),
                 master=socket.if_indextoname(master) if master else None,
-                addresses=tuple(address for owner, address in await self.addresses() if owner == name),
+                addresses=addresses_of(index),
             )
 
     async def uplink(self) -> tuple[str, int] | None:
@@ -466,8 +467,8 @@ def _remove_link(index: int) -> None:
     """Send RTM_DELLINK and wait for the answer (rtnetlink(7)); NetlinkError if it is a refusal."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as one:
         flags = NLM_F_REQUEST | NLM_F_ACK
-        one.send(_HEADER.pack(_HEADER.size + _LINK.size, RTM_DELLINK, flags, 1, 0) + _LINK.pack(0, 0, index, 0, 0))
-        (code,) = struct.unpack_from("=i", one.recv(4096), _HEADER.size)
+        one.send(HEADER.pack(HEADER.size + _LINK.size, RTM_DELLINK, flags, 1, 0) + _LINK.pack(0, 0, index, 0, 0))
+        (code,) = struct.unpack_from("=i", one.recv(4096), HEADER.size)
     if code and -code != errno.ENODEV:
         raise NetlinkError(-code)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import socket
@@ -24,11 +25,11 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
+from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
 from pynetdriver.plan import Interior, Upper
 
 # linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
-_DONE, _ERROR, _REQUEST, _DUMP = 3, 2, 0x1, 0x301
 _GETLINK, _GETNSID = 18, 90
 _NSID, _NSID_OF_DESCRIPTOR, _ALIAS, _EXT_MASK, _TARGET_NSID = 1, 3, 20, 29, 46
 #: The attribute as it stands in a message of a link, of which taking all apart would hold up the event loop.
@@ -37,8 +38,6 @@ _OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, _ALIAS)) + rb"(%s)\0" %
 _CLONE_NEWNET = 0x40000000
 _SKIP_STATS = 8
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
-_HEADER = struct.Struct("=IHHII")
-_WAIT_S = 5.0
 
 
 class Place(NamedTuple):
@@ -116,10 +115,15 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
             taken = {name for _, name in socket.if_nameindex()}
             name = next(one for one in (f"{interior.prefix}{number}" for number in count()) if one not in taken)
             index = socket.if_nametoindex(upper.name)
-            netlink.link("set", index=index, ifalias=upper.name)
-            netlink.link("set", index=index, ifname=name)
-            netlink.link("set", index=index, state="up")
-            _furnish(netlink, index, interior)
+            try:
+                netlink.link("set", index=index, ifname=name)
+                netlink.link("set", index=index, state="up")
+                _furnish(netlink, index, interior)
+                # Last, as it is what tells that the link is there.
+                netlink.link("set", index=index, ifalias=upper.name)
+            except BaseException:
+                netlink.link("del", index=index)
+                raise
 
 
 def _furnish(netlink: Any, index: int, interior: Interior) -> None:
@@ -145,12 +149,12 @@ def _told(what: str) -> Iterator[None]:
 def _elsewhere() -> dict[str, tuple[int, int]]:
     """Map aliases to the number of a namespace and an index in it."""
     try:
-        with _socket() as one:
+        with route_socket() as one:
             found = {}
-            for number in [found for body in _dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
+            for number in [found for body in dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
                 request = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _EXT_MASK, _SKIP_STATS)
                 request += struct.pack("=HHi", 8, _TARGET_NSID, number)
-                for body in _dump(one, _GETLINK, request):
+                for body in _links(one, request):
                     alias = _OUR_ALIAS.search(body)
                     if alias is not None:
                         (index,) = struct.unpack_from("=i", body, 4)
@@ -158,6 +162,16 @@ def _elsewhere() -> dict[str, tuple[int, int]]:
             return found
     except OSError as error:
         raise HostError.of(error.errno or 0, "look for links in containers") from error
+
+
+def _links(one: socket.socket, request: bytes) -> list[bytes]:
+    """List the links of a namespace; none if it went meanwhile."""
+    try:
+        return dump(one, _GETLINK, request)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return []
 
 
 @contextlib.contextmanager
@@ -179,46 +193,18 @@ def _namespace(number: int | None, key: str) -> Iterator[int]:
 
 
 def _number_of(descriptor: int) -> int | None:
-    with _socket() as one:
+    with route_socket() as one:
         request = bytes(4) + struct.pack("=HHi", 8, _NSID_OF_DESCRIPTOR, descriptor)
-        one.send(_HEADER.pack(_HEADER.size + len(request), _GETNSID, _REQUEST, 1, 0) + request)
-        return next(iter(_number(one.recv(1 << 12)[_HEADER.size :])), None)
+        one.send(HEADER.pack(HEADER.size + len(request), _GETNSID, REQUEST, 1, 0) + request)
+        return next(iter(_number(one.recv(1 << 12)[HEADER.size :])), None)
 
 
 def _number(body: bytes) -> list[int]:
-    numbers = [struct.unpack("=i", value)[0] for kind, value in _attributes(body, 4) if kind == _NSID]
+    numbers = [struct.unpack("=i", value)[0] for kind, value in attributes(body, 4) if kind == _NSID]
     return [number for number in numbers if number >= 0]
-
-
-def _socket() -> socket.socket:
-    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-    one.settimeout(_WAIT_S)
-    return one
 
 
 def _enter(namespace: int) -> None:
     """Move this thread into a network namespace (setns(2))."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _dump(one: socket.socket, kind: int, request: bytes) -> Iterator[bytes]:
-    """Yield the bodies of the answers; nothing of a namespace that went meanwhile."""
-    one.send(_HEADER.pack(_HEADER.size + len(request), kind, _DUMP, kind, 0) + request)
-    while True:
-        data, start = one.recv(1 << 17), 0
-        while start + _HEADER.size <= len(data):
-            length, found, *_ = _HEADER.unpack_from(data, start)
-            if found in (_DONE, _ERROR):
-                return
-            yield data[start + _HEADER.size : start + length]
-            start += (length + 3) & ~3
-
-
-def _attributes(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
-    while start + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, start)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[start + 4 : start + length]
-        start += (length + 3) & ~3

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -22,13 +22,13 @@ from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
 from pynetdriver.kernel.netlink import ROUTE_PROTOCOL
+from pynetdriver.kernel.wire import DONE, DUMP, ERROR, HEADER, INTERRUPTED, attributes
 
 log = structlog.get_logger()
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
 _ROUTE, _NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 0, 12, 270, 1, 33
 _ROUTE_GROUPS = {"LINK": 1, "IPV4_IFADDR": 5, "IPV4_ROUTE": 7, "IPV6_IFADDR": 9, "IPV6_ROUTE": 11, "NSID": 28}
-_ERROR, _DONE, _DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
 _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _DELNSID = 16, 17, 18, 20, 21, 22, 89
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
 _SKIP_STATS, _SLAVE_DATA, _IFF_UP, _IFF_PROMISC = 8, 5, 0x1, 0x100
@@ -42,8 +42,6 @@ _NFTABLES_GROUP, _SUBSYSTEM, _NEWGEN, _CHAINS, _TABLES = 7, 10, 15, {3, 5, 27}, 
 _GEN_PID, _GEN_NAME = 2, 3
 _FAMILIES, _INET = {2, 10}, 1
 _BUFFER_BYTES = 32 << 20
-#: Length, type, flags, sequence number, port id.
-_HEADER = struct.Struct("=IHHII")
 #: The event loop goes on after so many.
 _DATAGRAMS = 64
 
@@ -111,11 +109,11 @@ class Watch:
                     self.look()
                 continue
             start = 0
-            while sender == 0 and start + _HEADER.size <= len(data):
-                length, kind, flags, _, port = _HEADER.unpack_from(data, start)
-                if length < _HEADER.size:
+            while sender == 0 and start + HEADER.size <= len(data):
+                length, kind, flags, _, port = HEADER.unpack_from(data, start)
+                if length < HEADER.size:
                     break
-                take(data[start + _HEADER.size : start + length], kind, flags, port)
+                take(data[start + HEADER.size : start + length], kind, flags, port)
                 start += (length + 3) & ~3
         return True
 
@@ -125,24 +123,24 @@ class Watch:
         self._health.begin_look()
         # Links without their counters, which are most of a message.
         request = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS) if kind == _GETLINK else bytes(8)
-        self._route.send(_HEADER.pack(_HEADER.size + len(request), kind, _DUMP, kind, 0) + request)
+        self._route.send(HEADER.pack(HEADER.size + len(request), kind, DUMP, kind, 0) + request)
 
     def _route_message(self, body: bytes, kind: int, flags: int, _: int) -> None:
         if kind in (_NEWLINK, _DELLINK):
             self._link(body, kind)
         elif kind in (_NEWADDR, _DELADDR):
             prefix_length, index = struct.unpack_from("=xBxxI", body)
-            found = dict(_attributes(body, 8))
+            found = dict(attributes(body, 8))
             address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
             self._health.address_seen((address, prefix_length), index, is_there=kind == _NEWADDR)
         elif kind == _DELROUTE and body[_PROTOCOL] == ROUTE_PROTOCOL:
-            found = dict(_attributes(body, 12))
+            found = dict(attributes(body, 12))
             self._health.route_gone(found.get(_RTA_DST, b""), _number(found, _RTA_OIF))
         elif kind == _DELNSID:
-            self._health.namespace_gone(_number(dict(_attributes(body, 4)), _NSID))
-        elif kind in (_DONE, _ERROR):
+            self._health.namespace_gone(_number(dict(attributes(body, 4)), _NSID))
+        elif kind in (DONE, ERROR):
             # A list of what changed meanwhile may lack something that is there.
-            if kind == _ERROR or flags & _INTERRUPTED:
+            if kind == ERROR or flags & INTERRUPTED:
                 self._health.break_off_look()
             else:
                 self._health.end_look(links=bool(self._asked))
@@ -152,7 +150,7 @@ class Watch:
     def _link(self, body: bytes, kind: int) -> None:
         family, flags = struct.unpack_from("=B3x4xI", body)
         found: dict[int, bytes] = {}
-        for attribute, value in _attributes(body, 16):
+        for attribute, value in attributes(body, 16):
             found[attribute] = value
             if attribute == _IFNAME and not self._health.is_of_interest(_text(value)):
                 return
@@ -163,8 +161,8 @@ class Watch:
             if family != socket.AF_BRIDGE:  # or else it is a port that left its bridge
                 self._health.link_gone(name)
             return
-        port = found.get(_PROTINFO) or dict(_attributes(found.get(_LINKINFO, b""))).get(_SLAVE_DATA, b"")
-        modes = {_MODES[mode] for mode, value in _attributes(port) if mode in _MODES and value[0]}
+        port = found.get(_PROTINFO) or dict(attributes(found.get(_LINKINFO, b""))).get(_SLAVE_DATA, b"")
+        modes = {_MODES[mode] for mode, value in attributes(port) if mode in _MODES and value[0]}
         self._health.link_seen(
             Picture(
                 name,
@@ -184,10 +182,10 @@ class Watch:
         if subsystem != _SUBSYSTEM or port in self._own_ports:
             return
         if kind == _NEWGEN:
-            self._end_of_transaction(dict(_attributes(body, 4)), port)
+            self._end_of_transaction(dict(attributes(body, 4)), port)
             return
         # Everywhere the first attribute is the table's name, the second the thing's but for chains and tables.
-        found = dict(_attributes(body, 4))
+        found = dict(attributes(body, 4))
         table, name = _text(found.get(1, b"")), _text(found.get(3 if kind in _CHAINS else 2, b""))
         if kind in _TABLES:
             name = ""
@@ -226,15 +224,6 @@ def _own_ports() -> set[int]:
     # Columns: address, protocol, port id, six more, inode.
     rows = [line.split() for line in Path("/proc/self/net/netlink").read_text().splitlines()[1:]]
     return {int(row[2]) for row in rows if int(row[1]) == _NETFILTER and int(row[9]) in inodes}
-
-
-def _attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    while start + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, start)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[start + 4 : start + length]
-        start += (length + 3) & ~3
 
 
 def _text(value: bytes) -> str:

@@ -55,6 +55,7 @@ def shim(name: str, kind: str) -> str:
   sysctl net.ipv4.conf.{name}.arp_filter = 1
   sysctl net.ipv6.conf.{name}.accept_ra = 0
   sysctl net.ipv6.conf.{name}.accept_dad = 0
+  sysctl net.ipv6.conf.{name}.addr_gen_mode = 1
   sysctl net.ipv6.conf.{name}.disable_ipv6 = 0
   up {name}
   address 192.0.2.254/32 dev {name}

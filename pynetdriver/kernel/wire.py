@@ -1,0 +1,83 @@
+"""Netlink messages taken apart by hand, where a library would take apart much that nobody asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.errors import HostError
+
+#: Length, type, flags, sequence number, port id (struct nlmsghdr of linux/netlink.h).
+HEADER = struct.Struct("=IHHII")
+ERROR, DONE, REQUEST, DUMP, INTERRUPTED = 2, 3, 0x1, 0x301, 0x10
+_SOL_NETLINK, _GET_STRICT_CHECK = 270, 12
+_GETADDR, _ADDRESS, _LOCAL = 22, 1, 2
+_WAIT_S = 5.0
+#: A list that changed while it was read is read again so often.
+_TRIES = 5
+
+
+def route_socket() -> socket.socket:
+    """Open a socket for requests whose answers come at once."""
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    one.settimeout(_WAIT_S)
+    # What a request says is to be left out is left out by the kernel.
+    one.setsockopt(_SOL_NETLINK, _GET_STRICT_CHECK, 1)
+    return one
+
+
+def dump(one: socket.socket, kind: int, request: bytes) -> list[bytes]:
+    """Ask for a list, and return the bodies of its messages. Raises OSError."""
+    for _ in range(_TRIES):
+        bodies, whole = [], True
+        one.send(HEADER.pack(HEADER.size + len(request), kind, DUMP, kind, 0) + request)
+        for found, flags, body in _messages(one):
+            if found == ERROR:
+                (code,) = struct.unpack_from("=i", body)
+                raise OSError(-code, os.strerror(-code))
+            whole &= not flags & INTERRUPTED
+            if found == DONE:
+                break
+            bodies.append(body)
+        if whole:
+            return bodies
+    raise OSError(errno.EAGAIN, "a list changes faster than it can be read")
+
+
+def _messages(one: socket.socket) -> Iterator[tuple[int, int, bytes]]:
+    while True:
+        data, start = one.recv(1 << 17), 0
+        while start + HEADER.size <= len(data):
+            length, kind, flags, _, _ = HEADER.unpack_from(data, start)
+            yield kind, flags, data[start + HEADER.size : start + length]
+            start += (length + 3) & ~3
+
+
+def attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Go through the attributes that begin at `start`, each with its kind."""
+    while start + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, start)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[start + 4 : start + length]
+        start += (length + 3) & ~3
+
+
+def addresses_of(index: int) -> tuple[IPNetwork, ...]:
+    """List the addresses of one link, which takes no longer the more others have. Raises HostError."""
+    found = []
+    try:
+        with route_socket() as one:
+            for body in dump(one, _GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index)):
+                values = dict(attributes(body, 8))
+                raw = values.get(_LOCAL) or values[_ADDRESS]
+                address = IPAddress(int.from_bytes(raw), 4 if len(raw) == 4 else 6)
+                found.append(IPNetwork(f"{address}/{body[1]}"))
+    except OSError as error:
+        raise HostError.of(error.errno or errno.EIO, "list the addresses of a link") from error
+    return tuple(found)
