@@ -89,6 +89,10 @@ class NetworkDriver:
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
+        #: Addresses that containers have still, since giving them those of their new leases failed.
+        self._outdated: dict[str, IPNetwork] = {}
+        #: Endpoints by the LAN and address that they have there, over all networks.
+        self._by_lan: dict[tuple[str, IPAddress], str] = {}
         self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
@@ -160,9 +164,11 @@ class NetworkDriver:
             for address in endpoint.addresses.values():
                 await self._collect_if_dead(self._by_address.get((network.id, address)))
             for address in endpoint.addresses.values():
-                holder = self._by_address.get((network.id, address))
+                holder = self._by_lan.get((self._lan(network.id), address))
                 if holder is not None:
-                    raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of the same network")
+                    where = self.endpoints[holder].network_id
+                    which = "the same network" if where == network.id else f"network {where[:12]}"
+                    raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of {which}")
             self._network(network.id)
             self._know(replace(endpoint, phase="creating"))
             try:
@@ -301,7 +307,7 @@ class NetworkDriver:
             # A link that went with the one that it stood on is made again when that is back.
             gone = forgotten or not (there.has(plan) or self._kernel.netlink.is_missing(plan.lowers))
             if gone and not forgotten and plan.lowers:
-                gone = not await self._is_revived(endpoint, plan)
+                gone = not await self.is_revived(endpoint, plan)
             if gone and self.endpoints.get(id) is endpoint:
                 log.info("endpoint is gone, removing what is left", endpoint=id[:12])
                 await self._delete_endpoint(id)
@@ -378,7 +384,7 @@ class NetworkDriver:
         await self._kernel.rebuild(plan, endpoint.sandbox, self._interior(endpoint))
         return True
 
-    async def _is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
+    async def is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
         """Tell whether a link is there after all or could be made again, what it stood on being back just now."""
         async with self._lock(endpoint.id):
             if self.endpoints.get(endpoint.id) is not endpoint:
@@ -416,7 +422,11 @@ class NetworkDriver:
         await self._collect_if_dead(self._leasing.holder(endpoint))
 
         async def taken(address: IPAddress) -> str | None:
-            return await self._neighbours.holder(network, address, endpoint.mac)
+            holder = self._by_lan.get((self._lan(network.id), address))
+            if holder is not None and holder != endpoint.id:
+                return self.endpoints[holder].mac
+            own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
+            return next(own, None) or await self._neighbours.holder(network, address, endpoint.mac)
 
         endpoint = await self._leasing.obtain(endpoint, self._station, taken)
         self._know(replace(endpoint, phase="creating"))
@@ -464,8 +474,11 @@ class NetworkDriver:
             self._know(endpoint)
             interior = self._interior(endpoint)
             # As text, since networks of one subnet are equal whatever their own addresses are.
-            if former.sandbox is not None and (has_lost or str(interior) != str(self._interior(former))):
-                await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, former.address4, interior)
+            differs = has_lost or endpoint_id in self._outdated or str(interior) != str(self._interior(former))
+            if former.sandbox is not None and differs:
+                gone = self._outdated.setdefault(endpoint_id, former.address4)
+                await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, gone, interior)
+                del self._outdated[endpoint_id]
                 if lease is not None:
                     self._neighbours.announce(self.networks[endpoint.network_id], endpoint)
                     log.warning(
@@ -722,19 +735,31 @@ class NetworkDriver:
     def _know(self, endpoint: Endpoint) -> None:
         self.endpoints[endpoint.id] = endpoint
         self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
+        lan = self._lan(endpoint.network_id)
         for address in endpoint.addresses.values():
             self._by_address[endpoint.network_id, address] = endpoint.id
+            self._by_lan[lan, address] = endpoint.id
 
     def _forget(self, endpoint: Endpoint) -> None:
         self.endpoints.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._joined.pop(endpoint.id, None)
+        self._outdated.pop(endpoint.id, None)
         self._forget_addresses(endpoint)
 
     def _forget_addresses(self, endpoint: Endpoint) -> None:
         for address in endpoint.addresses.values():
             if self._by_address.get((endpoint.network_id, address)) == endpoint.id:
                 del self._by_address[endpoint.network_id, address]
+            lan = self._lan(endpoint.network_id)
+            if self._by_lan.get((lan, address)) == endpoint.id:
+                del self._by_lan[lan, address]
+
+    def _lan(self, network_id: str) -> str:
+        """Name the LAN that a network's addresses are on: that of a link, or one of its own."""
+        network = self.networks.get(network_id)
+        lan = self._backend(network).lan(network) if network is not None else None
+        return lan.link if lan is not None else network_id
 
     def _network(self, network_id: str) -> Network:
         network = self.networks.get(network_id)

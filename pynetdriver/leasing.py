@@ -37,7 +37,10 @@ class Leasing:
         self._store = store
         self._client = DhcpClient(self._told)
         self._changed: Changed | None = None
-        self._tenants = {key: decode(data, Tenant) for key, data in store.load("tenant").items()}
+        #: By network and client id; who was seen last comes last.
+        self._tenants: dict[str, dict[str, Tenant]] = {}
+        for one in (decode(data, Tenant) for data in store.load("tenant").values()):
+            self._tenants.setdefault(one.network_id, {})[one.client_id] = one
         #: Endpoints by the key of the tenant that they are.
         self._present: dict[str, str] = {}
 
@@ -92,14 +95,17 @@ class Leasing:
         if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
             return
         self._client.forget(endpoint.id)
-        tenant = self._tenants.get(_key(endpoint))
+        tenant = self._tenant(endpoint)
         if release and tenant is not None:
             self._client.give_back(station, tenant.lease)
             self.renewed(endpoint, replace(tenant.lease, lease_s=0))
 
+    def _tenant(self, endpoint: Endpoint) -> Tenant | None:
+        return self._tenants.get(endpoint.network_id, {}).get(endpoint.client_id)
+
     def renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
         """Remember what the server said last."""
-        tenant = self._tenants.get(_key(endpoint))
+        tenant = self._tenant(endpoint)
         try:
             self._remember(endpoint, lease, given=tenant is not None and tenant.given)
         except PynetError as error:
@@ -107,11 +113,9 @@ class Leasing:
 
     def forget_network(self, network_id: str) -> None:
         """Forget who was on a network."""
-        gone = [key for key, one in self._tenants.items() if one.network_id == network_id]
-        if gone:
-            self._store.write(*(Change("tenant", key, None) for key in gone))
-        for key in gone:
-            del self._tenants[key]
+        tenants = self._tenants.pop(network_id, {})
+        if tenants:
+            self._store.write(*(Change("tenant", f"{network_id} {client_id}", None) for client_id in tenants))
 
     async def close(self) -> None:
         """Renew nothing more: the containers live on, and the next daemon goes on."""
@@ -120,21 +124,25 @@ class Leasing:
     def _absent(self, endpoint: Endpoint) -> Tenant | None:
         """Find the tenant that an endpoint is to be: the one that it says it is, or the last that is not there."""
         if endpoint.client_id:
-            return self._tenants.get(_key(endpoint))
-        for key, one in reversed(self._tenants.items()):
-            if one.network_id == endpoint.network_id and key not in self._present and not one.given:
+            return self._tenant(endpoint)
+        for one in reversed(self._tenants.get(endpoint.network_id, {}).values()):
+            if f"{one.network_id} {one.client_id}" not in self._present and not one.given:
                 return one
         return None
 
     def _remember(self, endpoint: Endpoint, lease: DhcpLease, *, given: bool) -> None:
-        key, network_id = _key(endpoint), endpoint.network_id
-        tenant = Tenant(network_id=network_id, mac=endpoint.mac, client_id=endpoint.client_id, lease=lease, given=given)
-        others = [old for old, one in self._tenants.items() if one.network_id == network_id and old != key]
-        forgotten = [old for old in others[: max(0, len(others) - _TENANTS + 1)] if old not in self._present]
-        self._store.write(Change("tenant", key, encode(tenant)), *(Change("tenant", old, None) for old in forgotten))
-        for old in (key, *forgotten):
-            self._tenants.pop(old, None)
-        self._tenants[key] = tenant
+        network_id, client_id = endpoint.network_id, endpoint.client_id
+        tenant = Tenant(network_id=network_id, mac=endpoint.mac, client_id=client_id, lease=lease, given=given)
+        tenants = self._tenants.setdefault(network_id, {})
+        absent = [one for one in tenants if one != client_id and f"{network_id} {one}" not in self._present]
+        forgotten = absent[: max(0, len(tenants) - _TENANTS)]
+        self._store.write(
+            Change("tenant", _key(endpoint), encode(tenant)),
+            *(Change("tenant", f"{network_id} {one}", None) for one in forgotten),
+        )
+        for one in (client_id, *forgotten):
+            tenants.pop(one, None)
+        tenants[client_id] = tenant
 
     async def _told(self, endpoint_id: str, lease: DhcpLease | None) -> None:
         if self._changed is not None:

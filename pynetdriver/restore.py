@@ -51,7 +51,11 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     for endpoint in driver.endpoints.values():
         plan = endpoint_plans[endpoint.id]
         ready = endpoint.phase == driver.networks[endpoint.network_id].phase == "ready"
-        if ready and (there.has(plan) or kernel.netlink.is_missing(plan.lowers)):
+        if ready and (
+            there.has(plan)
+            or kernel.netlink.is_missing(plan.lowers)
+            or (plan.lowers and await driver.is_revived(endpoint, plan))
+        ):
             plans[plan.owner] = plan
             driver.restore_ports(endpoint)
         else:
@@ -67,6 +71,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
             journal.use_settings(plan)
             await kernel.mend(plan)
+            journal.use_settings(plan)  # those of a link that was not there before
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":

@@ -33,15 +33,21 @@ from pynetdriver.pool import is_host_address, overlap, parse_address
 _VLAN_IDS = range(1, 4095)
 
 
+_NOT_FREE = "{} is no free address of the network's subnets; give one of them"
+
+
 def _parse_host_access(text: str) -> bool | IPAddress:
     try:
         return bool(kinds.boolean.parse(text))
     except ValueError:
         pass
     try:
-        return parse_address(text, "")
+        address = parse_address(text, "")
     except InvalidRequest:
         raise ValueError from None
+    if not int(address):
+        raise ValueError
+    return address
 
 
 #: Backends of which the kernel takes one on a parent.
@@ -170,6 +176,11 @@ def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
             raise InvalidRequest(
                 f"parent {missing} is not on this host; choose one of {', '.join(choices) or 'its links'}"
             )
+        if parent.ours:
+            raise Conflict(
+                f'"{parent.name}" under "{name}" is a link that pynet made and will remove; make "{name}" yourself, or'
+                " choose another parent"
+            )
         if int(vlan["id"]) not in _VLAN_IDS:
             raise InvalidOption.value("parent", name, f"LINK.1 to LINK.{_VLAN_IDS[-1]} for a VLAN that is to be made")
     if parent.name == "lo":
@@ -212,8 +223,7 @@ def network_plan(network: Network, options: ParentOptions, attributes: Attribute
 def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]:
     """The host's own link on the parent, of the same kind as containers': the parent itself they do not reach."""
     name = shim_link(parent)
-    lower = next(iter(network.facts.links))
-    mac = shim_mac(parent, lower.mac) if attributes.own_mac else None
+    mac = shim_mac(parent, network.facts.links[0].mac) if attributes.own_mac and network.facts.links else None
     sysctls = [
         # It answers for the host's addresses, but not to machines that reach these by the parent.
         LinkSysctl("ipv4", name, "arp_filter", "1"),
@@ -294,12 +304,18 @@ def host_addresses(network: Network, options: ParentOptions) -> dict[IPNetwork, 
         return {}
     named = {one.pool: one.host for one in network.subnets}
     if isinstance(given, IPAddress):
-        subnet = next((one for one in network.subnets if given in one.pool), None)
-        if subnet is None or given == subnet.gateway or not is_host_address(given, subnet.pool):
-            raise InvalidOption(f"host_access={given} is no free address of the network's subnets; give one of them")
-        named[subnet.pool] = given
-    for address in named.values():
-        if address is not None and address in _own_addresses(network):
+        pool = next((one.pool for one in network.subnets if given in one.pool), None)
+        if pool is None:
+            raise InvalidOption(_NOT_FREE.format(f"host_access={given}"))
+        named[pool] = given
+    for subnet in network.subnets:
+        address = named[subnet.pool]
+        if address is None:
+            continue
+        if address not in subnet.pool or not is_host_address(address, subnet.pool) or address == subnet.gateway:
+            who = f"host_access={address}" if address == given else f"--aux-address host={address}"
+            raise InvalidOption(_NOT_FREE.format(who))
+        if address in _own_addresses(network):
             raise InvalidOption(f"the host has {address} already; name an address of its own for the network")
     return named
 

@@ -60,6 +60,8 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
             f"host_access contradicts macvlan_mode={options.mode}, in which the kernel lets a container reach nothing"
             " else on this host; use macvlan_mode=bridge"
         )
+    if options.promiscuous and network.internal and options.parent is None:
+        raise InvalidOption("promiscuous contradicts --internal without a parent; leave one out")
     parent = _parent.parent_name(network)
     for other in networks.values():
         shared = other.backend == network.backend and _parent.parent_name(other) == parent

@@ -51,6 +51,7 @@ _NTF_MASTER, _NTF_STICKY = 0x04, 0x40
 _MTU_WITHOUT_PORTS = 1500
 #: Why the kernel puts no link on another (drivers/net/macvlan.c, drivers/net/ipvlan/ipvlan_main.c).
 _NO_UPPER = {
+    errno.EEXIST: "it carries that VLAN under another name",
     errno.EBUSY: "it is a port of a bridge or bond, or carries links of another kind",
     errno.EINVAL: "a link in passthru mode shares it with no other, or it takes none of that kind or MTU",
 }
@@ -134,10 +135,17 @@ class Netlink:
         return Place(int(link.get("link_netnsid")), int(link.get("link")))
 
     async def describe(self, name: str) -> Link | None:
-        """Say what a link is, None if there is none of that name."""
+        """Say what a link is, None if there is none of that name.
+
+        Raises:
+            Conflict: it is an alternative name, which the kernel tells nobody of.
+        """
         index = _index(name)
         if index is None:
             return None
+        with contextlib.suppress(OSError):
+            if (proper := socket.if_indextoname(index)) != name:
+                raise Conflict(f'"{name}" is another name of link "{proper}"; use that one')
         with _told(f"look at link {name}"):
             link = await self._link(index)
             kind = link.get(("linkinfo", "kind")) or "device"

@@ -95,28 +95,29 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
-    with _told(f"make link {upper.name} again in its container"):
-        with _namespace(number, key) as namespace, IPRoute() as host:
-            attributes: dict[str, Any] = {f"{upper.kind}_{name}": value for name, value in upper.attributes}
-            attributes |= {"address": upper.mac} if upper.mac else {}
-            attributes |= {"mtu": upper.mtu} if upper.mtu else {}
-            lower = socket.if_nametoindex(upper.lower)
-            host.link(
-                "add",
-                ifname=upper.name,
-                kind=upper.kind,
-                link=lower,
-                group=PLAIN_GROUP,
-                net_ns_fd=namespace,
-                **attributes,
-            )
-            _enter(namespace)
+    with (
+        _told(f"make link {upper.name} again in its container"),
+        _namespace(number, key) as namespace,
+        IPRoute() as host,
+    ):
+        attributes: dict[str, Any] = {f"{upper.kind}_{name}": value for name, value in upper.attributes}
+        attributes |= {"address": upper.mac} if upper.mac else {}
+        attributes |= {"mtu": upper.mtu} if upper.mtu else {}
+        attributes |= {"link": socket.if_nametoindex(upper.lower), "group": PLAIN_GROUP, "net_ns_fd": namespace}
+        _enter(namespace)
         with IPRoute() as netlink:
             taken = {name for _, name in socket.if_nameindex()}
+            if upper.name in taken:
+                # Left by who did not get to its end.
+                netlink.link("del", index=socket.if_nametoindex(upper.name))
             name = next(one for one in (f"{interior.prefix}{number}" for number in count()) if one not in taken)
+            host.link("add", ifname=upper.name, kind=upper.kind, **attributes)
             index = socket.if_nametoindex(upper.name)
             try:
                 netlink.link("set", index=index, ifname=name)
+                if any(address.version == 6 for address in interior.addresses):
+                    # Engines before 26 turn it off for the whole sandbox, and on for each link that has addresses.
+                    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
                 netlink.link("set", index=index, state="up")
                 _furnish(netlink, index, interior)
                 # Last, as it is what tells that the link is there.
@@ -132,6 +133,10 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
         netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.prefixlen, **flags)
     for destination, next_hop in sorted(interior.ways, key=lambda way: way[1] is not None):
         family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+        if not destination.prefixlen and any(
+            route.get("oif") != index for route in netlink.get_default_routes(family=family)
+        ):
+            continue  # the way out is by another network of the container
         way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
 

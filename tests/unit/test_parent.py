@@ -375,3 +375,18 @@ def test_host_access_is_refused_when_the_address_is_not_free(value: str) -> None
     for name in ("macvlan", "ipvlan"):
         with pytest.raises(InvalidOption, match=f"host_access={value} is no free address"):
             backend_named(name).host_addresses(a_network(name, host_access=value))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "192.0.2.0", "192.0.2.255", "192.0.2.2"])
+def test_the_auxiliary_address_of_the_host_is_checked_as_well(host: str) -> None:
+    """Only a free host address of its own subnet does."""
+    network = a_network(host_access="true", subnets=(replace(V4, host=IPAddress(host)),))
+    with pytest.raises(InvalidOption, match=f"--aux-address host={host} is no free address"):
+        backend_named("macvlan").host_addresses(network)
+
+
+@pytest.mark.parametrize("value", ["0.0.0.0", "::"])
+def test_no_address_is_no_host_access(value: str) -> None:
+    """Neither yes, nor no, nor an address."""
+    with pytest.raises(InvalidOption, match="true, false or an address"):
+        backend_named("macvlan").host_addresses(a_network(host_access=value))
