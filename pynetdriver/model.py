@@ -37,7 +37,7 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a backend needs to know of the host, as it was when the network was made.
+    """What a backend needs to know of the host, as it was when the network was made, or is if that follows the host.
 
     `uplink_mtu` is the MTU in bytes of the link that carries the default route, `uplink` its name; `links` are those
     of which the backend asked for and which exist.
@@ -183,7 +183,9 @@ class Lease(Record, frozen=True, kw_only=True):
 
 
 class Setting(Record, frozen=True, kw_only=True):
-    """A sysctl of others' that pynet changed, or would on its way back, with what was there before.
+    """A switch of others' that pynet changed, or would on its way back, with what was there before.
+
+    `path` is its file, or stands for one where the kernel has none (see `kernel.settings`).
 
     `version` is the IP version of which it switches forwarding, 0 if it is a link's own. `boot` is the
     kernel's boot id: after a reboot the former value is void.

@@ -48,7 +48,7 @@ class Monitor:
         self._engine_bridges: frozenset[str] = frozenset()
         self._rewritten_blindly = -inf
         self._stuck: list[Damage] = []
-        #: What was mended so far: table, bridge, port, address, forwarding.
+        #: What was mended so far: table, bridge, port, link, parent, address, route, forwarding.
         self.repairs: Counter[str] = Counter()
 
     def engine_started(self) -> None:

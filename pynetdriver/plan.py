@@ -53,7 +53,7 @@ class Dummy:
 
 @dataclass(frozen=True)
 class Parent:
-    """A link of somebody else's on which a network's links stand: it has to be there, and is not touched."""
+    """A link of somebody else's on which a network's links stand: it has to be there, and is not made or removed."""
 
     link: str
 
