@@ -105,6 +105,11 @@ def parent_name(network: Network) -> str | None:
     return given or (bridge_name(network.id) if network.internal else network.facts.uplink)
 
 
+def lower(network: Network) -> Link | None:
+    """Find what the network stands on: the parent, or the link under a VLAN that is to be made; both have one MAC."""
+    return next(iter(network.facts.links), None)
+
+
 def named_links(network: Network, uplink: str | None) -> tuple[str, ...]:
     """The parent, and the link under it if it can be made on that."""
     given = network.options.get("parent")
@@ -223,7 +228,8 @@ def network_plan(network: Network, options: ParentOptions, attributes: Attribute
 def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]:
     """The host's own link on the parent, of the same kind as containers': the parent itself they do not reach."""
     name = shim_link(parent)
-    mac = shim_mac(parent, network.facts.links[0].mac) if attributes.own_mac and network.facts.links else None
+    stands_on = lower(network)
+    mac = shim_mac(parent, stands_on.mac) if attributes.own_mac and stands_on else None
     sysctls = [
         # It answers for the host's addresses, but not to machines that reach these by the parent.
         LinkSysctl("ipv4", name, "arp_filter", "1"),
@@ -276,7 +282,8 @@ def _mtu(network: Network, endpoint: Endpoint, options: ParentOptions) -> int | 
     leased = endpoint.lease.mtu if endpoint.lease else None
     if options.mtu is not None or leased is None:
         return options.mtu
-    return min([leased, *(one.mtu for one in network.facts.links[:1])])
+    parent = lower(network)
+    return min(leased, parent.mtu) if parent else leased
 
 
 def admitted(network: Network, endpoint: Endpoint, options: ParentOptions) -> Endpoint:

@@ -104,7 +104,8 @@ def admitted(network: Network, endpoint: Endpoint) -> Endpoint:
     """Its MAC is the parent's, of which the engine need not be told."""
     if endpoint.mac_given:
         raise InvalidRequest("containers on ipvlan share their parent's MAC; leave --mac-address out, or use macvlan")
-    mac = network.facts.links[0].mac if network.facts.links else endpoint.mac
+    parent = _parent.lower(network)
+    mac = parent.mac if parent else endpoint.mac
     return replace(_parent.admitted(network, endpoint, _options(network)), mac=mac, mac_given=True)
 
 

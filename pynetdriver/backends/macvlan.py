@@ -91,8 +91,9 @@ def admitted(network: Network, endpoint: Endpoint) -> Endpoint:
     """In passthru mode a container that was given no MAC has the parent's: another would become the parent's too."""
     options = _options(network)
     endpoint = _parent.admitted(network, endpoint, options)
-    if options.mode == "passthru" and not endpoint.mac_given and network.facts.links:
-        endpoint = replace(endpoint, mac=network.facts.links[0].mac, mac_given=True)
+    parent = _parent.lower(network)
+    if options.mode == "passthru" and not endpoint.mac_given and parent:
+        endpoint = replace(endpoint, mac=parent.mac, mac_given=True)
     if options.dhcp and endpoint.mac_given:
         endpoint = replace(endpoint, client_id=mac_client_id(endpoint.mac).hex())
     return endpoint

@@ -72,8 +72,9 @@ class Health:
         self._routes: dict[bytes, tuple[str, Route]] = {}
         #: By link: what goes with it, and who wants that back.
         self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
-        #: Links that move into containers, with the number of the namespace where each is.
+        #: Links that move into containers, with the number of the namespace where each is, and the other way round.
         self._moving: dict[str, int | None] = {}
+        self._moved: dict[int, set[str]] = {}
         #: Links of others that owners want to be promiscuous.
         self._promiscuous: dict[str, set[str]] = {}
         #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
@@ -118,7 +119,8 @@ class Health:
         for one in plan.objects:
             match one:
                 case Upper(moves=True):
-                    self._moving.pop(one.name, None)
+                    number = self._moving.pop(one.name, None)
+                    self._moved.get(number if number is not None else -1, set()).discard(one.name)
                     self._no_longer_on(one.lower, plan.owner, one.name)
                 case Bridge() | Dummy() | Upper() | Veth():
                     expected = self._links.get(one.name)
@@ -188,12 +190,18 @@ class Health:
         """Note into which namespace a link went."""
         if name in self._moving:
             self._moving[name] = number
+            self._moved.setdefault(number, set()).add(name)
 
-    def namespace_gone(self, number: int | None) -> None:
-        """Note that a number may be another namespace's from now on; None for all of them."""
-        for name, one in self._moving.items():
-            if number is None or one == number:
+    def namespace_gone(self, number: int) -> None:
+        """Note that a number may be another namespace's from now on."""
+        for name in self._moved.pop(number, ()):
+            if self._moving.get(name) == number:
                 self._moving[name] = None
+
+    def namespaces_unknown(self) -> None:
+        """Note that any number may be another namespace's by now."""
+        self._moving = dict.fromkeys(self._moving)
+        self._moved.clear()
 
     def namespace_of(self, name: str) -> int | None:
         """Give the number of the namespace into which a link went, as far as that was seen."""

@@ -104,7 +104,7 @@ class Watch:
                     self.overrun = True
                     self.engine_rules_changed.set()
                 else:
-                    self._health.namespace_gone(None)
+                    self._health.namespaces_unknown()
                     self._asked = []
                     self.look()
                 continue
