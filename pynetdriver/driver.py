@@ -21,7 +21,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
-from pynetdriver.backends import Backend, backend_named
+from pynetdriver.backends import Backend, backend_named, interior
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, NetworkInTheWay, PynetError
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.journal import Journal
@@ -472,12 +472,12 @@ class NetworkDriver:
             await self._journal.update(former, self.endpoint_plan(former), endpoint, self.endpoint_plan(endpoint))
             self._forget_addresses(former)
             self._know(endpoint)
-            interior = self._interior(endpoint)
+            inside = self._interior(endpoint)
             # As text, since networks of one subnet are equal whatever their own addresses are.
-            differs = has_lost or endpoint_id in self._outdated or str(interior) != str(self._interior(former))
+            differs = has_lost or endpoint_id in self._outdated or str(inside) != str(self._interior(former))
             if former.sandbox is not None and differs:
                 gone = self._outdated.setdefault(endpoint_id, former.address4)
-                await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, gone, interior)
+                await self._kernel.readdress(self.endpoint_plan(former), former.sandbox, gone, inside)
                 del self._outdated[endpoint_id]
                 if lease is not None:
                     self._neighbours.announce(self.networks[endpoint.network_id], endpoint)
@@ -488,21 +488,8 @@ class NetworkDriver:
                     )
 
     def _interior(self, endpoint: Endpoint) -> Interior:
-        """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no address."""
-        attachment = self._backend(self.networks[endpoint.network_id]).attachment(
-            self.networks[endpoint.network_id], endpoint
-        )
-        has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
-        addresses = [
-            one for one in (endpoint.address4, endpoint.address6) if one and not (has_lost and one.version == 4)
-        ]
-        ways = [
-            (IPNetwork(one.destination), IPAddress(one.next_hop) if one.next_hop else None) for one in attachment.routes
-        ]
-        for gateway in (attachment.gateway4, attachment.gateway6):
-            if gateway is not None:
-                ways.append((IPNetwork("0.0.0.0/0" if gateway.version == 4 else "::/0"), gateway))
-        return Interior(attachment.prefix, tuple(addresses), tuple(ways))
+        network = self.networks[endpoint.network_id]
+        return interior(self._backend(network).attachment(network, endpoint), endpoint)
 
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants."""

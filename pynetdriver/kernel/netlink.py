@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +27,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.sandbox import Place
-from pynetdriver.kernel.wire import HEADER, addresses_of
+from pynetdriver.kernel.wire import HEADER, addresses_of, told
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, Route, Up, Upper, Veth
@@ -101,7 +101,7 @@ class Netlink:
         index = _index(name)
         if index is None:
             return None
-        with _told(f"look at link {name}"):
+        with told(f"look at link {name}"):
             link = await self._link(index)
             kind = str(link.get(("linkinfo", "kind")))
         return kind if _is_ours(link, kind) else None
@@ -114,7 +114,7 @@ class Netlink:
         index = _index(name)
         if index is None:
             return False
-        with _told(f"look at link {name}"):
+        with told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
             uppers = [
@@ -128,7 +128,7 @@ class Netlink:
 
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
-        with _told(f"find the other end of {name}"):
+        with told(f"find the other end of {name}"):
             link = await self._link(socket.if_nametoindex(name))
         if link.get("link_netnsid") is None:
             raise HostError(f"the other end of {name} is in no container")
@@ -146,7 +146,7 @@ class Netlink:
         with contextlib.suppress(OSError):
             if (proper := socket.if_indextoname(index)) != name:
                 raise Conflict(f'"{name}" is another name of link "{proper}"; use that one')
-        with _told(f"look at link {name}"):
+        with told(f"look at link {name}"):
             link = await self._link(index)
             kind = link.get(("linkinfo", "kind")) or "device"
             master = link.get("master")
@@ -204,7 +204,7 @@ class Netlink:
             Conflict: somebody else's link has the name.
         """
         wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": _GROUPS[bridge.kind]}
-        with _told(f"create {bridge.kind} {bridge.name}"):
+        with told(f"create {bridge.kind} {bridge.name}"):
             index = _index(bridge.name)
             if index is None:
                 await self._netlink.link("add", ifname=bridge.name, kind=bridge.kind, state="up", **wanted)
@@ -226,7 +226,7 @@ class Netlink:
 
     async def adopt(self, bridge: Adopted) -> None:
         """Bring up somebody else's bridge, and keep its MAC if it has no ports yet: it would be the containers'."""
-        with _told(f'use bridge "{bridge.link}"'):
+        with told(f'use bridge "{bridge.link}"'):
             index = _index(bridge.link)
             if index is None:
                 raise HostError(_gone(bridge.link))
@@ -244,7 +244,7 @@ class Netlink:
         Raises:
             HostError: a port of pynet's is still there, so it is too early.
         """
-        with _told(f'give back bridge "{bridge.link}"'):
+        with told(f'give back bridge "{bridge.link}"'):
             index = _index(bridge.link)
             if index is None:
                 return
@@ -264,7 +264,7 @@ class Netlink:
         Raises:
             Conflict: somebody else's link has the name.
         """
-        with _told(f"create link {veth.name}"):
+        with told(f"create link {veth.name}"):
             bridge = _index(veth.bridge)
             if bridge is None:
                 raise HostError(_gone(veth.bridge))
@@ -299,7 +299,7 @@ class Netlink:
         Raises:
             Conflict: somebody else's link has the name, or the lower one is in use in another way.
         """
-        with _told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
+        with told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
             lower = _index(upper.lower)
             if lower is None:
                 raise HostError(no_parent(upper.lower))
@@ -339,7 +339,7 @@ class Netlink:
 
     async def ensure_up(self, up: Up) -> None:
         """Bring a link up; looked at first, as a change that changes nothing is told to everybody too."""
-        with _told(f"bring up link {up.link}"):
+        with told(f"bring up link {up.link}"):
             index = socket.if_nametoindex(up.link)
             if not (await self._link(index))["flags"] & _IFF_UP:
                 await self._netlink.link("set", index=index, state="up")
@@ -359,7 +359,7 @@ class Netlink:
         Raises:
             Conflict: somebody else has a route of his own to it.
         """
-        with _told(f"add route to {route.address} by {route.link}"):
+        with told(f"add route to {route.address} by {route.link}"):
             wanted = self._route(route)
             try:
                 await self._netlink.route("add", **wanted)
@@ -381,7 +381,7 @@ class Netlink:
         """Undo `ensure_route`; an absent route is fine, and so is one whose link is gone."""
         if _index(route.link) is None:
             return
-        with _told(f"remove route to {route.address} by {route.link}"):
+        with told(f"remove route to {route.address} by {route.link}"):
             try:
                 await self._netlink.route("del", **self._route(route))
             except NetlinkError as error:
@@ -398,12 +398,12 @@ class Netlink:
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""
-        with _told(f"set hairpin mode of {hairpin.link}"):
+        with told(f"set hairpin mode of {hairpin.link}"):
             await self._netlink.brport("set", index=socket.if_nametoindex(hairpin.link), mode=1)
 
     async def ensure_address(self, address: Address) -> None:
         """Give a link an address; IPv6 without duplicate address detection, to be usable at once."""
-        with _told(f"add address {address.address} to {address.link}"):
+        with told(f"add address {address.address} to {address.link}"):
             flags = {"flags": _IFA_F_NODAD} if address.address.version == 6 else {}
             try:
                 await self._netlink.addr(
@@ -422,7 +422,7 @@ class Netlink:
         index = _index(address.link)
         if index is None:
             return
-        with _told(f"remove address {address.address} from {address.link}"):
+        with told(f"remove address {address.address} from {address.link}"):
             try:
                 await self._netlink.addr(
                     "del", index=index, address=str(address.address.ip), prefixlen=address.address.prefixlen
@@ -433,7 +433,7 @@ class Netlink:
 
     async def remove_link(self, name: str, kind: str) -> None:
         """Remove our link and what hangs on it; an absent one is fine, somebody else's is left alone."""
-        with _told(f"remove link {name}"):
+        with told(f"remove link {name}"):
             index = _index(name)
             if index is None:
                 return
@@ -503,14 +503,3 @@ def _index(name: str) -> int | None:
         return socket.if_nametoindex(name)
     except OSError:
         return None
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Translate the kernel's refusal; `what` was to be done."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise HostError.of(error.code, what) from error
-    except OSError as error:
-        raise HostError.of(error.errno or errno.EIO, what) from error

@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket
+from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket, told
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
 from pynetdriver.plan import Interior, Upper
 
@@ -76,7 +76,7 @@ def readdress(place: Place, key: str, former: IPNetwork | None, interior: Interi
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
-    with _told("give a link in its container another address"):
+    with told("give a link in its container another address"):
         with _namespace(place.number, key) as namespace:
             _enter(namespace)
         with IPRoute() as netlink:
@@ -96,7 +96,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
         HostError: the container is not to be found, or the kernel refuses.
     """
     with (
-        _told(f"make link {upper.name} again in its container"),
+        told(f"make link {upper.name} again in its container"),
         _namespace(number, key) as namespace,
         IPRoute() as host,
     ):
@@ -139,16 +139,6 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
             continue  # the way out is by another network of the container
         way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        raise HostError.of(error.code, what) from error
-    except OSError as error:
-        raise HostError.of(error.errno or 0, what) from error
 
 
 def _elsewhere() -> dict[str, tuple[int, int]]:

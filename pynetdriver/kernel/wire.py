@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,6 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from netaddr import IPAddress, IPNetwork
+from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
 
@@ -71,13 +73,21 @@ def attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
 def addresses_of(index: int) -> tuple[IPNetwork, ...]:
     """List the addresses of one link, which takes no longer the more others have. Raises HostError."""
     found = []
-    try:
-        with route_socket() as one:
-            for body in dump(one, _GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index)):
-                values = dict(attributes(body, 8))
-                raw = values.get(_LOCAL) or values[_ADDRESS]
-                address = IPAddress(int.from_bytes(raw), 4 if len(raw) == 4 else 6)
-                found.append(IPNetwork(f"{address}/{body[1]}"))
-    except OSError as error:
-        raise HostError.of(error.errno or errno.EIO, "list the addresses of a link") from error
+    with told("list the addresses of a link"), route_socket() as one:
+        for body in dump(one, _GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index)):
+            values = dict(attributes(body, 8))
+            raw = values.get(_LOCAL) or values[_ADDRESS]
+            address = IPAddress(int.from_bytes(raw), 4 if len(raw) == 4 else 6)
+            found.append(IPNetwork(f"{address}/{body[1]}"))
     return tuple(found)
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Translate the kernel's refusal; `what` was to be done."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise HostError.of(error.code, what) from error
+    except OSError as error:
+        raise HostError.of(error.errno or errno.EIO, what) from error
