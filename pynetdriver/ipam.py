@@ -197,10 +197,7 @@ class IpamDriver:
                 return
             found = {upcoming[0]: holder}
             found |= await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AT_ONCE))
-            for address, mac in found.items():
-                log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
-                if not allocator.holds(address):
-                    allocator.postpone(address)
+            _postpone(allocator, found)
         raise Exhausted(f"other machines on the LAN use the addresses of pool {pool.subnet} that are left")
 
     async def ask_ahead(self, pool_ids: Collection[str] | None = None) -> None:
@@ -217,9 +214,7 @@ class IpamDriver:
 
     async def _ask_ahead(self, pool: Pool) -> None:
         allocator = self._allocators[pool.id]
-        for address in await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AHEAD)):
-            if not allocator.holds(address):
-                allocator.postpone(address)
+        _postpone(allocator, await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AHEAD)))
 
     async def given(self, within_s: float) -> set[str]:
         """Wait until addresses were given, and tell of which pools; of none after so many seconds."""
@@ -273,6 +268,14 @@ class IpamDriver:
             if forgotten is not None:
                 self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
         return wire.Empty()
+
+
+def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
+    """Give what others on the LAN hold after everything else."""
+    for address, mac in held.items():
+        if not allocator.holds(address):
+            log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
+            allocator.postpone(address)
 
 
 def _lease(lease: Lease) -> Change:
