@@ -47,6 +47,8 @@ FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
 MOVING_S = 60
 DYING_S = 10
+#: Links on which networks stand are looked at as endpoints come, but not for each of many.
+FOLLOW_S = 1.0
 #: So many addresses of a subnet are tried for the host.
 HOST_ADDRESSES = 16
 
@@ -89,6 +91,7 @@ class NetworkDriver:
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
+        self._followed: dict[str, float] = {}
         #: Addresses that containers have still, since giving them those of their new leases failed.
         self._outdated: dict[str, IPNetwork] = {}
         #: Endpoints by the LAN and address that they have there, over all networks.
@@ -151,7 +154,9 @@ class NetworkDriver:
 
     async def create_endpoint(self, request: wire.CreateEndpointRequest) -> wire.CreateEndpointResponse:
         """Make an endpoint's link; answers the MAC if the engine left it open."""
-        network = await self._follow_host(self._network(request.network_id))
+        network = self._network(request.network_id)
+        if time.monotonic() - self._followed.get(network.id, -FOLLOW_S) >= FOLLOW_S:
+            network = await self._follow_host(network)
         endpoint = requested_endpoint(request, network)
         async with self._lock(endpoint.id):
             known = self.endpoints.get(endpoint.id)
@@ -552,6 +557,7 @@ class NetworkDriver:
     async def _follow_host(self, network: Network) -> Network:
         if not self._backend(network).FOLLOWS_HOST:
             return network
+        self._followed[network.id] = time.monotonic()
         names = self._backend(network).named_links(network, network.facts.uplink)
         former = [network.facts.link(name) for name in names]
         found = [await self._kernel.netlink.describe(name) for name in names]
@@ -654,6 +660,7 @@ class NetworkDriver:
             finally:
                 del self.networks[network.id]
                 self.unsound.discard(network.id)
+                self._followed.pop(network.id, None)
                 self._leasing.forget_network(network.id)
             judged = (one for one in self.networks.values() if self.network_plan(one).segments)
             if plan.segments and (plan.foreign or next(judged, None) is None):
