@@ -780,11 +780,14 @@ class NetworkDriver:
         return backend_named(network.backend)
 
 
-def _endpoint_as_requested(endpoint: Endpoint) -> Endpoint:
-    """Leave out what became of it, and what a DHCP server gave."""
+def _endpoint_as_requested(endpoint: Endpoint) -> str:
+    """Leave out what became of it, and what a DHCP server gave.
+
+    As text, since networks of one subnet are equal whatever their own addresses are.
+    """
     address4 = None if endpoint.lease else endpoint.address4
     mac = endpoint.mac if endpoint.mac_given else ""
-    return replace(endpoint, sandbox=None, ports=(), lease=None, client_id="", address4=address4, mac=mac)
+    return str(replace(endpoint, sandbox=None, ports=(), lease=None, client_id="", address4=address4, mac=mac))
 
 
 def _endpoint_answer(endpoint: Endpoint) -> wire.CreateEndpointResponse:

@@ -192,6 +192,17 @@ def test_calls_give_the_same_answer_twice(host: Host) -> None:
         assert host.state() == state, method
 
 
+def test_an_endpoint_with_another_address_is_another_one(host: Host) -> None:
+    """The same id with an address beside the first in its subnet is refused, and the first one stays as it is."""
+    host.ok("CreateNetwork", network())
+    host.ok("CreateEndpoint", endpoint())
+    before = host.state()
+    other = endpoint()
+    other["Interface"]["Address"] = "10.9.0.3/24"
+    assert "made differently" in host.refused("CreateEndpoint", other)
+    assert host.state() == before
+
+
 def test_join_makes_a_lost_link_again(host: Host) -> None:
     """Leave and Join without a new endpoint is fine, also when the link died with its sandbox."""
     host.ok("CreateNetwork", network())
