@@ -96,7 +96,6 @@ class NetworkDriver:
         self._outdated: dict[str, IPNetwork] = {}
         #: Endpoints by the LAN and address that they have there, over all networks.
         self._by_lan: dict[tuple[str, IPAddress], str] = {}
-        self._by_address: dict[tuple[str, IPAddress], str] = {}
 
     # Networks
 
@@ -167,7 +166,7 @@ class NetworkDriver:
             if endpoint.id[:PREFIX_LENGTH] in self._prefixes:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
             for address in endpoint.addresses.values():
-                await self._collect_if_dead(self._by_address.get((network.id, address)))
+                await self._collect_if_dead(self._by_lan.get((self._lan(network.id), address)))
             for address in endpoint.addresses.values():
                 holder = self._by_lan.get((self._lan(network.id), address))
                 if holder is not None:
@@ -415,7 +414,7 @@ class NetworkDriver:
                 if subnet.pool == pool:
                     if address in (subnet.gateway, subnet.host) or address in subnet.aux:
                         return True
-                    holder = self.endpoints.get(self._by_address.get((network.id, address), ""))
+                    holder = self.endpoints.get(self._by_lan.get((self._lan(network.id), address), ""))
                     if holder is None:
                         return False
                     leaving = holder.phase == "deleting" or await self._is_dead(holder)
@@ -731,7 +730,6 @@ class NetworkDriver:
         self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
         lan = self._lan(endpoint.network_id)
         for address in endpoint.addresses.values():
-            self._by_address[endpoint.network_id, address] = endpoint.id
             self._by_lan[lan, address] = endpoint.id
 
     def _forget(self, endpoint: Endpoint) -> None:
@@ -742,10 +740,8 @@ class NetworkDriver:
         self._forget_addresses(endpoint)
 
     def _forget_addresses(self, endpoint: Endpoint) -> None:
+        lan = self._lan(endpoint.network_id)
         for address in endpoint.addresses.values():
-            if self._by_address.get((endpoint.network_id, address)) == endpoint.id:
-                del self._by_address[endpoint.network_id, address]
-            lan = self._lan(endpoint.network_id)
             if self._by_lan.get((lan, address)) == endpoint.id:
                 del self._by_lan[lan, address]
 
