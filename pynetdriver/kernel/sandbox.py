@@ -25,6 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
+from pynetdriver.kernel.host import seen
 from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket, told
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
 from pynetdriver.plan import Interior, Upper
@@ -117,7 +118,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
                 netlink.link("set", index=index, ifname=name)
                 if any(address.version == 6 for address in interior.addresses):
                     # Engines before 26 turn it off for the whole sandbox, and on for each link that has addresses.
-                    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
+                    seen(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
                 netlink.link("set", index=index, state="up")
                 _furnish(netlink, index, interior)
                 # Last, as it is what tells that the link is there.
@@ -172,7 +173,7 @@ def _links(one: socket.socket, request: bytes) -> list[bytes]:
 @contextlib.contextmanager
 def _namespace(number: int | None, key: str) -> Iterator[int]:
     """Open the namespace that has a number: where the engine has it, or by a process that lives there."""
-    for path in (Path(key), *(Path("/proc").glob("[0-9]*/ns/net") if number is not None else ())):
+    for path in (seen(key), *(Path("/proc").glob("[0-9]*/ns/net") if number is not None else ())):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pynetdriver.errors import HostError
+from pynetdriver.kernel.host import seen
 from pynetdriver.model import Setting
 from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Promiscuity
 
-ROOT = Path("/proc/sys/net")
+ROOT = seen("/proc/sys/net")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 #: By IP version; writing one sets every link's own `forwarding` (net/ipv4/devinet.c, net/ipv6/addrconf.c).
 _SWITCHES = {4: ROOT / "ipv4/ip_forward", 6: ROOT / "ipv6/conf/all/forwarding"}

@@ -10,7 +10,7 @@ import pynetdriver
 from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
-CORE = {"errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
+CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
 SERVICES = {"driver", "ipam", "journal", "leasing", "monitor", "neighbours", "restore"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {

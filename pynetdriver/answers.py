@@ -1,0 +1,120 @@
+"""What pynet answers on its admin socket, which is also what the commands print with `--json`.
+
+Fields are only ever added, so that what programs read stays. Times are seconds since 1970, addresses text.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of an answer."""
+
+
+class PoolUse(Answer, frozen=True, kw_only=True):
+    """A pool of pynet's own IPAM: `size` addresses can be given to containers, `used` are."""
+
+    subnet: str
+    range: str | None = None
+    space: str
+    size: int
+    used: int
+
+
+class Repair(Answer, frozen=True, kw_only=True):
+    """Something that others had damaged and pynet mended; `kind` is what, such as bridge, port or table."""
+
+    time: float
+    kind: str
+    what: str
+
+
+class Sample(Answer, frozen=True, kw_only=True):
+    """One value of a metric, as Prometheus would read it."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """The daemon at a glance.
+
+    `owner` says how it was started, `unfinished` which removals are tried again, `unsound` the ids of networks that
+    are not on the host as they should be. `repairs` are the last ones, latest last.
+    """
+
+    version: str
+    owner: str
+    since: float
+    sockets: list[str]
+    state_dir: str
+    firewall: str
+    networks: int
+    endpoints: int
+    ports: int
+    pools: list[PoolUse]
+    repairs: list[Repair]
+    unfinished: list[str]
+    unsound: list[str]
+    metrics: list[Sample]
+
+
+class Port(Answer, frozen=True, kw_only=True):
+    """A published port; with host port 0 no port of the host leads there, the container is reached at its own address."""
+
+    protocol: str
+    host_address: str
+    host_port: int
+    address: str
+    port: int
+
+
+class Endpoint(Answer, frozen=True, kw_only=True):
+    """One attachment of a container; `interface` is its link inside, if known, `link` what stays of it on the host."""
+
+    id: str
+    mac: str
+    addresses: list[str]
+    interface: str | None = None
+    link: str | None = None
+    joined: bool
+    lease_until: float | None = None
+    ports: list[Port]
+
+
+class Subnet(Answer, frozen=True, kw_only=True):
+    """A subnet of a network; `gateway` is what containers are told, `host` the host's own address if it is another."""
+
+    pool: str
+    gateway: str | None = None
+    host: str | None = None
+
+
+class Network(Answer, frozen=True, kw_only=True):
+    """One `docker network`; `link` is its bridge, or the parent that its links stand on."""
+
+    id: str
+    backend: str
+    link: str | None = None
+    internal: bool
+    options: dict[str, str]
+    subnets: list[Subnet]
+    sound: bool
+    endpoints: list[Endpoint]
+
+
+class Difference(Answer, frozen=True, kw_only=True):
+    """Something that is not as pynet's state says; `owner` is such as network:0123456789ab, or pynet."""
+
+    owner: str
+    what: str
+    mended: bool
+
+
+class Reconciliation(Answer, frozen=True, kw_only=True):
+    """What was found and, unless it was only looked, mended."""
+
+    dry_run: bool
+    differences: list[Difference]
