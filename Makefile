@@ -18,7 +18,7 @@ venv: .venv/installed ## make .venv with pynet and its tools (Python 3.11 or new
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@# An older pip knows no dependency groups.
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
-	@.venv/bin/python -m pip install -qq --editable . --group dev
+	@.venv/bin/python -m pip install -qq --editable . --group dev --group docs --group release
 	@touch $@
 
 deps: ## install the system packages that are missing (Debian and Ubuntu, as root)
