@@ -1,10 +1,11 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test test-vm run demo bench clean root
+.PHONY: help venv deps lint test test-vm run install uninstall demo bench clean root
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
+PREFIX ?= /usr/local
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +40,12 @@ test-vm: deps venv ## only the tests of ipvlan, VLANs and reboots, on Debian's k
 
 run: venv ## serve this machine's own engine in the foreground (as root)
 	.venv/bin/pynet serve
+
+install: ## install pynet as a service of this host, below PREFIX=/usr/local, or upgrade it (as root)
+	@PREFIX="$(PREFIX)" packaging/install.sh "$(PYTHON)"
+
+uninstall: ## take that away again, with pynet's state (as root)
+	@PREFIX="$(PREFIX)" packaging/uninstall.sh
 
 demo: root deps venv ## see pynet at work with a private Docker Engine, which goes again (as root)
 	@.venv/bin/python -m tests.demo

@@ -28,12 +28,14 @@ PACKAGES = (
     *("docker.io", "docker-cli", "iptables", "nftables", "iproute2", "procps", "kmod", "mount", "ca-certificates"),
     *("python3", "python3-venv", "gcc", "libc6-dev", "libnftables1"),
     *("iputils-ping", "curl", "tcpdump", "dnsmasq-base", "conntrack"),
+    *("systemd", "systemd-sysv", "make"),
 )
 #: What the initramfs loads to see the disk; the rest is on it.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
 #: They come as source only, and are compiled in the root.
 SOURCE_ONLY = ("python-iptables",)
 SIZE = "6G"  #: of the disk; a file takes only what is written to it
+DISK = ("disk.sh", "agent.service")  #: what decides on its content, of this folder
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def ensure_image(say: Callable[[str], None] = lambda _: None) -> Image:
         raise Unavailable("its disk is built by root only")
     recipe = _digest(SUITE, *KERNEL, *PACKAGES, *BOOT_MODULES, (HERE / "initramfs.sh").read_text())
     requirements = _requirements()
-    content = _digest(recipe, *requirements, SIZE, (HERE / "disk.sh").read_text())
+    content = _digest(recipe, *requirements, SIZE, *((HERE / name).read_text() for name in DISK))
 
     def build_base(target: Path) -> None:
         say(f"building a {SUITE} root with docker and Debian's kernel (a minute; kept in .lab)")

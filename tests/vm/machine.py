@@ -26,7 +26,7 @@ MEMORY_MB = 2048
 #: about one start of fifteen with QEMU 7.2; https://github.com/multipath-tcp/mptcp_net-next/issues/471).
 CPUS = 1 if ACCELERATOR == "tcg" else 2
 #: What the guest gets of the project.
-SOURCES = ("pynetdriver", "tests", "docs", "pyproject.toml", "README.md", "Makefile")
+SOURCES = ("pynetdriver", "tests", "docs", "packaging", "pyproject.toml", "README.md", "Makefile")
 ENVIRONMENT = {
     "PATH": "/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYNET_VM": "1",
@@ -42,10 +42,13 @@ class VirtualMachine:
 
     What is on the disk lasts from start to start, as far as the guest had it written when
     the plug was pulled. Commands run in /project, one at a time.
+
+    Process 1 is `init.sh`, which starts nothing but the agent, or on request Debian's systemd.
     """
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: Image, *, systemd: bool = False) -> None:
         self._image = image
+        self._init = "systemd" if systemd else "script"
         self._folder = Path()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._port: socket.socket | None = None
@@ -128,6 +131,22 @@ class VirtualMachine:
             output(answer["output"])
         return int(answer["code"])
 
+    def reboot(self, timeout_s: float = 60) -> None:
+        """Have systemd shut it down in good order, and switch it on again.
+
+        Raises:
+            LabError: it is not off in time, which is as on this machine.
+        """
+        self.run("systemctl", "reboot", "--no-block")
+        assert self._qemu is not None
+        try:
+            self._qemu.wait(timeout_s * PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"it does not shut down; its console said:\n{self.console[-3000:]}") from None
+        finally:
+            self.kill()
+        self.start()
+
     def kill(self) -> None:
         """Pull the plug; does nothing when it is off."""
         if self._qemu is not None and self._port is not None:
@@ -165,7 +184,7 @@ class VirtualMachine:
             *("-cpu", "Nehalem" if ACCELERATOR == "tcg" else "max", "-smp", str(CPUS), "-m", str(MEMORY_MB)),
             *("-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"),
             *("-kernel", str(self._image.kernel), "-initrd", str(self._image.initramfs)),
-            *("-append", KERNEL_ARGUMENTS),
+            *("-append", f"{KERNEL_ARGUMENTS} pynet_init={self._init}"),
             *("-drive", drive(self._folder / "disk", "qcow2")),
             *("-drive", drive(sources, "raw")),
             *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
