@@ -5,7 +5,33 @@ Fields are only ever added, so that what programs read stays. Times are seconds 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
+
+from pynetdriver.errors import PynetError
+
+#: Where engines look for a driver named pynet (libnetwork's discovery, moby pkg/plugins/discovery.go).
+SOCKET = Path("/run/docker/plugins/pynet.sock")
+
+#: What may hold pynet's rules.
+FIREWALLS = ("nftables", "iptables")
+
+
+def folder_beside(sock: Path) -> Path:
+    """Name the folder that belongs to a socket of the engine's: /run/docker/plugins/pynet for its pynet.sock.
+
+    Raises:
+        PynetError: the engine would not find the socket, since it looks for NAME.sock alone.
+    """
+    if sock.suffix != ".sock":
+        raise PynetError(f"the engine finds sockets whose name ends in .sock; choose another --socket than {sock}")
+    return sock.with_suffix("")
+
+
+def admin_socket(sock: Path) -> Path:
+    """Name the socket that goes with one of the engine's. Raises PynetError as `folder_beside` does."""
+    return folder_beside(sock) / "admin.sock"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +88,7 @@ class Status(Answer, frozen=True, kw_only=True):
 
 
 class Port(Answer, frozen=True, kw_only=True):
-    """A published port; with host port 0 no port of the host leads there, the container is reached at its own address."""
+    """A published port; host port 0: none of the host leads there, the container is reached at its own address."""
 
     protocol: str
     host_address: str
@@ -71,10 +97,23 @@ class Port(Answer, frozen=True, kw_only=True):
     port: int
 
 
+class PublishedPort(Port, frozen=True, kw_only=True):
+    """A published port with its endpoint and network; names are there if the engine could be asked for them."""
+
+    network: str
+    network_name: str | None = None
+    endpoint: str
+    container: str | None = None
+
+
 class Endpoint(Answer, frozen=True, kw_only=True):
-    """One attachment of a container; `interface` is its link inside, if known, `link` what stays of it on the host."""
+    """One attachment of a container; `interface` is its link inside, if known, `link` what stays of it on the host.
+
+    The daemon does not know names; the command asks the engine for `container`, and leaves it out if that is silent.
+    """
 
     id: str
+    container: str | None = None
     mac: str
     addresses: list[str]
     interface: str | None = None
@@ -93,9 +132,10 @@ class Subnet(Answer, frozen=True, kw_only=True):
 
 
 class Network(Answer, frozen=True, kw_only=True):
-    """One `docker network`; `link` is its bridge, or the parent that its links stand on."""
+    """One `docker network`; `link` is its bridge, or the parent that its links stand on; `name` as for endpoints."""
 
     id: str
+    name: str | None = None
     backend: str
     link: str | None = None
     internal: bool

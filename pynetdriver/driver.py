@@ -32,7 +32,7 @@ from pynetdriver.locks import Locks
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Network, PortMapping, Station, Subnet
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Interior, Plan
+from pynetdriver.plan import Interior, Plan, Segment
 from pynetdriver.pool import last_free, overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 
@@ -319,8 +319,12 @@ class NetworkDriver:
                 await asyncio.sleep(0)
         self._adrift = adrift
 
-    async def repair(self, owners: Iterable[str]) -> set[str]:
-        """Apply again what owners want, a network before its endpoints; returns whose is right now."""
+    async def repair(self, owners: Iterable[str], *, switches: bool = False) -> set[str]:
+        """Apply again what owners want, a network before its endpoints; returns whose is right now.
+
+        Args:
+            switches: turn those of the host as well that somebody may have turned on purpose.
+        """
         damaged: dict[str, set[str]] = {}
         for kind, _, id in (owner.partition(":") for owner in owners):
             endpoint = self.endpoints.get(id) if kind == "endpoint" else None
@@ -328,14 +332,14 @@ class NetworkDriver:
                 damaged.setdefault(endpoint.network_id, set()).add(id)
             elif kind == "network":
                 damaged.setdefault(id, set())
-        return set().union(*await asyncio.gather(*(self._repair(*one) for one in damaged.items())))
+        return set().union(*await asyncio.gather(*(self._repair(*one, switches) for one in damaged.items())))
 
     def owns(self, owner: str) -> bool:
         """Tell whether a plan's owner is known still."""
         id = owner.partition(":")[2]
         return id in self.networks or id in self.endpoints
 
-    async def _repair(self, network_id: str, endpoint_ids: set[str]) -> set[str]:
+    async def _repair(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[str]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
         repaired: set[str] = set()
         if network_id in self.unsound:
@@ -356,7 +360,7 @@ class NetworkDriver:
                     if not await self._kernel.stands(plan):
                         return repaired  # others have to make it again, or to bring it up
                     if not self._kernel.netlink.is_missing(plan.anchors):
-                        if plan.foreign:
+                        if plan.foreign or switches:
                             self._journal.use_settings(plan)
                         await self._kernel.mend(plan)
                         if id in lost:
@@ -531,11 +535,19 @@ class NetworkDriver:
 
     async def allow_forwarding(self) -> bool:
         """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
-        segments = [one for network in self.networks.values() for one in self.network_plan(network).segments]
+        segments = self._segments()
         if segments:
-            return await self._chains.allow({one.link: one.subnets for one in segments if one.shared})
+            return await self._chains.allow(_shared(segments))
         await self._chains.disallow()
         return False
+
+    async def forwarding_is_missing(self) -> bool:
+        """Tell whether the engine's own rules lack what `allow_forwarding` puts there. Raises HostError."""
+        segments = self._segments()
+        return bool(segments) and await self._chains.lack(_shared(segments))
+
+    def _segments(self) -> list[Segment]:
+        return [one for network in self.networks.values() for one in self.network_plan(network).segments]
 
     async def _facts(self, network: Network) -> Facts:
         netlink = self._kernel.netlink
@@ -791,6 +803,10 @@ def _endpoint_answer(endpoint: Endpoint) -> wire.CreateEndpointResponse:
     mac = "" if endpoint.mac_given else endpoint.mac
     address = str(endpoint.lease.address) if endpoint.lease else ""
     return wire.CreateEndpointResponse(wire.EndpointInterface(mac_address=mac, address=address))
+
+
+def _shared(segments: Iterable[Segment]) -> dict[str, tuple[IPNetwork, ...]]:
+    return {one.link: one.subnets for one in segments if one.shared}
 
 
 def _as_requested(network: Network) -> Network:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
+from pynetdriver.answers import PoolUse
 from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
@@ -104,6 +105,19 @@ class IpamDriver:
                     one.address for one in sorted(found, key=lambda one: one.released or 0) if one.released is not None
                 ],
             )
+
+    def use(self) -> list[PoolUse]:
+        """Say how much of each pool is held."""
+        return [
+            PoolUse(
+                subnet=str(pool.subnet),
+                range=str(pool.range) if pool.range else None,
+                space=pool.space,
+                size=self._allocators[key].size,
+                used=len(self._allocators[key].held()),
+            )
+            for key, pool in self._pools.items()
+        ]
 
     async def address_spaces(self) -> wire.AddressSpacesResponse:
         """Name the address spaces; two names, or the engine stops checking for overlaps."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from math import inf
 
 import structlog
 
+from pynetdriver.answers import Repair
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_bridges
@@ -34,6 +35,7 @@ _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 #: An engine that starts writes hundreds of rules.
 _ENGINE_PAUSE_S = 0.7
 _PAUSE_S = 1.0
+_REMEMBERED_REPAIRS = 20
 
 
 class Monitor:
@@ -50,6 +52,7 @@ class Monitor:
         self._stuck: list[Damage] = []
         #: What was mended so far: table, bridge, port, link, parent, address, route, forwarding.
         self.repairs: Counter[str] = Counter()
+        self.last_repairs: deque[Repair] = deque(maxlen=_REMEMBERED_REPAIRS)
 
     def engine_started(self) -> None:
         """Take note of an engine that introduced itself."""
@@ -135,6 +138,7 @@ class Monitor:
 
     def _repaired(self, kind: str, what: str, by: str | None = None) -> None:
         self.repairs[kind] += 1
+        self.last_repairs.append(Repair(time=time.time(), kind=kind, what=what))
         log.warning("mended", damage=what, **({"by": by} if by else {}))
 
     async def _mark_engine_bridges(self) -> None:

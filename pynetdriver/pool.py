@@ -119,6 +119,11 @@ class Allocator:
         self._held: set[int] = set()
         self._released: dict[int, None] = {}
 
+    @property
+    def size(self) -> int:
+        """How many addresses there are to give."""
+        return self._last - self._first + 1
+
     def held(self) -> list[IPAddress]:
         """List the addresses that are held."""
         return [IPAddress(number, self._subnet.version) for number in sorted(self._held)]

@@ -7,7 +7,7 @@ record are collected, unless a container uses them. A failure in one place stops
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import structlog
 
@@ -104,12 +104,23 @@ async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: 
 
 
 async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
-    """Remove links of ours that no plan names; a link whose other end is in a container is in use.
+    """Remove links of ours that no plan names."""
+    for name, kind in (await left_over(kernel, kernel.netlink.links(), plans)).items():
+        try:
+            log.info("removing a link that nothing names", link=name)
+            await kernel.netlink.remove_link(name, kind)
+        except PynetError as error:
+            log.error("could not remove a link that nothing names", link=name, error=str(error))
+
+
+async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> dict[str, str]:
+    """Map links of ours that no plan names to their kinds; a link whose other end is in a container is in use.
 
     A container's end has no group, so it is never collected by itself but goes with the host's end.
     """
     wanted = {name for plan in plans for name in plan.links}
-    for name in sorted(kernel.netlink.links() - wanted, reverse=True):
+    found = {}
+    for name in sorted(links - wanted, reverse=True):
         try:
             may_be = OUR_NAMES.fullmatch(name) or VLAN_NAME.fullmatch(name)
             kind = await kernel.netlink.kind_of_ours(name) if may_be else None
@@ -119,7 +130,7 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
             if await kernel.netlink.is_in_use(name) or (kind == "vlan" and await kernel.has_links_elsewhere()):
                 log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
             else:
-                log.info("removing a link that nothing names", link=name)
-                await kernel.netlink.remove_link(name, kind)
+                found[name] = kind
         except PynetError as error:
-            log.error("could not remove a link that nothing names", link=name, error=str(error))
+            log.error("could not look at a link that nothing names", link=name, error=str(error))
+    return found

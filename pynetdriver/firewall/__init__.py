@@ -19,6 +19,8 @@ from pynetdriver.plan import Intent
 class Firewall(Protocol):
     """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
 
+    #: One of `answers.FIREWALLS`.
+    kind: str
     #: How often `mend` is to be called: often where the kernel does not tell of changes.
     mend_every_s: float
 
@@ -40,4 +42,8 @@ class Firewall(Protocol):
 
     async def rewrite(self) -> None:
         """Write everything anew, in one transaction or one for each table."""
+        ...
+
+    async def differences(self) -> list[str]:
+        """Say what of it is not as it was written; nothing is changed. Raises HostError."""
         ...

@@ -73,7 +73,6 @@ class EngineChains:
         async with self._lock:
             for command in await self._commands():
                 named = _named(links or {}, 6 if command.startswith("ip6") else 4)
-                wanted = [_rule(direction) for direction in _DIRECTIONS] + named
                 rules = await self._rules(command)
                 if rules is None:
                     continue
@@ -81,12 +80,20 @@ class EngineChains:
                     await _run(command, "-D", *stale.split()[1:])
                     rules.remove(stale)
                 position = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
-                for rule in wanted:
-                    if _listed(rule) not in rules:
-                        await _run(command, "-I", CHAIN, str(position), *rule)
-                        log.info("forwarding allowed beside the engine's rules", command=command, rule=" ".join(rule))
-                        added = True
+                for rule in _missing(named, rules):
+                    await _run(command, "-I", CHAIN, str(position), *rule)
+                    log.info("forwarding allowed beside the engine's rules", command=command, rule=" ".join(rule))
+                    added = True
         return added
+
+    async def lack(self, links: Mapping[str, Sequence[IPNetwork]]) -> bool:
+        """Tell whether rules that `allow` would add are missing. Raises HostError."""
+        async with self._lock:
+            for command in await self._commands():
+                rules = await self._rules(command)
+                if rules is not None and _missing(_named(links, 6 if command.startswith("ip6") else 4), rules):
+                    return True
+        return False
 
     async def disallow(self) -> None:
         """Remove the rules.
@@ -138,6 +145,11 @@ def _has_legacy_filter(family: str) -> bool:
         return "filter" in Path(f"/proc/self/net/{family}_tables_names").read_text().split()
     except OSError:
         return False
+
+
+def _missing(named: list[list[str]], rules: list[str]) -> list[list[str]]:
+    wanted = [_rule(direction) for direction in _DIRECTIONS] + named
+    return [rule for rule in wanted if _listed(rule) not in rules]
 
 
 def _rule(direction: str) -> list[str]:

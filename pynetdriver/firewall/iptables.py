@@ -57,6 +57,7 @@ _ONE_AT_A_TIME = threading.Lock()
 class IptablesFirewall:
     """A `Firewall` in chains of its own, which exist while there is any owner."""
 
+    kind = "iptables"
     mend_every_s = 1.0
 
     def __init__(self, former: Firewall | None = None) -> None:
@@ -140,6 +141,13 @@ class IptablesFirewall:
                 log.warning("chains of pynet were changed by somebody; writing them anew", tables=names)
                 await self._change(whole=True)
             return bool(wrong)
+
+    async def differences(self) -> list[str]:
+        """Name the tables in which something of ours was changed."""
+        async with self._lock:
+            looks = {table: xtables.read(*table) for table, wanted in self._written.items() if wanted and self._owners}
+            wrong = await asyncio.to_thread(self._wrong, looks)
+            return [f"pynet's chains in the IPv{version} table {name} were changed" for version, name in wrong]
 
     async def rewrite(self) -> None:
         """Write everything anew that is not as it has to be."""

@@ -25,8 +25,8 @@ log = structlog.get_logger()
 #: Commands longer than this take more than about 5 ms, so they leave the event loop.
 _INLINE_BYTES = 32_768
 
-#: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h): elements of sets are left out.
-_LISTING_OUTPUT = 1 << 4 | 1 << 11
+#: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h); the latter leaves out elements of sets.
+_JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11
 
 
 class NftablesError(Exception):
@@ -62,10 +62,10 @@ class Nftables:
         with _ONE_AT_A_TIME:
             self._run(commands)
 
-    def listing(self, what: str) -> list[dict[str, Any]]:
+    def listing(self, what: str, *, elements: bool = False) -> list[dict[str, Any]]:
         """List e.g. `chain ip filter FORWARD` as libnftables-json(5) objects; NftablesError if absent."""
         with _ONE_AT_A_TIME:
-            self._library.nft_ctx_output_set_flags(self._context, _LISTING_OUTPUT)
+            self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT if elements else _JSON_OUTPUT | _TERSE)
             try:
                 output = self._run(f"list {what}")
             finally:
@@ -88,6 +88,7 @@ class Nftables:
 class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
 
+    kind = "nftables"
     mend_every_s = 30.0
 
     def __init__(self, nftables: Nftables, former: Firewall | None = None) -> None:
@@ -170,6 +171,23 @@ class NftablesFirewall:
             log.warning("table inet pynet was removed by somebody; writing it anew")
             await self._change("")
             return True
+
+    async def differences(self) -> list[str]:
+        """Say which chains, sets and maps have not as many rules or elements as were written."""
+        async with self._lock:
+            if not self._owners:
+                return []
+            intents = [intent for one in self._owners.values() for intent in one]
+            try:
+                listed = await asyncio.to_thread(self._nftables.listing, f"table {ruleset.TABLE}", elements=True)
+            except NftablesError:
+                return [f"table {ruleset.TABLE} is gone"]
+            found = ruleset.listed_sizes(one for one in listed if "metainfo" not in one)
+            return [
+                f"{name} of table {ruleset.TABLE} has {found.get(name, 0)} of {size} entries"
+                for name, size in ruleset.sizes(intents, self._bridges).items()
+                if found.get(name, 0) != size
+            ]
 
     async def rewrite(self) -> None:
         """Write the table anew."""

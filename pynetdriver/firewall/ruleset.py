@@ -16,7 +16,7 @@ rules however many there are. Deltas come from what is known; the table is liste
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +168,31 @@ def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
     lines.append(f"  chain {USER} {{ }}")
     lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
     return "\n".join([f"table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
+
+
+def sizes(intents: Iterable[Intent], engine_bridges: Collection[str]) -> dict[str, int]:
+    """Count what `render` writes: rules by chain, elements by set and map, named as in `listed_sizes`."""
+    whole = content(intents)
+    found = {f"set {name}": len(whole.elements.get(name, {})) for name in (*_MAPS, *_SETS)}
+    found["set engine_bridges"] = len(engine_bridges)
+    found |= {f"chain {name}": len(rules) for name, rules in whole.chains.items()}
+    for name, body in re.findall(r"chain (\w+) {(.*?)\n  }", _CHAINS, re.DOTALL):
+        found[f"chain {name}"] = sum(not line.strip().startswith("type ") for line in body.strip().splitlines())
+    return found
+
+
+def listed_sizes(listed: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count rules and elements of a table that is listed as libnftables-json(5) objects, elements included."""
+    found: dict[str, int] = {}
+    for one in listed:
+        ((kind, thing),) = one.items()
+        if kind in ("map", "set"):
+            found[f"set {thing['name']}"] = len(thing.get("elem", ()))
+        elif kind == "chain":
+            found.setdefault(f"chain {thing['name']}", 0)
+        elif kind == "rule":
+            found[f"chain {thing['chain']}"] = found.get(f"chain {thing['chain']}", 0) + 1
+    return found
 
 
 def removal(listed: Iterable[Mapping[str, Any]], *, last: bool) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 #: What `plugin/config.json` mounts there.
 _HOST = Path("/host")
+#: Whether this process is in the managed plugin.
+MANAGED = (_HOST / "run/docker").is_dir()
 
 
 def seen(path: str | Path) -> Path:

@@ -38,6 +38,8 @@ _OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, _ALIAS)) + rb"(%s)\0" %
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
 _SKIP_STATS = 8
+_IFNAME, _LINK, _LINK_NSID = 3, 5, 37
+_LINKS_WITHOUT_COUNTERS = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS)
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 
 
@@ -142,22 +144,49 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
 
 
+def names_inside() -> dict[str, str]:
+    """Map pynet's links to what they are called in their containers: those that moved, and the host's ends of pairs.
+
+    For threads, like `aliases_elsewhere`.
+
+    Raises:
+        HostError: the kernel does not answer.
+    """
+    found = {}
+    with told("look for links in containers"), route_socket() as one:
+        ends = {}
+        for body in _links(one, _LINKS_WITHOUT_COUNTERS):
+            values = dict(attributes(body, 16))
+            name = values[_IFNAME].rstrip(b"\0").decode(errors="replace")
+            if OUR_NAMES.fullmatch(name) and _LINK_NSID in values:
+                ends[struct.unpack("=i", values[_LINK_NSID]) + struct.unpack("=i", values[_LINK])] = name
+        for number, body in _links_elsewhere(one):
+            alias = _OUR_ALIAS.search(body)
+            name_here = (
+                alias[1].decode() if alias is not None else ends.get((number, *struct.unpack_from("=i", body, 4)))
+            )
+            if name_here is not None:
+                found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
+    return found
+
+
 def _elsewhere() -> dict[str, tuple[int, int]]:
     """Map aliases to the number of a namespace and an index in it."""
-    try:
-        with route_socket() as one:
-            found = {}
-            for number in [found for body in dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
-                request = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _EXT_MASK, _SKIP_STATS)
-                request += struct.pack("=HHi", 8, _TARGET_NSID, number)
-                for body in _links(one, request):
-                    alias = _OUR_ALIAS.search(body)
-                    if alias is not None:
-                        (index,) = struct.unpack_from("=i", body, 4)
-                        found[alias[1].decode()] = (number, index)
-            return found
-    except OSError as error:
-        raise HostError.of(error.errno or 0, "look for links in containers") from error
+    with told("look for links in containers"), route_socket() as one:
+        found = {}
+        for number, body in _links_elsewhere(one):
+            alias = _OUR_ALIAS.search(body)
+            if alias is not None:
+                (index,) = struct.unpack_from("=i", body, 4)
+                found[alias[1].decode()] = (number, index)
+        return found
+
+
+def _links_elsewhere(one: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Go through the links of all namespaces into which links were moved, each with its namespace's number."""
+    for number in [found for body in dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
+        for body in _links(one, _LINKS_WITHOUT_COUNTERS + struct.pack("=HHi", 8, _TARGET_NSID, number)):
+            yield number, body
 
 
 def _links(one: socket.socket, request: bytes) -> list[bytes]:

@@ -38,6 +38,12 @@ def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
     _write(path, sysctl.value)
 
 
+def differs(sysctl: LinkSysctl) -> bool:
+    """Tell whether a link's switch is another than it should be; one that the kernel does not have is not."""
+    path = _path(sysctl)
+    return path.exists() and not _is(path, sysctl.value)
+
+
 def boot_id() -> str:
     """Name this run of the kernel."""
     return _read(_BOOT_ID)

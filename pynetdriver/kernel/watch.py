@@ -127,12 +127,9 @@ class Watch:
 
     def _route_message(self, body: bytes, kind: int, flags: int, _: int) -> None:
         if kind in (_NEWLINK, _DELLINK):
-            self._link(body, kind)
+            tell_of_link(self._health, body, is_there=kind == _NEWLINK)
         elif kind in (_NEWADDR, _DELADDR):
-            prefix_length, index = struct.unpack_from("=xBxxI", body)
-            found = dict(attributes(body, 8))
-            address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
-            self._health.address_seen((address, prefix_length), index, is_there=kind == _NEWADDR)
+            tell_of_address(self._health, body, is_there=kind == _NEWADDR)
         elif kind == _DELROUTE and body[_PROTOCOL] == ROUTE_PROTOCOL:
             found = dict(attributes(body, 12))
             self._health.route_gone(found.get(_RTA_DST, b""), _number(found, _RTA_OIF))
@@ -146,34 +143,6 @@ class Watch:
                 self._health.end_look(links=bool(self._asked))
             if self._asked:
                 self._ask(self._asked.pop())
-
-    def _link(self, body: bytes, kind: int) -> None:
-        family, flags = struct.unpack_from("=B3x4xI", body)
-        found: dict[int, bytes] = {}
-        for attribute, value in attributes(body, 16):
-            found[attribute] = value
-            if attribute == _IFNAME and not self._health.is_of_interest(_text(value)):
-                return
-        name = _text(found.get(_IFNAME, b""))
-        if kind == _DELLINK:
-            if _NEW_NSID in found:
-                self._health.link_moved(name, _number(found, _NEW_NSID))
-            if family != socket.AF_BRIDGE:  # or else it is a port that left its bridge
-                self._health.link_gone(name)
-            return
-        port = found.get(_PROTINFO) or dict(attributes(found.get(_LINKINFO, b""))).get(_SLAVE_DATA, b"")
-        modes = {_MODES[mode] for mode, value in attributes(port) if mode in _MODES and value[0]}
-        self._health.link_seen(
-            Picture(
-                name,
-                up=bool(flags & _IFF_UP),
-                mtu=_number(found, _MTU),
-                mac=found.get(_ADDRESS, b"").hex(":"),
-                master=_number(found, _MASTER),
-                modes=frozenset(modes),
-                promiscuous=bool(flags & _IFF_PROMISC),
-            )
-        )
 
     # nftables
 
@@ -205,6 +174,44 @@ class Watch:
         if port not in self._own_ports:
             self._own_ports = _own_ports()
         return port in self._own_ports
+
+
+def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
+    """Tell of a link what a message says; one that is of no interest is not taken apart."""
+    family, flags = struct.unpack_from("=B3x4xI", body)
+    found: dict[int, bytes] = {}
+    for attribute, value in attributes(body, 16):
+        found[attribute] = value
+        if attribute == _IFNAME and not health.is_of_interest(_text(value)):
+            return
+    name = _text(found.get(_IFNAME, b""))
+    if not is_there:
+        if _NEW_NSID in found:
+            health.link_moved(name, _number(found, _NEW_NSID))
+        if family != socket.AF_BRIDGE:  # or else it is a port that left its bridge
+            health.link_gone(name)
+        return
+    port = found.get(_PROTINFO) or dict(attributes(found.get(_LINKINFO, b""))).get(_SLAVE_DATA, b"")
+    modes = {_MODES[mode] for mode, value in attributes(port) if mode in _MODES and value[0]}
+    health.link_seen(
+        Picture(
+            name,
+            up=bool(flags & _IFF_UP),
+            mtu=_number(found, _MTU),
+            mac=found.get(_ADDRESS, b"").hex(":"),
+            master=_number(found, _MASTER),
+            modes=frozenset(modes),
+            promiscuous=bool(flags & _IFF_PROMISC),
+        )
+    )
+
+
+def tell_of_address(health: Health, body: bytes, *, is_there: bool) -> None:
+    """Tell of an address what a message says."""
+    prefix_length, index = struct.unpack_from("=xBxxI", body)
+    found = dict(attributes(body, 8))
+    address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
+    health.address_seen((address, prefix_length), index, is_there=is_there)
 
 
 def _socket(protocol: int, *groups: int) -> socket.socket:

@@ -5,6 +5,9 @@ import stat
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 
@@ -16,12 +19,19 @@ READ_ONLY = 'mount -t tmpfs -o ro none /run && exec "$0" "$@"'
 
 
 def test_each_lock_is_named_when_it_is_held(host: Host, folder: Path) -> None:
-    """Network and state folder are locked apart, and a refusal says which of them is held."""
-    assert "manages this host's network" in refusal_of(Daemon(host.netns, folder / "b.sock", folder / "other"))
+    """Socket, network and state folder are locked apart, and a refusal says which is held and by whom."""
+    holder = f"`pynet serve`, process {host.daemon.pid}"
+    refusal = refusal_of(Daemon(host.netns, folder / "b.sock", folder / "other"))
+    assert f"{holder} manages this host's network already" in refusal
+    with Namespace() as elsewhere:
+        serve = (sys.executable, "-m", "pynetdriver", "serve", "--state-dir", str(folder / "other"))
+        with pytest.raises(CommandFailed) as refused:
+            elsewhere.run(*serve, "--socket", str(host.daemon.socket))
+        assert f"Error: {holder} serves {host.daemon.socket} already; stop it first" in refused.value.stderr
     with Namespace() as elsewhere:
         second = Daemon(elsewhere, folder / "b.sock", host.daemon.state_dir)
         second.log_file = folder / "second.log"
-        assert f"another pynet uses {host.daemon.state_dir}" in refusal_of(second)
+        assert f"{holder} uses {host.daemon.state_dir} already" in refusal_of(second)
 
 
 def test_a_dead_daemon_and_other_users_keep_nobody_out(host: Host) -> None:
@@ -36,8 +46,13 @@ def test_a_dead_daemon_and_other_users_keep_nobody_out(host: Host) -> None:
 def test_locks_are_for_root_alone(host: Host) -> None:
     """Whoever can open a lock file can hold it."""
     lock = Path("/run/pynet") / f"{os.stat(host.netns.path).st_ino}.lock"
-    for path, mode in ((lock.parent, 0o700), (lock, 0o600), (host.daemon.state_dir / "lock", 0o600)):
+    beside = host.daemon.socket.with_suffix("")
+    paths = {lock.parent: 0o700, beside: 0o700}
+    paths |= dict.fromkeys((lock, beside / "lock", beside / "admin.sock", host.daemon.state_dir / "lock"), 0o600)
+    for path, mode in paths.items():
         assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) == (mode, 0)
+    host.daemon.stop()
+    assert not beside.exists() and not lock.exists() and not host.daemon.socket.exists()
 
 
 def test_a_lock_that_cannot_be_made_is_told_in_a_sentence(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
-SERVICES = {"driver", "ipam", "journal", "leasing", "monitor", "neighbours", "restore"}
+SERVICES = {"claim", "driver", "ipam", "journal", "leasing", "monitor", "neighbours", "reconcile", "report", "restore"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
@@ -24,18 +24,23 @@ ALLOWED = {
     **dict.fromkeys(SERVICES, CORE | {"admission", "backends", "firewall", "kernel", "lan", "store"} | SERVICES),
 }
 ALLOWED["server"] = ALLOWED["driver"]
-ALLOWED["__main__"] = ALLOWED["driver"] | {"server", ""}
+ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
+ALLOWED["cli"] = CORE
+ALLOWED["__main__"] = CORE | {"cli", "serve", ""}
+for _room in ("report", "serve"):
+    ALLOWED[_room] = ALLOWED[_room] | {""}
 ALLOWED[""] = set()
 #: Third parties, and the rooms that alone know them.
 OWNED = {
     "aiohttp": {"server"},
     "pyroute2": {"kernel", "lan"},
     "sqlite3": {"store"},
-    "click": {"__main__"},
+    "click": {"__main__", "cli"},
+    "tabulate": {"cli"},
     "iptc": {"firewall"},
 }
 #: No module of these says which backends there are.
-BLIND = {"admission", "server", *SERVICES}
+BLIND = {"admission", "cli", "server", "serve", *SERVICES}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,11 +8,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from pynetdriver import server
 from pynetdriver.admission import requested_network
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request
+from pynetdriver.server import protocol
 
 TRACES = Path(__file__).parents[1] / "traces"
 ENGINES = ["20.10.24", "26.1.5", "28.5.2"]
@@ -41,9 +41,9 @@ class Nobody:
         return None
 
 
-def table() -> dict[str, server.Route]:
+def table() -> dict[str, protocol.Route]:
     nobody = Nobody()
-    return server.routes(cast(NetworkDriver, nobody), cast(IpamDriver, nobody), lambda: None)
+    return protocol.routes(cast(NetworkDriver, nobody), cast(IpamDriver, nobody), lambda: None)
 
 
 def recorded(engine: str) -> list[dict[str, Any]]:

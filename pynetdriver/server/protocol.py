@@ -1,4 +1,4 @@
-"""The plugin's socket: HTTP in, one handler, JSON out. The only place that knows aiohttp.
+"""The engine's calls: HTTP in, one handler, JSON out.
 
 Rules of the wire are those of libnetwork's remote driver: bodies are JSON whatever the headers say, only
 status 200 with a JSON body is a yes, an unknown path is 404, an error carries its text under both `Err`
@@ -8,13 +8,9 @@ and `Error`.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import stat
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,9 +27,10 @@ log = structlog.get_logger()
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
 #: The engine itself waits without end for a v1 plugin.
 DEADLINE_S = 15.0
-#: The engine keeps idle connections; one closed by us as it writes costs it a retry without the body.
-KEEPALIVE_S = 24 * 3600.0
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
+
+
+Observe = Callable[[str, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -93,40 +90,20 @@ def routes(network: NetworkDriver, ipam: IpamDriver, engine_started: Callable[[]
     }
 
 
-class Server:
-    """Serves the routes on a Unix socket that only root can open."""
+class Protocol:
+    """Answers calls by the routes."""
 
-    def __init__(self, path: Path, table: dict[str, Route], deadline_s: float = DEADLINE_S) -> None:
-        self._path = path
+    def __init__(self, table: dict[str, Route], observe: Observe, deadline_s: float = DEADLINE_S) -> None:
+        """Answer nothing yet; `observe` is told of each call: its method, the status of the answer, seconds."""
         self._table = table
+        self._observe = observe
         self._deadline_s = deadline_s
+
+    def application(self) -> web.Application:
+        """Make what a server serves."""
         application = web.Application(client_max_size=MAXIMUM_BODY_BYTES)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            application, access_log=None, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=deadline_s + 5
-        )
-
-    async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            PynetError: the path is in use, or is something else than a socket.
-        """
-        try:
-            _clear_stale_socket(self._path)
-            await self._runner.setup()
-            former = os.umask(0o177)
-            try:
-                await web.UnixSite(self._runner, str(self._path)).start()
-            finally:
-                os.umask(former)
-        except OSError as error:
-            raise PynetError(f"cannot listen on {self._path}: {error}") from error
-
-    async def stop(self) -> None:
-        """Take no more calls, finish those in hand, remove the socket."""
-        await self._runner.cleanup()
-        self._path.unlink(missing_ok=True)
+        return application
 
     async def _handle(self, request: web.Request) -> web.Response:
         route = self._table.get(request.path) if request.method == "POST" else None
@@ -152,7 +129,9 @@ class Server:
         except Exception:
             log.exception("unexpected failure", call=request.path)
             status, answer = 500, _error("pynet met an internal error; its log has the details")
-        _log_call(request.path, body, status, answer, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._observe(request.path[1:], status, seconds)
+        _log_call(request.path, body, status, answer, seconds)
         return _answer(status, answer)
 
 
@@ -162,6 +141,11 @@ def _answer(status: int, body: msgspec.Struct) -> web.Response:
 
 def _error(text: str) -> wire.ErrorResponse:
     return wire.ErrorResponse(text, text)
+
+
+def outcome(status: int) -> str:
+    """Say in a word how a call ended."""
+    return "ok" if status == 200 else "refused" if status < 500 else "failed"
 
 
 class _Ids(msgspec.Struct):
@@ -179,24 +163,6 @@ def _log_call(path: str, body: bytes, status: int, answer: msgspec.Struct, secon
     words = {key: value for key, value in words.items() if value}
     words["ms"] = round(seconds * 1000, 1)
     if isinstance(answer, wire.ErrorResponse):
-        log.warning(path[1:], status=status, error=answer.err, **words)
+        log.warning(path[1:], outcome=outcome(status), status=status, error=answer.err, **words)
     else:
-        log.info(path[1:], **words)
-
-
-def _clear_stale_socket(path: Path) -> None:
-    """Remove a socket that nobody listens on any more; make the folder if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise PynetError(f"{path} exists and is not a socket; remove it or choose another --socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise PynetError(f"another process serves {path} already; stop it first")
+        log.info(path[1:], outcome=outcome(status), **words)

@@ -1,0 +1,85 @@
+"""One daemon a host: it holds locks, whose files tell others who it is.
+
+| lock | keeps out |
+|---|---|
+| `lock` in the folder beside the engine's socket | another daemon for that engine, whatever else it sees |
+| /run/pynet/NUMBER.lock, the network namespace's | another daemon with other sockets |
+| `lock` in the state folder | a daemon of another namespace |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pynetdriver.answers import folder_beside
+from pynetdriver.errors import PynetError
+from pynetdriver.kernel.host import MANAGED
+
+_LOCKS = Path("/run/pynet")
+
+
+def owner() -> str:
+    """Say how this process was started, so that a user knows what to stop."""
+    if MANAGED:
+        return "the managed plugin"
+    if os.environ.get("NOTIFY_SOCKET"):
+        return "pynet.service"
+    return f"`pynet serve`, process {os.getpid()}"
+
+
+@contextlib.contextmanager
+def claim(sock: Path, state_dir: Path) -> Iterator[None]:
+    """Be the host's only daemon until the end of the block.
+
+    Raises:
+        PynetError: another one is; it is named.
+    """
+    number = Path("/proc/self/ns/net").stat().st_ino
+    with (
+        _locked(folder_beside(sock) / "lock", f"serves {sock}"),
+        _locked(_LOCKS / f"{number}.lock", "manages this host's network"),
+        _locked(state_dir / "lock", f"uses {state_dir}"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    """Hold a file that root alone can open; the kernel lets go of it with the process (flock(2))."""
+    with contextlib.ExitStack() as held:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = _open_locked(path)
+            held.callback(os.close, lock)
+            os.truncate(lock, 0)
+            os.write(lock, owner().encode())
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another pynet"
+            raise PynetError(f"{holder} {what} already; stop it first") from None
+        except OSError as error:
+            raise PynetError(f"cannot lock {path}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                path.parent.rmdir()  # if nothing else is in it
+
+
+def _open_locked(path: Path) -> int:
+    """Raises BlockingIOError if another process holds it."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(lock, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # its holder removed it meanwhile

@@ -1,0 +1,128 @@
+"""HTTP over Unix sockets: the daemon's admin socket, and the engine's for the names that only it knows."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pynetdriver.answers import Network, admin_socket
+from pynetdriver.errors import PynetError
+
+T = TypeVar("T")
+
+_DAEMON_S = 60.0
+#: Names are a nicety: an engine that is busy is not waited for.
+_ENGINE_S = 2.0
+_ENGINE = "unix:///var/run/docker.sock"
+
+
+class _Refusal(msgspec.Struct):
+    err: str = msgspec.field(name="Err", default="")
+
+
+class Daemon:
+    """The daemon whose first socket for engines is known."""
+
+    def __init__(self, sock: Path) -> None:
+        self._path = admin_socket(sock)
+
+    def ask(self, path: str, kind: type[T]) -> T:
+        """Get an answer of a kind. Raises PynetError if there is none."""
+        return self._call("GET", path, kind)
+
+    def tell(self, path: str, kind: type[T]) -> T:
+        """Have something done. Raises PynetError if it is not."""
+        return self._call("POST", path, kind)
+
+    def _call(self, verb: str, path: str, kind: type[T]) -> T:
+        try:
+            status, body = _request(self._path, verb, path, _DAEMON_S)
+        except PermissionError:
+            raise PynetError("only root may ask pynet: try again with sudo") from None
+        except TimeoutError:
+            raise PynetError(f"pynet does not answer within {_DAEMON_S:g} s; its log says what it waits for") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise PynetError(
+                f"pynet does not answer at {self._path} ({getattr(error, 'strerror', None) or error}); is it running?"
+                " `pynet doctor` looks for the reason"
+            ) from error
+        if status != 200:
+            raise PynetError(msgspec.json.decode(body, type=_Refusal).err)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise PynetError(
+                f"the daemon's answer is not of this pynet's form; are both of one version? ({error})"
+            ) from error
+
+
+class _Attached(msgspec.Struct):
+    endpoint: str = msgspec.field(name="EndpointID", default="")
+
+
+class _Attachments(msgspec.Struct):
+    networks: dict[str, _Attached] = msgspec.field(name="Networks", default_factory=dict)
+
+
+class _Container(msgspec.Struct):
+    names: list[str] = msgspec.field(name="Names", default_factory=list)
+    settings: _Attachments = msgspec.field(name="NetworkSettings", default_factory=_Attachments)
+
+
+class _NamedNetwork(msgspec.Struct):
+    id: str = msgspec.field(name="Id")
+    name: str = msgspec.field(name="Name")
+
+
+def named(networks: list[Network]) -> list[Network]:
+    """Put in the names that the engine of this host knows, if it answers."""
+    address = os.environ.get("DOCKER_HOST", _ENGINE)
+    if not address.startswith("unix://"):
+        return networks
+    engine = Path(address.removeprefix("unix://"))
+    try:
+        names = {one.id: one.name for one in _engine(engine, "/networks", list[_NamedNetwork])}
+        containers = {
+            attached.endpoint: one.names[0].removeprefix("/")
+            for one in _engine(engine, "/containers/json", list[_Container])
+            for attached in one.settings.networks.values()
+            if one.names
+        }
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return networks
+
+    def with_names(network: Network) -> Network:
+        endpoints = [msgspec.structs.replace(one, container=containers.get(one.id)) for one in network.endpoints]
+        return msgspec.structs.replace(network, name=names.get(network.id), endpoints=endpoints)
+
+    return [with_names(one) for one in networks]
+
+
+def _engine(path: Path, target: str, kind: type[T]) -> T:
+    return msgspec.json.decode(_request(path, "GET", target, _ENGINE_S)[1], type=kind)
+
+
+def _request(path: Path, verb: str, target: str, wait_s: float) -> tuple[int, bytes]:
+    connection = _UnixConnection(path, wait_s)
+    try:
+        connection.request(verb, target)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, wait_s: float) -> None:
+        super().__init__("localhost", timeout=wait_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock: Any = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

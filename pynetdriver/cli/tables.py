@@ -1,0 +1,126 @@
+"""Answers for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from tabulate import tabulate
+
+from pynetdriver.answers import Endpoint, Network, Port, PublishedPort, Reconciliation, Status
+
+_SHORT = 12
+
+
+def status(one: Status) -> str:
+    """Show the daemon at a glance."""
+    facts = [
+        ("since", _time(one.since)),
+        ("sockets", " ".join(one.sockets)),
+        ("state", one.state_dir),
+        ("firewall", one.firewall),
+        ("networks", one.networks),
+        ("endpoints", one.endpoints),
+        ("ports", one.ports),
+    ]
+    parts = [f"pynet {one.version}, {one.owner}", tabulate(facts, tablefmt="plain", disable_numparse=True)]
+    if one.pools:
+        rows = [(pool.subnet, pool.range or "", pool.space, pool.used, pool.size) for pool in one.pools]
+        parts += ["", _table(("POOL", "RANGE", "SPACE", "USED", "OF"), rows)]
+    if one.repairs:
+        parts += ["", _table(("MENDED", "WHAT"), [(_time(repair.time), repair.what) for repair in one.repairs])]
+    parts += [f"network {id[:_SHORT]} is not on the host as it should be: try `pynet reconcile`" for id in one.unsound]
+    parts += [f"{owner} could not be removed yet; it is tried again" for owner in one.unfinished]
+    return "\n".join(parts)
+
+
+def networks(several: Sequence[Network]) -> str:
+    """List networks."""
+    rows = [
+        (
+            one.id[:_SHORT],
+            one.name or "",
+            one.backend,
+            one.link or "",
+            " ".join(subnet.pool for subnet in one.subnets),
+            len(one.endpoints),
+            sum(len(endpoint.ports) for endpoint in one.endpoints),
+        )
+        for one in several
+    ]
+    return _table(("NETWORK", "NAME", "BACKEND", "LINK", "SUBNETS", "ENDPOINTS", "PORTS"), rows)
+
+
+def network(one: Network) -> str:
+    """Show a network with its endpoints."""
+    facts = [
+        ("network", f"{one.id[:_SHORT]} {one.name or ''}".strip()),
+        ("backend", one.backend),
+        ("link", one.link or "none"),
+        *(
+            ("subnet", f"{subnet.pool}{_via(subnet.gateway, ' gateway ')}{_via(subnet.host, ' host ')}")
+            for subnet in one.subnets
+        ),
+        *(("option", f"{key}={value}") for key, value in one.options.items()),
+        *((("internal", "yes"),) if one.internal else ()),
+        *(() if one.sound else (("state", "not on the host as it should be: try `pynet reconcile`"),)),
+    ]
+    rows = [
+        (
+            _who(endpoint),
+            endpoint.interface or "",
+            endpoint.mac,
+            " ".join(endpoint.addresses),
+            endpoint.link or "",
+            " ".join(f"{_host_side(port)}->{port.port}/{port.protocol}" for port in endpoint.ports),
+        )
+        for endpoint in one.endpoints
+    ]
+    table = _table(("ENDPOINT", "INTERFACE", "MAC", "ADDRESSES", "LINK", "PORTS"), rows)
+    return "\n".join([tabulate(facts, tablefmt="plain", disable_numparse=True), "", table])
+
+
+def ports(several: Sequence[PublishedPort]) -> str:
+    """List published ports."""
+    rows = [
+        (
+            _host_side(one),
+            f"{_bracketed(one.address)}:{one.port}/{one.protocol}",
+            one.container or one.endpoint[:_SHORT],
+            one.network_name or one.network[:_SHORT],
+        )
+        for one in several
+    ]
+    return _table(("HOST", "CONTAINER", "ENDPOINT", "NETWORK"), rows)
+
+
+def reconciliation(one: Reconciliation) -> str:
+    """Say what differed, and whether it does still."""
+    if not one.differences:
+        return "nothing differs"
+    words = {True: "mended", False: "differs" if one.dry_run else "not mended"}
+    return _table(("OWNER", "WHAT", ""), [(each.owner, each.what, words[each.mended]) for each in one.differences])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    return tabulate(list(rows), headers=head, tablefmt="plain", disable_numparse=True)
+
+
+def _who(endpoint: Endpoint) -> str:
+    return endpoint.container or endpoint.id[:_SHORT]
+
+
+def _host_side(port: Port) -> str:
+    return f"{_bracketed(port.host_address)}:{port.host_port}" if port.host_port else "the container's own address"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _via(address: str | None, word: str) -> str:
+    return f"{word}{address}" if address else ""
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,110 @@
+"""On request: store and kernel are compared as at a start, what differs is said and, if wanted, mended.
+
+What the kernel tells of is mended by `monitor` as it happens. This finds the rest as well: switches that others turned,
+routes that were replaced, links that nothing names, and what is left of removals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from pynetdriver.answers import Difference, Reconciliation
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.compare import differences
+from pynetdriver.names import PREFIX_LENGTH
+from pynetdriver.plan import Plan
+from pynetdriver.restore import left_over
+
+#: Owner of what belongs to no network or endpoint.
+_PYNET = "pynet"
+#: Kinds of what is found besides damage to what a plan names.
+_DEAD, _LEFT, _UNFINISHED, _RULES, _CHAIN = "dead", "left", "unfinished", "rules", "chain"
+
+#: Owner, kind and sentence.
+_Found = tuple[str, str, str]
+
+
+class Reconciler:
+    """Compares and mends, one at a time."""
+
+    def __init__(self, kernel: Kernel, driver: NetworkDriver, journal: Journal) -> None:
+        self._kernel = kernel
+        self._driver = driver
+        self._journal = journal
+        self._lock = asyncio.Lock()
+
+    async def reconcile(self, dry_run: bool) -> Reconciliation:
+        """Say what differs, and mend it unless it is a dry run. Raises PynetError."""
+        async with self._lock:
+            found = await self._find()
+            left = found
+            if found and not dry_run:
+                await self._mend(found)
+                left = await self._find()
+            return Reconciliation(
+                dry_run=dry_run,
+                differences=[
+                    Difference(owner=_shortened(owner), what=what, mended=(owner, kind, what) not in left)
+                    for owner, kind, what in found
+                ],
+            )
+
+    async def _find(self) -> list[_Found]:
+        # Before the plans: a link that is made meanwhile is in neither, or in a plan.
+        links = self._kernel.netlink.links()
+        networks = [self._driver.network_plan(one) for one in self._driver.networks.values() if one.phase == "ready"]
+        endpoints = [self._driver.endpoint_plan(one) for one in self._driver.endpoints.values() if self._stands(one.id)]
+        there = await self._kernel.links_of_plans(endpoints)
+        gone = [plan for plan in endpoints if not there.has(plan)]
+        found: list[_Found] = [
+            (one.owner, one.kind, one.what)
+            for one in await asyncio.to_thread(differences, [*networks, *(one for one in endpoints if one not in gone)])
+        ]
+        found += [(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
+        found += [(owner, _UNFINISHED, "is removed, but not all of it is gone") for owner in self._journal.unfinished]
+        leavings = await left_over(self._kernel, links, self._wanted())
+        found += [(_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it") for name in leavings]
+        found += [(_PYNET, _RULES, what) for what in await self._kernel.firewall.differences()]
+        if await self._driver.forwarding_is_missing():
+            found.append((_PYNET, _CHAIN, "the engine's chain DOCKER-USER lacks what lets pynet's packets through"))
+        # What went or came since is no difference.
+        return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._driver.owns(one[0])]
+
+    async def _mend(self, found: Iterable[_Found]) -> None:
+        kinds = {kind for _, kind, _ in found}
+        if _UNFINISHED in kinds:
+            await self._driver.finish_removals()
+        if _DEAD in kinds:
+            await self._driver.collect_dead()
+        await self._driver.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
+        if _LEFT in kinds:
+            links = self._kernel.netlink.links()
+            for name, kind in (await left_over(self._kernel, links, self._wanted())).items():
+                await self._kernel.netlink.remove_link(name, kind)
+        if _RULES in kinds:
+            await self._kernel.firewall.rewrite()
+        if _CHAIN in kinds:
+            await self._driver.allow_forwarding()
+
+    def _stands(self, endpoint_id: str) -> bool:
+        """Tell whether an endpoint is in a container: until then it and its links come and go."""
+        endpoint = self._driver.endpoints[endpoint_id]
+        network = self._driver.networks.get(endpoint.network_id)
+        return network is not None and endpoint.phase == network.phase == "ready" and endpoint.sandbox is not None
+
+    def _wanted(self) -> list[Plan]:
+        plans = [self._driver.network_plan(one) for one in self._driver.networks.values()]
+        plans += [
+            self._driver.endpoint_plan(one)
+            for one in self._driver.endpoints.values()
+            if one.network_id in self._driver.networks
+        ]
+        return plans + [plan for _, plan in self._journal.unfinished.values()]
+
+
+def _shortened(owner: str) -> str:
+    kind, colon, id = owner.partition(":")
+    return f"{kind}{colon}{id[:PREFIX_LENGTH]}"

@@ -1,0 +1,133 @@
+"""What pynet says of itself: its state, its networks with their endpoints and ports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from pynetdriver import __version__, answers
+from pynetdriver.claim import owner
+from pynetdriver.driver import NetworkDriver
+from pynetdriver.ipam import IpamDriver
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.kernel.sandbox import names_inside
+from pynetdriver.model import Endpoint, Network
+from pynetdriver.monitor import Monitor
+from pynetdriver.plan import Adopted, Bridge, Dummy, Parent, Plan, Upper
+
+
+class Report:
+    """Answers about what others hold; changes nothing."""
+
+    def __init__(
+        self,
+        driver: NetworkDriver,
+        ipam: IpamDriver,
+        journal: Journal,
+        kernel: Kernel,
+        monitor: Monitor,
+        samples: Callable[[], Awaitable[list[answers.Sample]]],
+        sockets: Sequence[Path],
+        state_dir: Path,
+    ) -> None:
+        self._driver = driver
+        self._ipam = ipam
+        self._journal = journal
+        self._kernel = kernel
+        self._monitor = monitor
+        self._samples = samples
+        self._sockets = sockets
+        self._state_dir = state_dir
+        self._since = time.time()
+
+    async def status(self) -> answers.Status:
+        """Describe the daemon."""
+        endpoints = self._driver.endpoints.values()
+        return answers.Status(
+            version=__version__,
+            owner=owner(),
+            since=self._since,
+            sockets=[str(path) for path in self._sockets],
+            state_dir=str(self._state_dir),
+            firewall=self._kernel.firewall.kind,
+            networks=len(self._driver.networks),
+            endpoints=len(endpoints),
+            ports=sum(len(one.ports) for one in endpoints),
+            pools=self._ipam.use(),
+            repairs=list(self._monitor.last_repairs),
+            unfinished=sorted(self._journal.unfinished),
+            unsound=sorted(self._driver.unsound),
+            metrics=await self._samples(),
+        )
+
+    async def networks(self) -> list[answers.Network]:
+        """Describe all networks; what links are called in containers is looked up, outside the event loop."""
+        inside = await asyncio.to_thread(names_inside) if self._driver.endpoints else {}
+        members: dict[str, list[answers.Endpoint]] = {}
+        for one in self._driver.endpoints.values():
+            if one.network_id in self._driver.networks:
+                members.setdefault(one.network_id, []).append(_endpoint(one, self._driver.endpoint_plan(one), inside))
+        return [self._network(one, members.get(one.id, [])) for one in self._driver.networks.values()]
+
+    def _network(self, network: Network, endpoints: list[answers.Endpoint]) -> answers.Network:
+        return answers.Network(
+            id=network.id,
+            backend=network.backend,
+            link=_link(self._driver.network_plan(network)),
+            internal=network.internal,
+            options=network.options,
+            subnets=[
+                answers.Subnet(
+                    pool=str(one.pool),
+                    gateway=_text(one.way_out or one.gateway),
+                    host=_text(one.host or (one.gateway if one.way_out else None)),
+                )
+                for one in network.subnets
+            ],
+            sound=network.id not in self._driver.unsound,
+            endpoints=endpoints,
+        )
+
+
+def _endpoint(endpoint: Endpoint, plan: Plan, inside: dict[str, str]) -> answers.Endpoint:
+    lease = endpoint.lease
+    return answers.Endpoint(
+        id=endpoint.id,
+        mac=endpoint.mac,
+        addresses=[str(one) for one in (endpoint.address4, endpoint.address6) if one is not None],
+        interface=next((inside[name] for name in (*plan.anchors, *plan.moving) if name in inside), None),
+        link=next(iter(plan.anchors), None),
+        joined=endpoint.sandbox is not None,
+        lease_until=lease.obtained + lease.lease_s if lease and lease.lease_s is not None else None,
+        ports=[
+            answers.Port(
+                protocol=one.protocol,
+                host_address=str(one.host_address),
+                host_port=one.host_port,
+                address=str(
+                    endpoint.addresses.get(one.host_address.version) or next(iter(endpoint.addresses.values()))
+                ),
+                port=one.port,
+            )
+            for one in endpoint.ports
+        ],
+    )
+
+
+def _link(plan: Plan) -> str | None:
+    """Name the link that a network is: its bridge, or what its containers' links stand on."""
+    found = None
+    for one in plan.objects:
+        match one:
+            case Bridge() | Dummy() | Upper(shared=True):
+                found = one.name
+            case Adopted() | Parent():
+                found = one.link
+    return found
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

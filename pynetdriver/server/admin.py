@@ -1,0 +1,85 @@
+"""What root asks over the admin socket: state, metrics, reconciliation.
+
+| request | answer |
+|---|---|
+| GET /status | `answers.Status` |
+| GET /networks | a list of `answers.Network` |
+| GET /metrics | Prometheus' text format |
+| POST /reconcile?dry_run=true | `answers.Reconciliation` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from pynetdriver import answers
+from pynetdriver.errors import PynetError
+from pynetdriver.messages import ErrorResponse
+
+log = structlog.get_logger()
+
+Ask = Callable[[], Awaitable[Any]]
+Exposition = Callable[[], Awaitable[tuple[bytes, str]]]
+
+
+def admin_application(
+    status: Callable[[], Awaitable[answers.Status]],
+    networks: Callable[[], Awaitable[list[answers.Network]]],
+    exposition: Exposition,
+    reconcile: Callable[[bool], Awaitable[answers.Reconciliation]],
+) -> web.Application:
+    """Make what the admin socket serves."""
+
+    async def get_status(_: web.Request) -> web.Response:
+        return _json(await status())
+
+    async def get_networks(_: web.Request) -> web.Response:
+        return _json(await networks())
+
+    async def post_reconcile(request: web.Request) -> web.Response:
+        return _json(await reconcile(request.query.get("dry_run") == "true"))
+
+    application = web.Application(middlewares=[_refusals])
+    application.router.add_get("/status", get_status)
+    application.router.add_get("/networks", get_networks)
+    application.router.add_get("/metrics", _metrics(exposition))
+    application.router.add_post("/reconcile", post_reconcile)
+    return application
+
+
+def metrics_application(exposition: Exposition) -> web.Application:
+    """Make what the opt-in listener for Prometheus serves."""
+    application = web.Application(middlewares=[_refusals])
+    application.router.add_get("/metrics", _metrics(exposition))
+    return application
+
+
+def _metrics(exposition: Exposition) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def get_metrics(_: web.Request) -> web.Response:
+        body, content_type = await exposition()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    return get_metrics
+
+
+@web.middleware
+async def _refusals(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    try:
+        return await handler(request)
+    except PynetError as error:
+        return _json(ErrorResponse(str(error), str(error)), error.status)
+    except web.HTTPException as error:
+        return _json(ErrorResponse(error.reason, error.reason), error.status)
+    except Exception:
+        log.exception("unexpected failure", asked=request.path)
+        text = "pynet met an internal error; its log has the details"
+        return _json(ErrorResponse(text, text), 500)
+
+
+def _json(answer: Any, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(answer), content_type="application/json")
