@@ -25,7 +25,18 @@ PROJECT = HERE.parents[1]
 SUITE = "trixie"
 KERNEL = ("linux-image-cloud-amd64", "busybox-static")
 PACKAGES = (
-    *("docker.io", "docker-cli", "iptables", "nftables", "iproute2", "procps", "kmod", "mount", "ca-certificates"),
+    *(
+        "docker.io",
+        "docker-cli",
+        "docker-compose",
+        "iptables",
+        "nftables",
+        "iproute2",
+        "procps",
+        "kmod",
+        "mount",
+        "ca-certificates",
+    ),
     *("python3", "python3-venv", "gcc", "libc6-dev", "libnftables1"),
     *("iputils-ping", "curl", "tcpdump", "dnsmasq-base", "conntrack"),
     *("systemd", "systemd-sysv", "make"),

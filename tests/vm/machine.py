@@ -26,7 +26,7 @@ MEMORY_MB = 2048
 #: about one start of fifteen with QEMU 7.2; https://github.com/multipath-tcp/mptcp_net-next/issues/471).
 CPUS = 1 if ACCELERATOR == "tcg" else 2
 #: What the guest gets of the project.
-SOURCES = ("pynetdriver", "tests", "docs", "packaging", "pyproject.toml", "README.md", "Makefile")
+SOURCES = ("pynetdriver", "tests", "docs", "examples", "packaging", "pyproject.toml", "README.md", "Makefile")
 ENVIRONMENT = {
     "PATH": "/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYNET_VM": "1",
@@ -72,7 +72,7 @@ class VirtualMachine:
         file = self._folder / "console"
         return file.read_text(errors="replace") if file.exists() else ""
 
-    def start(self, timeout_s: float = 120) -> None:
+    def start(self, timeout_s: float = 240) -> None:
         """Switch it on, with the project's sources as they are now; returns when it takes commands."""
         sources = self._folder / "sources"
         skipped = ("--exclude=__pycache__", "--exclude=*.svg")
@@ -137,7 +137,8 @@ class VirtualMachine:
         Raises:
             LabError: it is not off in time, which is as on this machine.
         """
-        self.run("systemctl", "reboot", "--no-block")
+        # What runs a command goes down, too: it has to have answered by then.
+        self.shell("{ sleep 1; systemctl reboot; } >/dev/null 2>&1 &")
         assert self._qemu is not None
         try:
             self._qemu.wait(timeout_s * PATIENCE)
