@@ -11,6 +11,7 @@ import click
 
 from pynetdriver import __version__
 from pynetdriver.answers import FIREWALLS
+from pynetdriver.cli.doctor import doctor
 from pynetdriver.cli.options import sockets_option
 from pynetdriver.cli.questions import inspect, list_networks, ports, reconcile, status
 from pynetdriver.errors import PynetError
@@ -32,7 +33,7 @@ def main() -> None:
     """A network driver for Docker: docker network create -d pynet."""
 
 
-for _command in (status, list_networks, inspect, ports, reconcile):
+for _command in (status, list_networks, inspect, ports, doctor, reconcile):
     main.add_command(_command)
 
 

@@ -6,6 +6,7 @@ Fields are only ever added, so that what programs read stays. Times are seconds 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,9 @@ from pynetdriver.errors import PynetError
 
 #: Where engines look for a driver named pynet (libnetwork's discovery, moby pkg/plugins/discovery.go).
 SOCKET = Path("/run/docker/plugins/pynet.sock")
+
+#: Where the daemon keeps networks, endpoints and leases.
+STATE_DIR = Path("/var/lib/pynet")
 
 #: What may hold pynet's rules.
 FIREWALLS = ("nftables", "iptables")
@@ -158,3 +162,15 @@ class Reconciliation(Answer, frozen=True, kw_only=True):
 
     dry_run: bool
     differences: list[Difference]
+
+
+class Finding(Answer, frozen=True, kw_only=True):
+    """Something that is wrong on this host, and the command that mends it.
+
+    `check` is the kind of it, such as forwarding or parent. An error breaks something now, a warning will.
+    """
+
+    check: str
+    severity: Literal["error", "warning"]
+    what: str
+    command: str

@@ -28,8 +28,10 @@ class _Refusal(msgspec.Struct):
 class Daemon:
     """The daemon whose first socket for engines is known."""
 
-    def __init__(self, sock: Path) -> None:
+    def __init__(self, sock: Path, wait_s: float = _DAEMON_S) -> None:
+        """Ask nothing yet; `wait_s` is how long an answer is waited for."""
         self._path = admin_socket(sock)
+        self._wait_s = wait_s
 
     def ask(self, path: str, kind: type[T]) -> T:
         """Get an answer of a kind. Raises PynetError if there is none."""
@@ -41,11 +43,13 @@ class Daemon:
 
     def _call(self, verb: str, path: str, kind: type[T]) -> T:
         try:
-            status, body = _request(self._path, verb, path, _DAEMON_S)
+            status, body = _request(self._path, verb, path, self._wait_s)
         except PermissionError:
             raise PynetError("only root may ask pynet: try again with sudo") from None
         except TimeoutError:
-            raise PynetError(f"pynet does not answer within {_DAEMON_S:g} s; its log says what it waits for") from None
+            raise PynetError(
+                f"pynet does not answer within {self._wait_s:g} s; its log says what it waits for"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise PynetError(
                 f"pynet does not answer at {self._path} ({getattr(error, 'strerror', None) or error}); is it running?"
@@ -81,20 +85,14 @@ class _NamedNetwork(msgspec.Struct):
 
 def named(networks: list[Network]) -> list[Network]:
     """Put in the names that the engine of this host knows, if it answers."""
-    address = os.environ.get("DOCKER_HOST", _ENGINE)
-    if not address.startswith("unix://"):
-        return networks
-    engine = Path(address.removeprefix("unix://"))
-    try:
-        names = {one.id: one.name for one in _engine(engine, "/networks", list[_NamedNetwork])}
-        containers = {
-            attached.endpoint: one.names[0].removeprefix("/")
-            for one in _engine(engine, "/containers/json", list[_Container])
-            for attached in one.settings.networks.values()
-            if one.names
-        }
-    except (OSError, http.client.HTTPException, msgspec.DecodeError):
-        return networks
+    known, running = ask_engine("/networks", list[_NamedNetwork]), ask_engine("/containers/json", list[_Container])
+    names = {one.id: one.name for one in known or ()}
+    containers = {
+        attached.endpoint: one.names[0].removeprefix("/")
+        for one in running or ()
+        for attached in one.settings.networks.values()
+        if one.names
+    }
 
     def with_names(network: Network) -> Network:
         endpoints = [msgspec.structs.replace(one, container=containers.get(one.id)) for one in network.endpoints]
@@ -103,8 +101,17 @@ def named(networks: list[Network]) -> list[Network]:
     return [with_names(one) for one in networks]
 
 
-def _engine(path: Path, target: str, kind: type[T]) -> T:
-    return msgspec.json.decode(_request(path, "GET", target, _ENGINE_S)[1], type=kind)
+def ask_engine(target: str, kind: type[T]) -> T | None:
+    """Get what the engine of this host says; None if it does not answer at once."""
+    address = os.environ.get("DOCKER_HOST", _ENGINE)
+    if not address.startswith("unix://"):
+        return None
+    try:
+        return msgspec.json.decode(
+            _request(Path(address.removeprefix("unix://")), "GET", target, _ENGINE_S)[1], type=kind
+        )
+    except (OSError, http.client.HTTPException, msgspec.DecodeError):
+        return None
 
 
 def _request(path: Path, verb: str, target: str, wait_s: float) -> tuple[int, bytes]:

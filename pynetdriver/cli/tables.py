@@ -7,7 +7,7 @@ from datetime import datetime
 
 from tabulate import tabulate
 
-from pynetdriver.answers import Endpoint, Network, Port, PublishedPort, Reconciliation, Status
+from pynetdriver.answers import Endpoint, Finding, Network, Port, PublishedPort, Reconciliation, Status
 
 _SHORT = 12
 
@@ -100,6 +100,11 @@ def reconciliation(one: Reconciliation) -> str:
         return "nothing differs"
     words = {True: "mended", False: "differs" if one.dry_run else "not mended"}
     return _table(("OWNER", "WHAT", ""), [(each.owner, each.what, words[each.mended]) for each in one.differences])
+
+
+def findings(several: Sequence[Finding]) -> str:
+    """Say what is wrong, and under each the command that mends it."""
+    return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or "nothing is wrong"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -25,7 +25,8 @@ ALLOWED = {
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["cli"] = CORE
+ALLOWED["doctor"] = CORE | {"firewall", "kernel", ""}
+ALLOWED["cli"] = CORE | {"doctor"}
 ALLOWED["__main__"] = CORE | {"cli", "serve", ""}
 for _room in ("report", "serve"):
     ALLOWED[_room] = ALLOWED[_room] | {""}
@@ -33,14 +34,14 @@ ALLOWED[""] = set()
 #: Third parties, and the rooms that alone know them.
 OWNED = {
     "aiohttp": {"server"},
-    "pyroute2": {"kernel", "lan"},
+    "pyroute2": {"doctor", "kernel", "lan"},
     "sqlite3": {"store"},
     "click": {"__main__", "cli"},
     "tabulate": {"cli"},
     "iptc": {"firewall"},
 }
 #: No module of these says which backends there are.
-BLIND = {"admission", "cli", "server", "serve", *SERVICES}
+BLIND = {"admission", "cli", "doctor", "server", "serve", *SERVICES}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

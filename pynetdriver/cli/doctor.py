@@ -1,0 +1,75 @@
+"""`pynet doctor`: asks the daemon and the engine what they know, and has the host examined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from pynetdriver.answers import STATE_DIR, Network, Status
+from pynetdriver.cli import tables
+from pynetdriver.cli.client import Daemon, ask_engine, named
+from pynetdriver.cli.options import json_option, sockets_option
+from pynetdriver.errors import PynetError
+
+#: A daemon that is silent for so long is a finding.
+_DAEMON_S = 1.0
+_DRIVER = "pynet"
+
+
+class _Plugin(msgspec.Struct):
+    name: str = msgspec.field(name="Name")
+    enabled: bool = msgspec.field(name="Enabled")
+
+
+class _EngineNetwork(msgspec.Struct):
+    id: str = msgspec.field(name="Id")
+    name: str = msgspec.field(name="Name")
+    driver: str = msgspec.field(name="Driver")
+
+
+@click.command()
+@sockets_option
+@click.option(
+    "--state-dir",
+    envvar="PYNET_STATE_DIR",
+    type=click.Path(path_type=Path),
+    default=STATE_DIR,
+    show_default=True,
+    help="Where a daemon that does not run keeps its state.",
+)
+@json_option
+@click.pass_context
+def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, as_json: bool) -> None:
+    """Find out why it does not work, and say what to do.
+
+    Looks at the host as root, whether the daemon is up or not, and changes nothing. The exit code is 1 if
+    something is wrong.
+    """
+    # It loads what reads links and rules, for which the other commands have no use.
+    from pynetdriver.doctor import Plugin, Told, examine
+
+    answer: Status | None = None
+    networks: list[Network] = []
+    refusal = ""
+    daemon = Daemon(sockets[0], _DAEMON_S)
+    try:
+        answer, networks = daemon.ask("/status", Status), named(daemon.ask("/networks", list[Network]))
+    except PynetError as error:
+        refusal = str(error)
+    plugins = ask_engine("/plugins", list[_Plugin])
+    known = ask_engine("/networks", list[_EngineNetwork])
+    findings = examine(
+        Told(
+            sockets=sockets,
+            state_dir=state_dir,
+            status=answer,
+            networks=networks,
+            refusal=refusal,
+            plugins=None if plugins is None else [Plugin(one.name, one.enabled) for one in plugins],
+            names=None if known is None else {one.id: one.name for one in known if one.driver == _DRIVER},
+        )
+    )
+    click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else tables.findings(findings))
+    context.exit(1 if findings else 0)

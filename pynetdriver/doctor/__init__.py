@@ -1,0 +1,42 @@
+"""Why it does not work: looks at the host, changes nothing, and names for each finding the command that mends it.
+
+| module | what |
+|---|---|
+| `host` | the facts, each looked up once |
+| `daemon` | the daemon, its socket, its state |
+| `kernel` | switches and tables of the kernel |
+| `firewall`, `packets` | rules that are missing or in the way |
+| `links` | what networks stand on |
+| `addresses` | routes, addresses and ports that something else took |
+
+A check is a function that takes the host and yields findings; it finds nothing on a host that is as it should be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from pynetdriver.answers import Finding
+from pynetdriver.doctor import addresses, daemon, firewall, kernel, links
+from pynetdriver.doctor.findings import error
+from pynetdriver.doctor.host import Host, Plugin, Told
+
+__all__ = ["Plugin", "Told", "examine"]
+
+_CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
+    *daemon.CHECKS,
+    *kernel.CHECKS,
+    *firewall.CHECKS,
+    *links.CHECKS,
+    *addresses.CHECKS,
+)
+
+
+def examine(told: Told) -> list[Finding]:
+    """Run all checks on the host that this process is on."""
+    if os.geteuid() != 0:
+        what = "only root sees what is wrong with links, rules and the daemon"
+        return [error("root", what, command="sudo pynet doctor")]
+    host = Host(told)
+    return [finding for check in _CHECKS for finding in check(host)]

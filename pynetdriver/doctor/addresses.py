@@ -1,0 +1,143 @@
+"""Addresses, routes and ports that something else on the host has taken from a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.findings import error, warning
+from pynetdriver.doctor.host import Host, Way, text, title, versions
+from pynetdriver.names import shim_link
+
+_LISTENING = "0A"
+#: A network of so many containers is judged by some of them.
+_SAMPLES = 64
+
+
+def ways_out(host: Host) -> Iterator[Finding]:
+    """Containers have no way out of a host that has none."""
+    for version in (4,):
+        networks = [title(one) for one in host.outgoing if version in versions(one)]
+        if networks and not host.default_links(version):
+            links = sorted({one.link for one in host.addresses if one.address.version == version} - {"lo", ""})
+            outer = next((one for one in links if not host.links[one].is_bridge), "LINK")
+            yield warning(
+                "default-route",
+                f"this host has no IPv{version} default route, so containers of network {', '.join(networks)} reach the"
+                " host's own networks and nothing beyond",
+                command=f"ip route add default via ROUTER dev {outer}",
+            )
+
+
+def ways_in(host: Host) -> Iterator[Finding]:
+    """The host's packets to a container have to take the network's link."""
+    for network in host.networks:
+        link = network.link if network in host.bridged else shim_link(network.link or "")
+        if link not in host.links:
+            continue
+        said: set[str] = set()
+        for address in _targets(host, network):
+            way = host.way(address)
+            if way.link == link and way.kind == "unicast":
+                continue
+            finding = _astray(host, network, link, address, way)
+            if finding.command not in said:
+                said.add(finding.command)
+                yield finding
+
+
+def _targets(host: Host, network: Network) -> list[IPAddress]:
+    """Addresses of containers, and in their absence one that the next would get; those that routes of others cover."""
+    found = [IPNetwork(text).ip for one in network.endpoints if one.joined for text in one.addresses]
+    if network not in host.bridged:
+        hosted = [IPNetwork(one.pool) for one in network.subnets if one.host]
+        return [one for one in found if any(one in pool for pool in hosted)][:_SAMPLES]
+    pools = [IPNetwork(one.pool) for one in network.subnets]
+    covered = [one.to for one in host.routes if one.link != network.link and one.to.prefixlen]
+    samples = [one[min(2, one.size - 1)] for pool in pools for one in covered if one in pool]
+    return found[:_SAMPLES] + samples
+
+
+def _astray(host: Host, network: Network, link: str, address: IPAddress, way: Way) -> Finding:
+    reached = f"{address} of network {title(network)}"
+    if way.kind == "local":
+        owner = next((one for one in host.addresses if one.address.ip == address), None)
+        return error(
+            "addresses",
+            f"{reached} is also this host's own address on {owner.link if owner else '?'}: what is meant for the"
+            " container stays on the host",
+            command=f"ip address del {owner.address} dev {owner.link}" if owner else f"ip route get {address}",
+        )
+    route = _route(host, address, link)
+    other = way.link or "nowhere"
+    if network not in host.bridged:
+        command = f"ip route replace {address} dev {link}" if route is None else f"ip route del {route} dev {other}"
+    elif route is None:
+        command = host.mend
+    else:
+        command = f"ip route del {route} dev {other}"
+    return error(
+        "routes",
+        f"this host sends what is for {reached} to {other} and not to {link}"
+        + (f", by a route to {route} that came later" if route else "")
+        + ": the container cannot be reached, and gets no answers. Remove the route, or make the network again with"
+        " another --subnet",
+        command=command,
+    )
+
+
+def _route(host: Host, address: IPAddress, link: str) -> IPNetwork | None:
+    """The narrowest route of others that covers an address."""
+    found = [one.to for one in host.routes if one.link != link and one.to.prefixlen and address in one.to]
+    return max(found, key=lambda one: one.prefixlen, default=None)
+
+
+def ports(host: Host) -> Iterator[Finding]:
+    """A published port that somebody else listens on as well is reached at the container or there, by who asks."""
+    published = {
+        (one.protocol, one.host_port): (one.host_address, network)
+        for network in host.networks
+        for endpoint in network.endpoints
+        for one in endpoint.ports
+        if one.host_port
+    }
+    if not published:
+        return
+    for port, inode in _listeners():
+        if ("tcp", port) not in published:
+            continue
+        holder = _holder(inode)
+        if holder is not None and holder[1] != host.daemon_pid:
+            name, pid = holder
+            yield error(
+                "ports",
+                f"port {port}/tcp is published by network {title(published['tcp', port][1])}, and {name} (process"
+                f" {pid}) listens on it as well: clients elsewhere reach the container, and the program gets nothing",
+                command=f"kill {pid}",
+            )
+
+
+def _listeners() -> Iterator[tuple[int, str]]:
+    """Port and inode of the TCP sockets that listen here (proc(5), /proc/net/tcp)."""
+    for table in ("tcp", "tcp6"):
+        for line in (text(Path("/proc/self/net") / table) or "").splitlines()[1:]:
+            words = line.split()
+            if words[3] == _LISTENING:
+                yield int(words[1].rpartition(":")[2], 16), words[9]
+
+
+def _holder(inode: str) -> tuple[str, int] | None:
+    """Name and id of a process that has a socket open."""
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(one.readlink()) == f"socket:[{inode}]" for one in folder.iterdir()):
+                return text(folder.parent / "comm") or "a process", int(folder.parent.name)
+        except OSError:
+            continue  # it ended meanwhile
+    return None
+
+
+CHECKS = (ways_out, ways_in, ports)

@@ -1,0 +1,226 @@
+"""Rules that are missing, and rules of others that drop what pynet lets through."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.findings import error
+from pynetdriver.doctor.host import BaseChain, Host, title, versions
+from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
+from pynetdriver.firewall.engine import CHAIN, engine_bridges
+from pynetdriver.firewall.iptables import left_behind
+from pynetdriver.firewall.ruleset import TABLE
+from pynetdriver.names import LINK_GROUP
+
+#: Addresses in the internet, and a port there that containers ask for.
+_SOMEWHERE = {4: IPAddress("1.1.1.1"), 6: IPAddress("2606:4700::1111")}
+_HTTPS = 443
+#: linux/netfilter.h: NF_INET_FORWARD.
+_FORWARD = 2
+_FAMILIES = {4: "ip", 6: "ip6"}
+_COMMANDS = {4: "iptables", 6: "ip6tables"}
+#: Its chains are its own to write; it is told by its own command.
+_FIREWALLD = "firewalld"
+
+
+def own_rules(host: Host) -> Iterator[Finding]:
+    """pynet's rules are there while it has bridges."""
+    if not any(one.is_ours and one.is_bridge for one in host.links.values()) and not host.bridged:
+        return
+    family, name = TABLE.split()
+    table = next((one for one in host.tables if (one.family, one.name) == (family, name)), None)
+    if table is not None and table.dormant:
+        yield error(
+            "own-rules",
+            f"somebody put pynet's table {TABLE} to sleep (flags dormant): no port is published, and nothing takes the"
+            " host's address on its way out",
+            command=f"nft add table {TABLE}",
+        )
+    elif table is None and not left_behind():
+        yield error(
+            "own-rules",
+            "pynet's rules are gone from this host's firewall: no port is published, and nothing takes the host's"
+            " address on its way out",
+            command=host.mend,
+        )
+
+
+def commands(host: Host) -> Iterator[Finding]:
+    """Beside an engine's rules pynet needs the command that wrote them, and the library for its own."""
+    needed = {f"{command}-{kind}" for command, kind in _engine_chains(host)}
+    missing = sorted(one for one in needed if shutil.which(one) is None)
+    if missing:
+        yield error(
+            "commands",
+            f"{' and '.join(missing)} cannot be found, which pynet needs to let its packets through the engine's chain"
+            f" {CHAIN}: networks cannot be made",
+            command="apt-get install --reinstall iptables",
+        )
+    if not host.has_libnftables:
+        yield error(
+            "commands",
+            "libnftables.so.1 cannot be loaded, with which pynet writes its rules: it does not start",
+            command="apt-get install --reinstall libnftables1",
+        )
+
+
+def _engine_chains(host: Host) -> set[tuple[str, str]]:
+    """Tell where the engine's chain for others is: the command of iptables and the kind of tables."""
+    found = {(_COMMANDS[version], "nft") for version in (4, 6) if (_FAMILIES[version], "filter", CHAIN) in host.chains}
+    for command, lines in host.filters.items():
+        if command.endswith("-legacy") and f":{CHAIN} - [0:0]" in lines:
+            found.add((command.removesuffix("-legacy"), "legacy"))
+    return found
+
+
+def drops(host: Host) -> Iterator[Finding]:
+    """Whatever any table drops on its way through the host is lost, whoever accepts it elsewhere."""
+    commands = set()
+    for network in host.bridged:
+        for version in versions(network):
+            for packet in _packets(host, network, version):
+                for finding in (*_by_iptables(host, packet, network), *_by_nftables(host, packet, network)):
+                    if finding.command not in commands:
+                        commands.add(finding.command)
+                        yield finding
+
+
+def _packets(host: Host, network: Network, version: int) -> Iterator[Packet]:
+    """Make up packets that have to pass: out of a network, in by a published port, within it."""
+    bridge = host.links.get(network.link or "")
+    if bridge is None:
+        return
+    own, somewhere = _containers(network, version), _SOMEWHERE[version]
+    way = next((host.links[one] for one in host.default_links(version) if one), None)
+    if way is not None and not network.internal:
+        yield Packet("what its containers send out", version, own[0], somewhere, _HTTPS, bridge, way)
+        for target, port in _published(network, version):
+            what = f"what comes for port {port} of {target}"
+            yield Packet(what, version, somewhere, target, port, way, bridge, translated=True)
+    if host.switch(f"bridge/bridge-nf-call-{_COMMANDS[version]}") == "1" and _talk(network):
+        what = "what its containers send to each other, which br_netfilter shows to the firewall as well,"
+        yield Packet(what, version, own[0], own[-1], _HTTPS, bridge, bridge)
+
+
+def _containers(network: Network, version: int) -> list[IPAddress]:
+    found = [IPNetwork(text).ip for one in network.endpoints for text in one.addresses]
+    found = [one for one in found if one.version == version]
+    pool = next(IPNetwork(one.pool) for one in network.subnets if IPNetwork(one.pool).version == version)
+    return found or [pool[min(2, pool.size - 1)]]
+
+
+def _published(network: Network, version: int) -> Iterator[tuple[IPAddress, int]]:
+    """The first port that is published to everybody."""
+    for endpoint in network.endpoints:
+        for port in endpoint.ports:
+            target = IPAddress(port.address)
+            if port.protocol == "tcp" and port.host_port and target.version == version:
+                yield target, port.port
+                return
+
+
+def _talk(network: Network) -> bool:
+    return network.options.get("com.docker.network.bridge.enable_icc", "true").lower() not in ("false", "0", "f")
+
+
+def _by_iptables(host: Host, packet: Packet, network: Network) -> Iterator[Finding]:
+    for command, lines in host.filters.items():
+        if command.startswith("ip6") != (packet.version == 6) or not any(one.startswith(":FORWARD") for one in lines):
+            continue
+        read = [one for one in (read_iptables(line, packet) for line in lines) if one is not None]
+
+        def rules_of(chain: str, read: Sequence[tuple[str, Rule]] = read) -> Iterable[Rule]:
+            return [rule for name, rule in read if name == chain]
+
+        policy_drops = any(line.startswith(":FORWARD DROP") for line in lines)
+        found = dropped("FORWARD", rules_of, policy_drops=policy_drops)
+        if found is not None:
+            yield _iptables_finding(host, command, lines, packet, network, found)
+
+
+def _iptables_finding(
+    host: Host, command: str, lines: Sequence[str], packet: Packet, network: Network, found: Drop
+) -> Finding:
+    place = f"the {'policy' if found.rule is None else f'rule {found.rule}'} of the chain {found.chain} in {command}"
+    lost = f"{packet.what} of network {title(network)} is dropped by {place}"
+    forward = [line for line in lines if line.startswith("-A FORWARD ")]
+    has_chain = any(line.startswith(f":{CHAIN} ") for line in lines)
+    jump = f"-A FORWARD -j {CHAIN}"
+    if not _engine_chains(host) and engine_bridges(host.links) and found.rule is None:
+        return error(
+            "engine-rules",
+            f"{lost}: the engine's chains were flushed, and its policy is still to drop. It writes them when it starts",
+            command="systemctl restart docker",
+        )
+    if has_chain and forward[:1] == [jump]:
+        return error(
+            "engine-rules",
+            f"{lost}, since pynet's rules are not in {CHAIN}",
+            command=_accepts(f"{command} -I {CHAIN}", packet, network),
+        )
+    if has_chain and jump not in forward and "--src-group" in " ".join(lines):
+        return error(
+            "engine-rules",
+            f"{lost}, since nothing leads from FORWARD to {CHAIN} any more, where it is accepted",
+            command=f"{command} -I FORWARD -j {CHAIN}",
+        )
+    other = "" if has_chain else ", though the engine's rules are elsewhere: both kinds of iptables judge what passes"
+    return error(
+        "other-rules",
+        lost + (other if _engine_chains(host) else ""),
+        command=_accepts(f"{command} -I FORWARD", packet, network),
+    )
+
+
+def _accepts(insert: str, packet: Packet, network: Network) -> str:
+    """Write the commands that let pass what comes from and goes to a network: all of pynet's, unless it is adopted."""
+    if packet.came_by.is_ours or packet.leaves_by.is_ours:
+        matches = [f"-m devgroup --{one}-group {LINK_GROUP:#x}" for one in ("src", "dst")]
+    else:
+        matches = [f"-i {network.link}", f"-o {network.link}"]
+    return " && ".join(f"{insert} {one} -j ACCEPT" for one in matches)
+
+
+def _by_nftables(host: Host, packet: Packet, network: Network) -> Iterator[Finding]:
+    for base in host.base_chains:
+        if base.hook != _FORWARD or base.family not in ("inet", _FAMILIES[packet.version]) or _is_known(host, base):
+            continue
+
+        def rules_of(chain: str, base: BaseChain = base) -> Iterable[Rule]:
+            return [read_nft(one, packet) for one in host.rules(base.family, base.table, chain)]
+
+        found = dropped(base.name, rules_of, policy_drops=base.drops)
+        if found is not None:
+            yield _nftables_finding(base, packet, network, found)
+
+
+def _is_known(host: Host, base: BaseChain) -> bool:
+    """Tell whether a chain is pynet's own, or one of iptables that was read as such."""
+    if f"{base.family} {base.table}" == TABLE:
+        return True
+    command = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}.get(base.family, "")
+    return base.table == "filter" and any(line.startswith(f":{base.name} ") for line in host.filters.get(command, ()))
+
+
+def _nftables_finding(base: BaseChain, packet: Packet, network: Network, found: Drop) -> Finding:
+    where = f"{base.family} {base.table} {base.name}"
+    by = "the policy" if found.rule is None else f"rule {found.rule} of the chain {found.chain}"
+    if base.table == _FIREWALLD:
+        command = f"firewall-cmd --permanent --zone=trusted --add-interface={network.link} && firewall-cmd --reload"
+    else:
+        ours = packet.came_by.is_ours or packet.leaves_by.is_ours
+        kind, value = ("group", f"{LINK_GROUP:#x}") if ours else ("name", str(network.link))
+        command = " && ".join(f"nft insert rule {where} {way}if{kind} {value} accept" for way in ("i", "o"))
+    return error(
+        "other-rules",
+        f"{packet.what} of network {title(network)} is dropped by {by} of the nftables chain {where}, which somebody"
+        " else made; no accept elsewhere helps",
+        command=command,
+    )
+
+
+CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (own_rules, commands, drops)

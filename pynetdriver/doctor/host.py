@@ -1,0 +1,402 @@
+"""What this host is like, as far as a check wants to know: each thing is looked up when it is first asked for.
+
+Nothing here changes anything. What cannot be read is absent: the doctor goes on with what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from netaddr import IPAddress, IPNetwork
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.nftables.main import NFTables
+
+from pynetdriver.answers import SOCKET, STATE_DIR, Network, Status, folder_beside
+from pynetdriver.errors import HostError, PynetError
+from pynetdriver.firewall import xtables
+from pynetdriver.firewall.nftables import Nftables, NftablesError
+from pynetdriver.kernel.host import seen
+from pynetdriver.kernel.settings import ROOT
+from pynetdriver.names import LINK_GROUP
+from pynetdriver.plan import Bridge
+
+#: linux/if.h, linux/if_link.h: the link is up; something is at its other end.
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_ROUTE_TYPES = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_MAIN = 254
+#: linux/if_addr.h: the address was made of a router advertisement.
+_PROTOCOL_RA = 2
+#: linux/netfilter/nf_tables.h: families of tables, hooks, policies.
+_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
+_NFT_DORMANT = 1
+_NF_DROP = 0
+_COMMAND_S = 3.0
+_UNIT = "pynet.service"
+_UNITS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A managed plugin of the engine's, by its whole name."""
+
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the daemon and the engine said, or that they said nothing.
+
+    Args:
+        sockets: where pynet serves engines, the host's own first.
+        state_dir: where the daemon keeps its state, if it does not say so itself.
+        refusal: why there is no status.
+        plugins: the engine's managed plugins, None if the engine could not be asked.
+        names: of the engine's networks that are pynet's, by id; None if the engine could not be asked.
+    """
+
+    sockets: Sequence[Path]
+    state_dir: Path
+    status: Status | None = None
+    networks: Sequence[Network] = ()
+    refusal: str = ""
+    plugins: Sequence[Plugin] | None = None
+    names: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link of this namespace; `running` says that there is something at its other end."""
+
+    name: str
+    index: int
+    kind: str
+    up: bool
+    running: bool
+    mtu: int
+    group: int
+    master: str | None
+    lower: str | None
+    elsewhere: bool
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.kind == Bridge.kind
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a bridge or port of pynet's own."""
+        return self.group == LINK_GROUP
+
+
+@dataclass(frozen=True)
+class HostAddress:
+    """An address of a link; `advertised` says that a router's advertisement brought it."""
+
+    link: str
+    address: IPNetwork
+    advertised: bool
+
+
+@dataclass(frozen=True)
+class HostRoute:
+    """A route of the main table to a prefix; None for a route by several links."""
+
+    to: IPNetwork
+    link: str | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where this host sends a packet: `kind` is unicast, local, blackhole, unreachable or prohibit."""
+
+    kind: str
+    link: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of nftables."""
+
+    family: str
+    name: str
+    dormant: bool
+
+
+@dataclass(frozen=True)
+class BaseChain:
+    """A chain of nftables that packets enter at a hook, by its number in linux/netfilter.h."""
+
+    family: str
+    table: str
+    name: str
+    hook: int
+    drops: bool
+
+
+class Host:
+    """The facts, and what was told."""
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.status = told.status
+        self.networks = told.networks
+
+    @cached_property
+    def start(self) -> str:
+        """The command that starts pynet, the way it is installed here."""
+        for plugin in self.told.plugins or ():
+            if "pynet" in plugin.name and not plugin.enabled:
+                return f"docker plugin enable {plugin.name}"
+        if any((folder / _UNIT).exists() for folder in _UNITS):
+            return f"systemctl restart {_UNIT}"
+        words = ["pynet serve"]
+        if tuple(self.told.sockets) != (SOCKET,):
+            words += [f"--socket {path}" for path in self.told.sockets]
+        if self.told.state_dir != STATE_DIR:
+            words.append(f"--state-dir {self.told.state_dir}")
+        return " ".join(words)
+
+    @cached_property
+    def daemon_pid(self) -> int | None:
+        """The process that holds the daemon's lock (flock(2), proc_locks(5)); a socket's may be a service manager."""
+        try:
+            inode = (seen(folder_beside(self.told.sockets[0])) / "lock").stat().st_ino
+        except (OSError, PynetError):
+            return None
+        for line in (text(Path("/proc/locks")) or "").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                return int(words[4])
+        return None
+
+    @property
+    def mend(self) -> str:
+        """The command that has pynet put right what is its own: a running one is told, one that starts does it."""
+        return "pynet reconcile" if self.status else self.start
+
+    @cached_property
+    def links(self) -> dict[str, Link]:
+        """All links by name."""
+        with IPRoute() as netlink:
+            found = list(netlink.get_links())
+        names = {int(one["index"]): str(one.get("ifname")) for one in found}
+        return {
+            names[one["index"]]: Link(
+                name=names[one["index"]],
+                index=one["index"],
+                kind=one.get(("linkinfo", "kind")) or "device",
+                up=bool(one["flags"] & _IFF_UP),
+                running=bool(one["flags"] & _IFF_LOWER_UP),
+                mtu=int(one.get("mtu") or 0),
+                group=int(one.get("group") or 0),
+                master=names.get(one.get("master")),
+                lower=None if one.get("link_netnsid") is not None else names.get(one.get("link")),
+                elsewhere=one.get("link_netnsid") is not None,
+            )
+            for one in found
+        }
+
+    @cached_property
+    def addresses(self) -> list[HostAddress]:
+        """All addresses."""
+        names = {one.index: one.name for one in self.links.values()}
+        with IPRoute() as netlink:
+            return [
+                HostAddress(
+                    names.get(one["index"], ""),
+                    IPNetwork(f"{one.get('local') or one.get('address')}/{one['prefixlen']}"),
+                    int(one.get("proto") or 0) == _PROTOCOL_RA,
+                )
+                for one in netlink.get_addr()
+            ]
+
+    @cached_property
+    def routes(self) -> list[HostRoute]:
+        """The routes of the main table."""
+        names = {one.index: one.name for one in self.links.values()}
+        with IPRoute() as netlink:
+            return [
+                HostRoute(
+                    IPNetwork(
+                        f"{one.get('dst') or ('::' if one['family'] == socket.AF_INET6 else '0.0.0.0')}"
+                        f"/{one['dst_len']}"
+                    ),
+                    names.get(one.get("oif")),
+                )
+                for one in netlink.get_routes(table=_MAIN)
+                if one["family"] in (socket.AF_INET, socket.AF_INET6) and one["type"] == 1
+            ]
+
+    def default_links(self, version: int) -> list[str | None]:
+        """The links by which the default routes of an IP version lead."""
+        return [one.link for one in self.routes if one.to.version == version and one.to.prefixlen == 0]
+
+    def way(self, address: IPAddress) -> Way:
+        """Ask the kernel where it would send a packet."""
+        try:
+            with IPRoute() as netlink:
+                (route,) = netlink.route("get", dst=str(address))
+        except NetlinkError:
+            return Way("unreachable", None)
+        names = {one.index: one.name for one in self.links.values()}
+        return Way(_ROUTE_TYPES.get(route["type"], "other"), names.get(route.get("oif")))
+
+    def switch(self, name: str) -> str | None:
+        """Read a switch below /proc/sys/net, e.g. "ipv4/ip_forward"."""
+        return text(ROOT / name)
+
+    def counter(self, group: str, name: str) -> int:
+        """Read a counter of /proc/net/netstat, e.g. ("TcpExt", "IPReversePathFilter")."""
+        lines = [line.split() for line in (text(Path("/proc/self/net/netstat")) or "").splitlines()]
+        for head, values in zip(lines[::2], lines[1::2], strict=False):
+            if head[0] == f"{group}:" and name in head:
+                return int(values[head.index(name)])
+        return 0
+
+    @cached_property
+    def bridged(self) -> list[Network]:
+        """The networks that are a bridge of this host, so that it routes for them and judges their packets."""
+        return [one for one in self.networks if one.backend == Bridge.kind]
+
+    @cached_property
+    def outgoing(self) -> list[Network]:
+        """Those of them that lead out."""
+        return [one for one in self.bridged if not one.internal]
+
+    @cached_property
+    def on_parents(self) -> list[Network]:
+        """The networks whose links stand on one of the host's, or would if it were there."""
+        return [one for one in self.networks if one.link and one not in self.bridged and not is_ours(one.link)]
+
+    @cached_property
+    def _nftables(self) -> Nftables | None:
+        with contextlib.suppress(HostError):
+            return Nftables()
+        return None
+
+    @property
+    def has_libnftables(self) -> bool:
+        """Whether the library is installed."""
+        return self._nftables is not None
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The tables of nftables for IP packets."""
+        return [
+            Table(
+                _FAMILIES[one["nfgen_family"]],
+                str(one.get_attr("NFTA_TABLE_NAME")),
+                bool(int(one.get_attr("NFTA_TABLE_FLAGS") or 0) & _NFT_DORMANT),
+            )
+            for one in _nft("get_tables")
+            if one["nfgen_family"] in _FAMILIES
+        ]
+
+    @cached_property
+    def chains(self) -> set[tuple[str, str, str]]:
+        """Family, table and name of all chains of nftables."""
+        return {
+            (_FAMILIES[one["nfgen_family"]], one.get_attr("NFTA_CHAIN_TABLE"), one.get_attr("NFTA_CHAIN_NAME"))
+            for one in self._all_chains
+            if one["nfgen_family"] in _FAMILIES
+        }
+
+    @cached_property
+    def _all_chains(self) -> list[Any]:
+        return _nft("get_chains")
+
+    @cached_property
+    def base_chains(self) -> list[BaseChain]:
+        """The chains of tables that are awake, by which IP packets go."""
+        awake = {(one.family, one.name) for one in self.tables if not one.dormant}
+        found = []
+        for one in self._all_chains:
+            hook, family = one.get_attr("NFTA_CHAIN_HOOK"), _FAMILIES.get(one["nfgen_family"])
+            table = str(one.get_attr("NFTA_CHAIN_TABLE"))
+            if hook is not None and family is not None and (family, table) in awake:
+                policy = one.get_attr("NFTA_CHAIN_POLICY")
+                name = str(one.get_attr("NFTA_CHAIN_NAME"))
+                found.append(BaseChain(family, table, name, hook.get_attr("NFTA_HOOK_HOOKNUM"), policy == _NF_DROP))
+        return found
+
+    def rules(self, family: str, table: str, chain: str) -> list[list[dict[str, Any]]]:
+        """List the rules of a chain, each as the statements of libnftables-json(5)."""
+        if self._nftables is None:
+            return []
+        try:
+            listed = self._nftables.listing(f"chain {family} {table} {chain}")
+        except NftablesError:
+            return []
+        return [one["rule"]["expr"] for one in listed if "rule" in one]
+
+    @cached_property
+    def filters(self) -> dict[str, list[str]]:
+        """The table `filter` of each kind of iptables that has one, as `iptables-save` writes it, by command."""
+        found = {}
+        for version, command in ((4, "iptables"), (6, "ip6tables")):
+            family = "ip" if version == 4 else "ip6"
+            if any((one.family, one.name) == (family, "filter") for one in self.tables):
+                found[f"{command}-nft"] = run(f"{command}-nft-save", "-t", "filter").splitlines()
+            # Looking at a legacy table that is not there would make it.
+            if "filter" in xtables.present(version):
+                found[f"{command}-legacy"] = run(f"{command}-legacy-save", "-t", "filter").splitlines()
+        return found
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a network's link is one that pynet makes for it alone."""
+    return re.fullmatch(r"pn-[0-9a-z]{12}", name) is not None
+
+
+def title(network: Network) -> str:
+    """What a user calls a network."""
+    return network.name or network.id[:12]
+
+
+def versions(network: Network) -> list[int]:
+    """The IP versions of a network."""
+    return sorted({IPNetwork(one.pool).version for one in network.subnets})
+
+
+def text(path: Path) -> str | None:
+    """Read a small file; None if that cannot be done."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def run(*command: str) -> str:
+    """Run a command that only looks; what it says is empty if it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def peer(one: socket.socket) -> int:
+    """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
+    raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(struct.unpack("=iII", raw)[0])
+
+
+def _nft(question: str) -> list[Any]:
+    try:
+        netlink = NFTables(nfgen_family=socket.AF_UNSPEC)
+        try:
+            return list(getattr(netlink, question)())
+        finally:
+            netlink.close()
+    except (NetlinkError, OSError):
+        return []

@@ -1,0 +1,106 @@
+"""Switches and tables of the kernel that somebody else set so that packets of containers are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pynetdriver.answers import Finding
+from pynetdriver.doctor.findings import error, warning
+from pynetdriver.doctor.host import Host, is_ours, title, versions
+
+_NAMES = {4: "ipv4", 6: "ipv6"}
+#: The host's switch: writing it sets every link's own.
+_FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+#: How full the table of connections may be.
+_NEARLY_FULL = 0.95
+
+
+def forwarding(host: Host) -> Iterator[Finding]:
+    """Networks that lead out need the host to forward, on the way out and on the way back."""
+    for version, switch in _FORWARDING.items():
+        networks = [one for one in host.outgoing if version in versions(one)]
+        if not networks:
+            continue
+        if host.switch(switch) == "0":
+            yield error(
+                "forwarding",
+                f"IPv{version} forwarding is off on this host, so containers reach nobody outside of their network,"
+                " and published ports lead nowhere",
+                command=f"sysctl -w {dotted(switch)}=1",
+            )
+            continue
+        for link in sorted({str(one.link) for one in networks} | {one for one in host.default_links(version) if one}):
+            own = f"{_NAMES[version]}/conf/{link}/forwarding"
+            if host.switch(own) == "0":
+                yield error(
+                    "forwarding",
+                    f"IPv{version} forwarding is off on the link {link}, so what comes in there for or from containers"
+                    " is dropped",
+                    command=f"sysctl -w {dotted(own)}=1",
+                )
+
+
+def ipv6_disabled(host: Host) -> Iterator[Finding]:
+    """A link whose IPv6 is off has no address and takes no packet."""
+    for network in host.bridged:
+        own = f"ipv6/conf/{network.link}/disable_ipv6"
+        if 6 in versions(network) and host.switch(own) == "1":
+            yield error(
+                "ipv6-disabled",
+                f"IPv6 is disabled on the link {network.link} of network {title(network)}, which has an IPv6 subnet:"
+                " its containers reach neither the host nor anything beyond by IPv6",
+                command=f"sysctl -w {dotted(own)}=0",
+            )
+
+
+def router_advertisements(host: Host) -> Iterator[Finding]:
+    """A host that forwards takes no default route from a router's advertisement unless `accept_ra` is 2."""
+    if not any(6 in versions(one) for one in host.outgoing) or host.default_links(6):
+        return
+    for link in sorted({one.link for one in host.addresses if one.advertised}):
+        conf = f"ipv6/conf/{link}"
+        if host.switch(f"{conf}/forwarding") == "1" and host.switch(f"{conf}/accept_ra") == "1":
+            yield error(
+                "router-advertisements",
+                f"this host has its IPv6 address on {link} from a router's advertisements, but no IPv6 default route:"
+                " a host that forwards takes none from them while accept_ra is 1. Containers have no way out by IPv6",
+                command=f"sysctl -w {dotted(conf)}.accept_ra=2",
+            )
+
+
+def reverse_path(host: Host) -> Iterator[Finding]:
+    """With several ways out, a strict filter drops what does not come by the way of its answer."""
+    lost = host.counter("TcpExt", "IPReversePathFilter")
+    outer = sorted(
+        {one.link for one in host.addresses if one.address.version == 4 and not is_ours(one.link)} - {"lo", ""}
+    )
+    outer = [one for one in outer if not host.links[one].is_bridge or one in host.default_links(4)]
+    everywhere = int(host.switch("ipv4/conf/all/rp_filter") or 0)
+    strict = [one for one in outer if max(everywhere, int(host.switch(f"ipv4/conf/{one}/rp_filter") or 0)) == 1]
+    for link in strict if lost and len(outer) > 1 and host.networks else ():
+        yield warning(
+            "reverse-path",
+            f"the kernel has dropped {lost} packets since the answer would leave by another link, and {link} is held to"
+            " that (rp_filter=1): who comes in by one of several links and is answered by another reaches no container",
+            command=f"sysctl -w net.ipv4.conf.{link}.rp_filter=2",
+        )
+
+
+def connections(host: Host) -> Iterator[Finding]:
+    """With its table of connections full the kernel drops the first packet of every new one."""
+    count, most = (int(host.switch(f"netfilter/nf_conntrack_{name}") or 0) for name in ("count", "max"))
+    if most and count >= _NEARLY_FULL * most:
+        yield error(
+            "connections",
+            f"the kernel's table of connections is full ({count} of {most}): new connections to and from containers are"
+            " dropped",
+            command=f"sysctl -w net.netfilter.nf_conntrack_max={2 * most}",
+        )
+
+
+def dotted(switch: str) -> str:
+    """Name a switch for sysctl(8), which takes dots in a link's name for slashes."""
+    return "net." + switch.replace(".", "\0").replace("/", ".").replace("\0", "/")
+
+
+CHECKS = (forwarding, ipv6_disabled, router_advertisements, reverse_path, connections)

@@ -1,0 +1,118 @@
+"""Links that networks stand on, and pynet's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.findings import error, warning
+from pynetdriver.doctor.host import Host, Link, title, versions
+from pynetdriver.names import VLAN_NAME
+
+_MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
+
+
+def parents(host: Host) -> Iterator[Finding]:
+    """A network on a parent needs it there, up, with something at its other end, and for itself."""
+    for name in dict.fromkeys(str(one.link) for one in host.on_parents):
+        networks = ", ".join(title(one) for one in host.on_parents if one.link == name)
+        link = host.links.get(name)
+        if link is None:
+            yield _missing(host, name, networks)
+        elif link.master is not None:
+            yield error(
+                "parent",
+                f"{name}, which network {networks} stands on, was made a port of {link.master}: what arrives goes"
+                " there, and the kernel puts no link of a container on it",
+                command=f"ip link set dev {name} nomaster",
+            )
+        elif not link.up:
+            yield error(
+                "parent",
+                f"{name}, which network {networks} stands on, is down: its containers reach nobody on the LAN, and new"
+                " ones do not start",
+                command=f"ip link set dev {name} up",
+            )
+        elif not link.running:
+            yield _unplugged(host, link, networks)
+
+
+def _missing(host: Host, name: str, networks: str) -> Finding:
+    vlan = VLAN_NAME.fullmatch(name)
+    if vlan and vlan["lower"] in host.links:
+        command = f"ip link add link {vlan['lower']} name {name} up type vlan id {vlan['id']}"
+    else:
+        new = [one.name for one in host.links.values() if one.kind == "device" and one.name != "lo"]
+        command = f"ip link set dev {new[0] if len(new) == 1 else 'NEWNAME'} name {name}"
+    return error(
+        "parent",
+        f"{name}, which network {networks} stands on, is not on this host: was it unplugged, or given another name?"
+        " Containers of the network do not start. Give the link its name back, or remove the network",
+        command=command,
+    )
+
+
+def _unplugged(host: Host, link: Link, networks: str) -> Finding:
+    """Look for what is down below a link or at its ports; else it is the cable."""
+    below = [one for one in host.links.values() if one.name == link.lower or one.master == link.name]
+    asleep = next((one for one in below if not one.up), None)
+    return error(
+        "parent",
+        f"{link.name}, which network {networks} stands on, has nothing at its other end"
+        + (f", since {asleep.name} below it is down" if asleep else " (no carrier)")
+        + ": its containers reach nobody on the LAN",
+        command=f"ip link set dev {asleep.name} up" if asleep else f"ip link show dev {link.name}",
+    )
+
+
+def mtus(host: Host) -> Iterator[Finding]:
+    """The kernel refuses a link with a greater MTU than what it stands on; a smaller way out needs ICMP."""
+    for network in host.networks:
+        wanted = _mtu(host, network)
+        link = host.links.get(network.link or "")
+        if link is None or wanted is None:
+            continue
+        if network in host.on_parents and link.mtu < wanted:
+            yield error(
+                "mtu",
+                f"network {title(network)} has the MTU {wanted}, and {link.name} on which it stands has {link.mtu}"
+                " by now: the kernel refuses its containers' links, so they do not start",
+                command=f"ip link set dev {link.name} mtu {wanted}",
+            )
+        elif network in host.outgoing:
+            ways = {host.links[one] for version in versions(network) for one in host.default_links(version) if one}
+            yield from (_narrow(network, wanted, way) for way in ways if way.mtu < wanted)
+
+
+def _narrow(network: Network, mtu: int, way: Link) -> Finding:
+    return warning(
+        "mtu",
+        f"network {title(network)} has the MTU {mtu}, and {way.name}, the way out, has {way.mtu}: large packets of"
+        " containers are lost wherever ICMP is filtered, so connections hang once they carry much. Make the network"
+        f" again with -o mtu={way.mtu} or, if what is at the other end of {way.name} can do it, raise its MTU",
+        command=f"ip link set dev {way.name} mtu {mtu}",
+    )
+
+
+def _mtu(host: Host, network: Network) -> int | None:
+    given = next((network.options[one] for one in _MTU_OPTIONS if one in network.options), None)
+    if given is not None:
+        return int(given)
+    link = host.links.get(network.link or "")
+    return link.mtu if link and network in host.bridged else None
+
+
+def own_links(host: Host) -> Iterator[Finding]:
+    """pynet's own bridges and ports are up, and ports are in a bridge: a running pynet sees to that."""
+    for link in host.links.values():
+        if not link.is_ours or (link.up and (link.is_bridge or link.master)):
+            continue
+        containers = "containers of its network are" if link.is_bridge else "its container is"
+        yield error(
+            "own-links",
+            f"{link.name}, a link of pynet's, is {'in no bridge' if link.up else 'down'}: {containers} cut off",
+            command=host.mend if link.up else f"ip link set dev {link.name} up",
+        )
+
+
+CHECKS = (parents, mtus, own_links)
