@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from pynetdriver.answers import admin_socket
 from pynetdriver.backends import backend_named
 from pynetdriver.firewall import chains, ruleset
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
+from tests.lab.unix import UnixConnection
 
 from .host import (
     PROGRAM,
@@ -104,7 +106,18 @@ def assert_agreement(host: Host, scratch: Namespace) -> int:
     }
     tried = published | {f"{protocol} 4 {number}" for protocol in ("tcp", "udp") for number in range(8080, 8086)}
     assert set(host.netns.run("python3", "-ISc", HELD, *tried).splitlines()) == published
+    assert differences(host) == []
     return len(published)
+
+
+def differences(host: Host) -> Any:
+    """What `pynet reconcile --dry-run` would say."""
+    connection = UnixConnection(admin_socket(host.daemon.socket), 30)
+    try:
+        connection.request("POST", "/reconcile?dry_run=true")
+        return json.loads(connection.getresponse().read())["differences"]
+    finally:
+        connection.close()
 
 
 def a_call(choice: random.Random) -> tuple[str, Any]:
