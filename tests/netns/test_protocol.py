@@ -2,7 +2,9 @@
 
 import socket
 import stat
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
+from tests.lab.unix import call
 
 from .host import NETWORK, PROGRAM, Host, assert_refusal, network, port, program
 
@@ -178,3 +181,58 @@ def test_damaged_store_is_refused_in_a_sentence(netns: Namespace, folder: Path) 
     (folder / "state" / "pynet.db").write_bytes(b"nonsense" * 1000)
     assert "pynet.db" in refusal_of(Daemon(netns, folder / "pynet.sock", folder / "state"))
     assert (folder / "state" / "pynet.db").read_bytes() == b"nonsense" * 1000
+
+
+#: Passes on a socket as a service manager does: python3 -c PASS PATH COMMAND…
+PASS = """
+import os, socket, sys
+one = socket.socket(socket.AF_UNIX)
+if os.path.exists(sys.argv[1]):
+    os.unlink(sys.argv[1])
+one.bind(sys.argv[1])
+one.listen()
+os.dup2(one.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_socket_that_a_service_manager_passes_is_served_and_stays(netns: Namespace, folder: Path) -> None:
+    """What the manager holds is taken, and is not the daemon's to remove (sd_listen_fds(3))."""
+    sock = folder / "pynet.sock"
+    command = (sys.executable, "-c", PASS, str(sock), sys.executable, "-m", "pynetdriver")
+    with Daemon(netns, sock, folder / "state", command=command) as daemon:
+        made = sock.stat().st_ino
+        assert daemon.call("NetworkDriver.GetCapabilities")[1]["Scope"] == "local"
+        assert daemon.stop() == 0
+        assert sock.stat().st_ino == made and not sock.with_suffix("").exists()
+
+
+def test_several_sockets_are_served_alike(netns: Namespace, folder: Path) -> None:
+    """A managed plugin answers to the engine's path and to its own; all go with the daemon."""
+    first, second = folder / "pynet.sock", folder / "own" / "plugin.sock"
+    with Daemon(netns, first, folder / "state", "--socket", str(second)) as daemon:
+        for sock in (first, second):
+            assert call(sock, "NetworkDriver.GetCapabilities")[1]["Scope"] == "local"
+        assert not second.with_suffix("").exists()
+        daemon.stop()
+        assert not first.exists() and not second.exists()
+
+
+def test_who_calls_while_pynet_starts_is_answered(netns: Namespace, folder: Path) -> None:
+    """The socket is there before the host was compared with what is stored, so the engine need not try again."""
+    sock, began = folder / "pynet.sock", time.monotonic()
+    run = ("serve", "--socket", str(sock), "--state-dir", str(folder / "state"))
+    with netns.popen(sys.executable, "-m", "pynetdriver", *run, stdout=subprocess.DEVNULL) as process:
+        while not sock.exists():
+            time.sleep(0.001)
+            assert time.monotonic() < began + 20
+        assert call(sock, "NetworkDriver.GetCapabilities")[1]["Scope"] == "local"
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_socket_that_no_engine_looks_for_is_refused(netns: Namespace, folder: Path) -> None:
+    """A name is right or said to be wrong."""
+    assert "whose name ends in .sock" in refusal_of(Daemon(netns, folder / "pynet.socket", folder / "state"))
