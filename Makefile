@@ -1,11 +1,12 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test test-vm run install uninstall demo bench clean root
+.PHONY: help venv deps lint test test-vm run install uninstall demo bench docs dist clean root
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
 PREFIX ?= /usr/local
+ARCH ?= $(shell dpkg --print-architecture)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,11 +48,26 @@ install: ## install pynet as a service of this host, below PREFIX=/usr/local, or
 uninstall: ## take that away again, with pynet's state (as root)
 	@PREFIX="$(PREFIX)" packaging/uninstall.sh
 
+plugin: deps venv ## build the managed plugin for `docker plugin create` in build/plugin; ARCH=arm64 for that (as root)
+	@PYTHON=.venv/bin/python rootfs/build "$(ARCH)" build/plugin
+
+lock: venv ## choose the newest Python packages that pyproject.toml allows for the managed plugin
+	.venv/bin/python rootfs/lock.py
+
 demo: root deps venv ## see pynet at work with a private Docker Engine, which goes again (as root)
 	@.venv/bin/python -m tests.demo
 
 bench: deps venv ## compare pynet with the built-in bridge, into docs/benchmark.md (a quarter of an hour, as root)
 	@.venv/bin/python -m tests.bench
+
+docs: venv ## build the site into build/site and the man page into build/man, and look for dead links
+	@rm -rf build/site
+	.venv/bin/python -m sphinx -q -W -n -d build/doctrees -b html docs build/site
+	.venv/bin/python -m sphinx -q -W -n -d build/doctrees -b man docs build/man
+	.venv/bin/python docs/check.py build/site
+
+dist: venv ## make wheel, source archive and managed plugin of the last commit, in dist/
+	@packaging/dist.sh .venv/bin/python dist
 
 clean: ## remove .venv, the engines kept in .lab, and caches
 	rm -rf --one-file-system .venv .lab .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

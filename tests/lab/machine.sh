@@ -47,6 +47,8 @@ pivot_root . .pnlab
 cd /
 umount -l /.pnlab
 rmdir /.pnlab
+# As systemd does: what is mounted later shows below folders that are mounted elsewhere with propagation.
+mount --make-rshared /
 
 # The shell is a good init while it waits: it collects every orphan. When the end of
 # the pipe goes, by whatever death of its holder, the kernel ends all that runs in here.
