@@ -66,8 +66,8 @@ docs: venv ## build the site into build/site and the man page into build/man, an
 	.venv/bin/python -m sphinx -q -W -n -d build/doctrees -b man docs build/man
 	.venv/bin/python docs/check.py build/site
 
-dist: venv ## make wheel, source archive and managed plugin of the last commit, in dist/
-	@packaging/dist.sh .venv/bin/python dist
+dist: plugin ## make wheel, source archive and managed plugin of the last commit, in dist/ (as root)
+	@packaging/dist.sh .venv/bin/python dist build/plugin "$(ARCH)"
 
 clean: ## remove .venv, the engines kept in .lab, and caches
 	rm -rf --one-file-system .venv .lab .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -5,4 +5,4 @@ Rooms, from the engine's side to the kernel's: `server` (HTTP), `messages` (wire
 `kernel` (links, rules, host ports), `store` (what was answered).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
