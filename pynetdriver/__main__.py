@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from pynetdriver import __version__
-from pynetdriver.answers import FIREWALLS
+from pynetdriver.answers import FIREWALLS, admin_socket
+from pynetdriver.claim import claim
 from pynetdriver.cli.doctor import doctor
 from pynetdriver.cli.options import sockets_option
 from pynetdriver.cli.questions import inspect, list_networks, ports, reconcile, status
 from pynetdriver.errors import PynetError
+from pynetdriver.sockets import listening
 
 
 class _Sentences(click.Group):
@@ -69,17 +71,26 @@ for _command in (status, list_networks, inspect, ports, doctor, reconcile):
     show_default=True,
     help="Lines for people or for programs.",
 )
-def serve(sockets: tuple[Path, ...], state_dir: Path, firewall: str, log_level: str, log_format: str) -> None:
+@click.option(
+    "--metrics-address",
+    default="",
+    help="HOST:PORT at which Prometheus gets metrics, such as 127.0.0.1:9478; whoever reaches it can read them."
+    "  [default: none]",
+)
+def serve(
+    sockets: tuple[Path, ...], state_dir: Path, firewall: str, log_level: str, log_format: str, metrics_address: str
+) -> None:
     """Run the driver in the foreground.
 
     Every flag has an environment twin: PYNET_SOCKET, PYNET_STATE_DIR and so on. SIGTERM and SIGINT finish
     the calls in hand and leave links and rules in place.
     """
-    # Loading all that the daemon needs takes longer than to answer a question.
-    from pynetdriver import serve as daemon
+    with claim(sockets[0], state_dir), listening([admin_socket(sockets[0]), *sockets]) as (admin, *engines):
+        # Only now, since to load all that the daemon needs takes a third of a second.
+        from pynetdriver import serve as daemon
 
-    _configure_log(log_level, log_format)
-    asyncio.run(daemon.serve(sockets, state_dir, firewall))
+        _configure_log(log_level, log_format)
+        asyncio.run(daemon.serve(dict(zip(sockets, engines, strict=True)), admin, state_dir, firewall, metrics_address))
 
 
 def _configure_log(level: str, form: str) -> None:

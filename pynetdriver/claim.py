@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pynetdriver.answers import folder_beside
 from pynetdriver.errors import PynetError
-from pynetdriver.kernel.host import MANAGED
+from pynetdriver.host import MANAGED
 
 _LOCKS = Path("/run/pynet")
 

@@ -1,4 +1,4 @@
-"""`pynet serve`: builds the daemon's objects once and passes them in, and ends them in order."""
+"""The daemon: builds its objects once and passes them in, and ends them in order."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 
 from pynetdriver import __version__
-from pynetdriver.answers import Sample, admin_socket
-from pynetdriver.claim import claim, owner
+from pynetdriver.answers import Sample
+from pynetdriver.claim import owner
 from pynetdriver.driver import NetworkDriver, Reserve
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
@@ -35,47 +34,35 @@ from pynetdriver.neighbours import Neighbours
 from pynetdriver.reconcile import Reconciler
 from pynetdriver.report import Report
 from pynetdriver.restore import restore
-from pynetdriver.server import Server, unix_socket
-from pynetdriver.server.admin import admin_application
+from pynetdriver.server import Server
+from pynetdriver.server.admin import admin_application, metrics_application
 from pynetdriver.server.protocol import DEADLINE_S, Protocol, routes
+from pynetdriver.sockets import tcp_socket
 from pynetdriver.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
 
 #: What the kernel allows a process by default (fs.nr_open).
 _DESCRIPTORS = 1_048_576
-#: The first descriptor that a service manager passes (sd_listen_fds(3)).
-_FIRST_PASSED = 3
 
 
-async def serve(sockets: Sequence[Path], state_dir: Path, firewall: str) -> None:
-    """Serve until SIGTERM or SIGINT; links and rules stay in place.
+async def serve(
+    engine_sockets: Mapping[Path, socket.socket],
+    admin_socket: socket.socket,
+    state_dir: Path,
+    firewall: str,
+    metrics_address: str,
+) -> None:
+    """Serve on sockets that listen until SIGTERM or SIGINT; links and rules stay in place.
 
     Raises:
-        PynetError: it cannot, or another daemon does already.
+        PynetError: it cannot.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _allow_descriptors()
-    with contextlib.ExitStack() as held:
-        held.enter_context(claim(sockets[0], state_dir))
-        # From now on who calls waits, which is better than a refusal: the engine tries again only after a second.
-        listening = [held.enter_context(_listening(path)) for path in sockets]
-        admin_path = admin_socket(sockets[0])
-        admin_listening = held.enter_context(_listening(admin_path))
-        await _serve(sockets, state_dir, firewall, listening, admin_listening, stop)
-        log.info("stopped; links and rules stay in place")
-
-
-async def _serve(
-    sockets: Sequence[Path],
-    state_dir: Path,
-    firewall: str,
-    listening: list[socket.socket],
-    admin_listening: socket.socket,
-    stop: asyncio.Event,
-) -> None:
+    metrics_sockets = [tcp_socket(metrics_address)] if metrics_address else []
     store = SqliteStore(state_dir)
     netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
@@ -89,7 +76,7 @@ async def _serve(
     watch = Watch(kernel.health)
     monitor = Monitor(kernel, driver, ipam, watch)
     protocol = Protocol(routes(driver, ipam, monitor.engine_started), _unseen)
-    report = Report(driver, ipam, journal, kernel, monitor, _no_samples, sockets, state_dir)
+    report = Report(driver, ipam, journal, kernel, monitor, _no_samples, list(engine_sockets), state_dir)
     reconciler = Reconciler(kernel, driver, journal)
     await restore(journal, kernel, driver)
     driver.keep_leases()
@@ -98,17 +85,18 @@ async def _serve(
     gc.collect()
     gc.freeze()
     servers = [
-        Server(protocol.application(), listening, DEADLINE_S + 5),
+        Server(protocol.application(), engine_sockets.values(), DEADLINE_S + 5),
         Server(
             admin_application(report.status, report.networks, _no_exposition, reconciler.reconcile),
-            [admin_listening],
+            [admin_socket],
             grace_s=1,
         ),
+        Server(metrics_application(_no_exposition), metrics_sockets, grace_s=1),
     ]
     for server in servers:
         await server.start()
     _tell_service_manager("READY=1")
-    log.info("serving", sockets=" ".join(map(str, sockets)), version=__version__, owner=owner())
+    log.info("serving", sockets=" ".join(map(str, engine_sockets)), version=__version__, owner=owner())
     await stop.wait()
     _tell_service_manager("STOPPING=1")
     for server in servers:
@@ -121,6 +109,7 @@ async def _serve(
     await netlink.close()
     ports.close()
     store.close()
+    log.info("stopped; links and rules stay in place")
 
 
 def _unseen(method: str, status: int, seconds: float) -> None: ...
@@ -132,30 +121,6 @@ async def _no_samples() -> list[Sample]:
 
 async def _no_exposition() -> tuple[bytes, str]:
     return b"", "text/plain"
-
-
-@contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """Listen at a path until the end of the block, on the service manager's socket if it passed one."""
-    passed = _passed_sockets().get(str(path))
-    if passed is not None:
-        yield passed
-        return
-    with unix_socket(path) as one:
-        try:
-            yield one
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@cache
-def _passed_sockets() -> dict[str, socket.socket]:
-    """Map paths to the sockets that a service manager passed (sd_listen_fds(3))."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    found = (socket.socket(fileno=one) for one in range(_FIRST_PASSED, _FIRST_PASSED + count))
-    return {str(one.getsockname()): one for one in found if one.family == socket.AF_UNIX}
 
 
 def _allow_descriptors() -> None:

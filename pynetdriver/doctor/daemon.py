@@ -11,7 +11,7 @@ from pynetdriver import __version__
 from pynetdriver.answers import SOCKET, Finding
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, peer, text, title
-from pynetdriver.kernel.host import seen
+from pynetdriver.host import seen
 
 #: Where the engine looks after its own folder for sockets (moby, pkg/plugins/discovery.go).
 _SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))

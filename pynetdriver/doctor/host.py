@@ -25,7 +25,7 @@ from pynetdriver.answers import SOCKET, STATE_DIR, Network, Status, folder_besid
 from pynetdriver.errors import HostError, PynetError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
-from pynetdriver.kernel.host import seen
+from pynetdriver.host import seen
 from pynetdriver.kernel.settings import ROOT
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Bridge

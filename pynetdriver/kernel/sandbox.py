@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel.host import seen
+from pynetdriver.host import seen
 from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket, told
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
 from pynetdriver.plan import Interior, Upper

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pynetdriver.errors import HostError
-from pynetdriver.kernel.host import seen
+from pynetdriver.host import seen
 from pynetdriver.model import Setting
 from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Promiscuity
 

@@ -11,23 +11,27 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
-SERVICES = {"claim", "driver", "ipam", "journal", "leasing", "monitor", "neighbours", "reconcile", "report", "restore"}
+#: This process on its host, before anything of the daemon is loaded.
+PROCESS = {"claim", "host", "sockets"}
+SERVICES = {"driver", "ipam", "journal", "leasing", "monitor", "neighbours", "reconcile", "report", "restore"}
+ADAPTERS = {"admission", "backends", "firewall", "kernel", "lan", "store"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
+    **dict.fromkeys(PROCESS, CORE | PROCESS),
     "backends": CORE,
     "admission": CORE | {"backends"},
     "firewall": CORE,
-    "kernel": CORE | {"firewall"},
+    "kernel": CORE | {"firewall", "host"},
     "lan": CORE,
     "store": CORE,
-    **dict.fromkeys(SERVICES, CORE | {"admission", "backends", "firewall", "kernel", "lan", "store"} | SERVICES),
+    **dict.fromkeys(SERVICES, CORE | PROCESS | ADAPTERS | SERVICES),
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["doctor"] = CORE | {"firewall", "kernel", ""}
+ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", ""}
 ALLOWED["cli"] = CORE | {"doctor"}
-ALLOWED["__main__"] = CORE | {"cli", "serve", ""}
+ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
 for _room in ("report", "serve"):
     ALLOWED[_room] = ALLOWED[_room] | {""}
 ALLOWED[""] = set()
