@@ -1,9 +1,12 @@
-"""The command `pynet` as a user runs it beside a daemon."""
+"""The command `pynet` as a user runs it beside a daemon, and what it does not take the time to load."""
 
 import json
 import subprocess
 import sys
 from typing import Any
+
+from pynetdriver.answers import admin_socket
+from tests.lab.unix import UnixConnection
 
 from .host import Host
 
@@ -21,3 +24,13 @@ def ask(host: Host, *arguments: str, code: int = 0) -> str:
 def asked(host: Host, *arguments: str, code: int = 0) -> Any:
     """Run a command for programs."""
     return json.loads(ask(host, *arguments, "--json", code=code))
+
+
+def differences(host: Host) -> Any:
+    """What `pynet reconcile --dry-run` would say."""
+    connection = UnixConnection(admin_socket(host.daemon.socket), 30)
+    try:
+        connection.request("POST", "/reconcile?dry_run=true")
+        return json.loads(connection.getresponse().read())["differences"]
+    finally:
+        connection.close()

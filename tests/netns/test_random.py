@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from pynetdriver.answers import admin_socket
 from pynetdriver.backends import backend_named
 from pynetdriver.firewall import chains, ruleset
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
-from tests.lab.unix import UnixConnection
 
+from .ask import differences
 from .host import (
     PROGRAM,
     REVOKE,
@@ -108,16 +107,6 @@ def assert_agreement(host: Host, scratch: Namespace) -> int:
     assert set(host.netns.run("python3", "-ISc", HELD, *tried).splitlines()) == published
     assert differences(host) == []
     return len(published)
-
-
-def differences(host: Host) -> Any:
-    """What `pynet reconcile --dry-run` would say."""
-    connection = UnixConnection(admin_socket(host.daemon.socket), 30)
-    try:
-        connection.request("POST", "/reconcile?dry_run=true")
-        return json.loads(connection.getresponse().read())["differences"]
-    finally:
-        connection.close()
 
 
 def a_call(choice: random.Random) -> tuple[str, Any]:

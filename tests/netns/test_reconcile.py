@@ -2,7 +2,7 @@
 
 import pytest
 
-from .ask import ask, asked
+from .ask import ask, asked, differences
 from .host import NETWORK, PROGRAM, Host, both_firewalls, endpoint_id, network, port, program
 
 pytestmark = both_firewalls
@@ -64,7 +64,8 @@ def test_links_in_use_are_left_alone(standing: Host) -> None:
 def test_an_endpoint_whose_container_is_gone_is_collected(standing: Host) -> None:
     """What the engine forgot to delete is told and removed."""
     standing.netns.run("ip", "link", "delete", END)
-    (found,) = asked(standing, "reconcile", "--dry-run", code=1)["differences"]
+    # At once, since the daemon looks for dead ones itself now and then.
+    (found,) = differences(standing)
     assert found["owner"] == f"endpoint:{endpoint_id(2)[:12]}" and "is gone" in found["what"]
-    assert asked(standing, "reconcile")["differences"] == [{**found, "mended": True}]
+    assert asked(standing, "reconcile")["differences"] in ([{**found, "mended": True}], [])
     assert asked(standing, "inspect", NETWORK)["endpoints"] == []
