@@ -56,6 +56,8 @@ def test_what_disagrees_is_not_released(tmp_path: Path, tag: str, heading: str, 
 
 def test_the_archives_are_the_same_twice(tmp_path: Path) -> None:
     """From one commit, whoever builds; the wheel's version is that of the package, and a plugin is packed beside it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout here, and it is a commit that is packed")
     plugin = tmp_path / "plugin"
     (plugin / "rootfs").mkdir(parents=True)
     (plugin / "config.json").write_text("{}")
