@@ -3,7 +3,7 @@
 | module | what |
 |---|---|
 | `choice` | which kind this host has |
-| `ruleset`, `nftables` | the table `inet pynet`: as text, pure; and written by libnftables |
+| `ruleset`, `nftables`, `counters` | the table `inet pynet`: as text, pure; written by libnftables; its counters |
 | `chains`, `iptables`, `xtables` | chains in legacy tables: as text, pure; written by python-iptables; read |
 | `engine` | the rules of pynet in the engine's own chain for others |
 """
@@ -11,9 +11,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pynetdriver.plan import Intent
+
+Direction = Literal["in", "out"]
+
+
+class Flow(NamedTuple):
+    """What goes into a container, or comes out of it, through a published port; 0.0.0.0 and :: are any address."""
+
+    direction: Direction
+    protocol: str
+    host_address: str
+    host_port: int
+
+
+class Count(NamedTuple):
+    """What a flow came to, IP headers included."""
+
+    packets: int
+    octets: int
 
 
 class Firewall(Protocol):
@@ -42,6 +60,13 @@ class Firewall(Protocol):
 
     async def rewrite(self) -> None:
         """Write everything anew, in one transaction or one for each table."""
+        ...
+
+    async def traffic(self) -> dict[Flow, Count]:
+        """Tell what published ports carried, of those that carried any; nothing if it is not counted.
+
+        Raises HostError.
+        """
         ...
 
     async def differences(self) -> list[str]:

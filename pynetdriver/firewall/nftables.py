@@ -17,13 +17,19 @@ from typing import Any
 import structlog
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall import Firewall, ruleset
-from pynetdriver.plan import Intent
+from pynetdriver.firewall import Count, Firewall, Flow, ruleset
+from pynetdriver.firewall.counters import Counted, Counters, attributed
+from pynetdriver.plan import Intent, Publication
 
 log = structlog.get_logger()
 
 #: Commands longer than this take more than about 5 ms, so they leave the event loop.
 _INLINE_BYTES = 32_768
+
+#: Counters of ports that are not published any more are looked for this long after; all of a time at once.
+_SETTLE_S = 0.5
+#: So many counters are forgotten at a time: meanwhile the library is busy.
+_FORGOTTEN = 200
 
 #: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h); the latter leaves out elements of sets.
 _JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11
@@ -103,6 +109,8 @@ class NftablesFirewall:
         self._chains: set[str] = set(ruleset.BASE_CHAINS)
         self._bridges: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
+        self._counters = Counters()
+        self._tidying: asyncio.Task[None] | None = None
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
@@ -122,6 +130,16 @@ class NftablesFirewall:
             except HostError:
                 self._keep(owner, former)
                 raise
+            if any(isinstance(one, Publication) for one in former) and (self._tidying is None or self._tidying.done()):
+                self._tidying = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        """Forget the counters of what is not published any more, so that who comes next begins with none."""
+        await asyncio.sleep(_SETTLE_S)
+        try:
+            await self.traffic()
+        except HostError as error:
+            log.warning("cannot look for counters of former ports", error=str(error))
 
     def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
         self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
@@ -172,6 +190,15 @@ class NftablesFirewall:
             await self._change("")
             return True
 
+    async def traffic(self) -> dict[Flow, Count]:
+        """Read the counters; those of what is not published any more are forgotten."""
+        found, stale = await asyncio.to_thread(self._attributed)
+        if stale:
+            # Somebody may have removed the table meanwhile.
+            with contextlib.suppress(NftablesError):
+                await self._commit(ruleset.forget(stale[:_FORGOTTEN]))
+        return found
+
     async def differences(self) -> list[str]:
         """Say which chains, sets and maps have not as many rules or elements as were written."""
         async with self._lock:
@@ -212,6 +239,10 @@ class NftablesFirewall:
             await self._commit(commands + ruleset.render(intents, self._bridges) if intents else commands)
         except NftablesError as error:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
+
+    def _attributed(self) -> tuple[dict[Flow, Count], list[Counted]]:
+        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, Publication)]
+        return attributed(self._counters.read(), published)
 
     def _listed(self) -> list[dict[str, Any]]:
         try:

@@ -10,6 +10,7 @@ rules however many there are. Deltas come from what is known; the table is liste
 | into, out of a network | `to`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | containers on links that others use too | `residents` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
+| what published ports carry | `traffic4`, `traffic6`: filled by the packets themselves |
 | the host's administrator | chains, sets and maps whose name begins with `user`; never written here |
 """
 
@@ -20,6 +21,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pynetdriver.firewall import Direction
+from pynetdriver.firewall.counters import Counted
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
 
 TABLE = "inet pynet"
@@ -48,14 +51,37 @@ _SETS = {
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
 }
+#: Sets that packets fill, which are kept when the table is written anew: the way that a packet goes, the address,
+#: protocol and port that its flow was to at first, and the container that answers.
+_COUNTERS = {
+    "traffic4": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
+    "traffic6": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
+}
+#: Of so many ports and addresses of the host the kernel counts what goes either way.
+_COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
+#: Into a container goes what goes the way of its flow's first packet.
+_WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
 # accepts is let through there by one rule in DOCKER-USER. Packets to 127/8 that come from elsewhere are
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
 # ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone. Nor is
 # anything routed that comes from a link-local address: like that, it goes to the daemon, which relays it.
-_CHAINS = """
+# What goes through published ports is counted where each packet passes once, after all that may drop it: as it leaves
+# or, being an answer to the host itself, as it comes in. The library knows what the port of a flow is only beside its
+# protocol, and keys of five parts at most.
+_COUNTING = "".join(
+    f"    meta l4proto {protocol} add @traffic{version} {{ ct direction . ct original {ip} daddr . meta l4proto"
+    f" . ct original proto-dst . ct reply {ip} saddr counter }} return\n"
+    for protocol in ("tcp", "udp", "sctp")
+    for version, ip in ((4, "ip"), (6, "ip6"))
+)
+_CHAINS = (
+    f"""
+  chain traffic {{
+{_COUNTING}  }}"""
+    + """
   chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish6_at
@@ -90,6 +116,11 @@ _CHAINS = """
     ip saddr vmap @leave4
     ip6 saddr vmap @leave6
   }
+  chain passed {
+    type filter hook postrouting priority filter; policy accept;
+    ct status dnat oifname @links goto traffic
+    ct status dnat iifname @links goto traffic
+  }
   chain engine {
     ct state established,related accept
     ct status dnat accept
@@ -107,8 +138,10 @@ _CHAINS = """
   chain input {
     type filter hook input priority -10; policy accept;
     iifname vmap @from
+    ct status dnat iifname @links goto traffic
   }
 """
+)
 
 BASE_CHAINS = frozenset(re.findall(r"chain (\w+) {", _CHAINS))
 
@@ -164,6 +197,8 @@ def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
     whole = content(intents)
     lines = [f"  map {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _MAPS.items()]
     lines += [f"  set {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _SETS.items()]
+    for name, parts in _COUNTERS.items():
+        lines.append(f"  set {name} {{ type {' . '.join(parts)}; size {_COUNTERS_SIZE}; flags dynamic; }}")
     lines.append(f"  set engine_bridges {{ type ifname; {_inline(_quoted(engine_bridges))} }}")
     lines.append(f"  chain {USER} {{ }}")
     lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
@@ -210,6 +245,8 @@ def removal(listed: Iterable[Mapping[str, Any]], *, last: bool) -> str:
         if kind == "rule" and thing["chain"].startswith(USER):
             kept = True
             mentioned.update(_strings(thing["expr"]))
+        elif kind == "set" and not last and tuple(thing["type"]) == _COUNTERS.get(thing["name"]):
+            pass
         elif kind in kinds and not thing["name"].startswith(USER):
             kinds[kind].append(thing["name"])
     if last and not kept:
@@ -249,6 +286,15 @@ def change_bridges(old: Iterable[str], new: Iterable[str]) -> str:
     lines = _elements("delete", "engine_bridges", _quoted(old - new))
     lines += _elements("add", "engine_bridges", _quoted(new - old))
     return "".join(f"{line}\n" for line in lines)
+
+
+def forget(counted: Iterable[Counted]) -> str:
+    """Write the command that forgets counters, such as those of ports that are not published any more."""
+    elements: dict[str, list[str]] = {}
+    for one in counted:
+        parts = (_WAYS[one.direction], one.asked, one.protocol, str(one.host_port), one.container)
+        elements.setdefault("traffic6" if ":" in one.asked else "traffic4", []).append(" . ".join(parts))
+    return "".join(f"{line}\n" for into, keys in elements.items() for line in _elements("delete", into, keys))
 
 
 def _publish(result: Content, one: Publication) -> None:
