@@ -38,20 +38,12 @@ def main() -> None:
 
 
 def resolve(*arguments: str) -> dict[str, str]:
-    """Map what pip would install, as "name==version", to the SHA-256 of its file, whatever is set up on this machine."""
-    pip = (
-        sys.executable,
-        "-m",
-        "pip",
-        "--isolated",
-        "install",
-        "-qq",
-        "--dry-run",
-        "--ignore-installed",
-        "--report",
-        "-",
-    )
-    said = subprocess.run((*pip, *arguments), check=True, stdout=subprocess.PIPE).stdout
+    """Map what pip would install, as "name==version", to the SHA-256 of its file.
+
+    Whatever package index is set up on this machine does not count.
+    """
+    pip = (sys.executable, "-m", "pip", "--isolated", "install", "-qq", "--dry-run", "--ignore-installed")
+    said = subprocess.run((*pip, "--report", "-", *arguments), check=True, stdout=subprocess.PIPE).stdout
     report: dict[str, Any] = json.loads(said)
     return {
         f"{one['metadata']['name']}=={one['metadata']['version']}": one["download_info"]["archive_info"]["hashes"][
