@@ -41,16 +41,15 @@ def forwarding(host: Host) -> Iterator[Finding]:
 
 
 def ipv6_disabled(host: Host) -> Iterator[Finding]:
-    """A link whose IPv6 is off has no address and takes no packet."""
-    for network in host.bridged:
-        own = f"ipv6/conf/{network.link}/disable_ipv6"
-        if 6 in versions(network) and host.switch(own) == "1":
-            yield error(
-                "ipv6-disabled",
-                f"IPv6 is disabled on the link {network.link} of network {title(network)}, which has an IPv6 subnet:"
-                " its containers reach neither the host nor anything beyond by IPv6",
-                command=f"sysctl -w {dotted(own)}=0",
-            )
+    """pynet sees to its own links; the way out is the host's."""
+    networks = [title(one) for one in host.outgoing if 6 in versions(one)]
+    if networks and host.switch("ipv6/conf/all/disable_ipv6") == "1":
+        yield error(
+            "ipv6-disabled",
+            f"IPv6 is disabled on this host, so containers of network {', '.join(networks)} reach nobody beyond the"
+            " host by IPv6. Once it is enabled the host's own network has to be set up again",
+            command="sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+        )
 
 
 def router_advertisements(host: Host) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The doctor's patient: a daemon's host with the folders of its own that a doctor looks at."""
+"""A doctor's patient: a host with folders of its own, where its engine would look and its administrator works."""
 
 from __future__ import annotations
 
@@ -6,38 +6,68 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from .command import LabError
 from .daemon import PROJECT
 from .netns import Namespace
 
-#: Gives whoever runs in it a /run and folders of the engine's that are no machine's own. $1 is seen as the engine's
-#: folder for sockets, $2 as its socket.
+#: $1 is seen as the engine's folder for sockets, $2 as its own socket. Changes to /etc stay in here.
 _PRIVATE = """\
+set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
-mkdir -p /run/docker/plugins /run/lock
+mkdir -p /run/docker/plugins /run/lock /run/upper /run/work
 mount --bind "$1" /run/docker/plugins
-for place in /etc/docker /usr/lib/docker/plugins; do
-    [ ! -d "$place" ] || mount -t tmpfs tmpfs "$place"
-done
 [ -z "$2" ] || { : >/run/docker.sock; mount --bind "$2" /run/docker.sock; }
-shift 2
-exec "$@"
+mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
+rm -rf /etc/docker
+[ ! -d /usr/lib/docker/plugins ] || mount -t tmpfs tmpfs /usr/lib/docker/plugins
+echo ready
+exec cat
 """
 
 
 class Patient:
-    """A host in the namespace `netns`, whose engine has the folder `plugins` for sockets."""
+    """What an administrator sees of the host in the namespace `netns`, from `with` to the end of the block.
+
+    Args:
+        plugins: the engine's folder for sockets.
+        engine: the engine's own socket.
+    """
 
     def __init__(self, netns: Namespace, plugins: Path, state_dir: Path, engine: Path | None = None) -> None:
         self.netns = netns
-        # Beside what the tests run with stand the commands of a host.
+        self._arguments = (str(plugins), str(engine or ""))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        settings = (f"PATH={path}", f"PYNET_STATE_DIR={state_dir}", f"PYTHONPATH={PROJECT}")
-        self._room = ("unshare", "--mount", "sh", "-c", _PRIVATE, "sh", str(plugins), str(engine or ""))
-        self._room += ("env", *settings)
+        self._environment = (f"PATH={path}", f"PYNET_STATE_DIR={state_dir}", f"PYTHONPATH={PROJECT}")
+        self._stack = ExitStack()
+        self.room: tuple[str, ...] = ()  #: begins a command that is to run there
+
+    def __enter__(self) -> Patient:
+        keeper = subprocess.Popen(
+            ("unshare", "--mount", "sh", "-c", _PRIVATE, "sh", *self._arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._stack.callback(keeper.wait)
+        self._stack.callback(keeper.kill)
+        assert keeper.stdin is not None and keeper.stdout is not None
+        self._stack.enter_context(keeper.stdin)
+        self._stack.enter_context(keeper.stdout)
+        if keeper.stdout.readline() != b"ready\n":
+            self._stack.close()
+            raise LabError("the patient's folders cannot be made")
+        self.room = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", "env", *self._environment)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
 
     def examine(self, *arguments: str) -> list[dict[str, Any]]:
         """Run `pynet doctor` and return what it found; its exit code says whether that is something."""
@@ -50,8 +80,8 @@ class Patient:
 
     def run(self, command: str) -> str:
         """Run a command line as the administrator of the host would."""
-        return self.netns.run(*self._room, "sh", "-ec", command)
+        return self.netns.run(*self.room, "sh", "-ec", command)
 
     def popen(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command there."""
-        return self.netns.popen(*self._room, *command, **options)
+        return self.netns.popen(*self.room, *command, **options)
