@@ -16,6 +16,7 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.sandbox import names_inside
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.monitor import Monitor
+from pynetdriver.names import shim_link
 from pynetdriver.plan import Adopted, Bridge, Dummy, Parent, Plan, Upper
 
 
@@ -122,6 +123,8 @@ def _link(plan: Plan) -> str | None:
     found = None
     for one in plan.objects:
         match one:
+            case Upper() if one.name == shim_link(one.lower):
+                pass  # the host's own
             case Bridge() | Dummy() | Upper(shared=True):
                 found = one.name
             case Adopted() | Parent():
