@@ -96,3 +96,8 @@ def shortened(text: str) -> str:
     """Cut what a user typed to what still fits into one line of a sentence."""
     text = "".join(one if one.isprintable() else "?" for one in text[:65])
     return text if len(text) <= 64 else f"{text[:61]}..."
+
+
+def outcome(status: int) -> str:
+    """Say in a word how a call ended that was answered with a status of HTTP."""
+    return "ok" if status == 200 else "refused" if status < 500 else "failed"

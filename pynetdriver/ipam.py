@@ -114,7 +114,7 @@ class IpamDriver:
                 range=str(pool.range) if pool.range else None,
                 space=pool.space,
                 size=self._allocators[key].size,
-                used=len(self._allocators[key].held()),
+                used=self._allocators[key].used,
             )
             for key, pool in self._pools.items()
         ]

@@ -7,6 +7,7 @@ that one's address, also after a reboot.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -43,6 +44,8 @@ class Leasing:
             self._tenants.setdefault(one.network_id, {})[one.client_id] = one
         #: Endpoints by the key of the tenant that they are.
         self._present: dict[str, str] = {}
+        #: How kept leases went on: renewed, or had again after they were lost; lost.
+        self.renewals: Counter[str] = Counter(renewed=0, lost=0)
 
     def tell(self, changed: Changed) -> None:
         """Say whom to tell of an endpoint's lease that changed or, as None, was lost."""
@@ -145,6 +148,7 @@ class Leasing:
         tenants[client_id] = tenant
 
     async def _told(self, endpoint_id: str, lease: DhcpLease | None) -> None:
+        self.renewals["lost" if lease is None else "renewed"] += 1
         if self._changed is not None:
             await self._changed(endpoint_id, lease)
 

@@ -24,6 +24,9 @@ class Neighbours:
         self._conflicts = conflicts
         self._announcer = Announcer()
         self._networks: dict[IPNetwork, Network] = {}
+        #: How many addresses others on LANs were found to have, and which these are, by link and address.
+        self.conflicts = 0
+        self._theirs: set[tuple[str, IPAddress]] = set()
 
     def know(self, network: Network) -> None:
         """Take note of a network that is there."""
@@ -35,6 +38,7 @@ class Neighbours:
         for subnet in network.subnets:
             if subnet.pool in self._networks and self._networks[subnet.pool].id == network.id:
                 del self._networks[subnet.pool]
+                self._theirs = {one for one in self._theirs if one[1] not in subnet.pool}
 
     @property
     def pools(self) -> Collection[IPNetwork]:
@@ -56,10 +60,13 @@ class Neighbours:
         if link is None or not addresses:
             return {}
         try:
-            return await self._conflicts.ask_ahead(link, addresses)
+            found = await self._conflicts.ask_ahead(link, addresses)
         except PynetError as error:
             log.debug("cannot ask for addresses ahead of time", error=str(error))
             return {}
+        for address in addresses:
+            self._note(link, address, address in found)
+        return found
 
     async def holder(self, network: Network, address: IPAddress, *own: str) -> str | None:
         """Tell the MAC of who has an address on a network's LAN, but for those that are `own`."""
@@ -67,10 +74,20 @@ class Neighbours:
         if link is None:
             return None
         try:
-            return await self._conflicts.holder(link, address, own)
+            mac = await self._conflicts.holder(link, address, own)
         except PynetError as error:
             log.info("cannot ask whether an address is in use", address=str(address), error=str(error))
             return None
+        self._note(link, address, mac is not None)
+        return mac
+
+    def _note(self, link: str, address: IPAddress, is_theirs: bool) -> None:
+        """Count an address once for as long as others have it."""
+        if is_theirs and (link, address) not in self._theirs:
+            self.conflicts += 1
+            self._theirs.add((link, address))
+        elif not is_theirs:
+            self._theirs.discard((link, address))
 
     async def refuse_held(self, network: Network, endpoint: Endpoint) -> None:
         """Refuse the addresses of an endpoint to come if another machine has one. Raises Conflict."""

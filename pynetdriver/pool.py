@@ -124,6 +124,11 @@ class Allocator:
         """How many addresses there are to give."""
         return self._last - self._first + 1
 
+    @property
+    def used(self) -> int:
+        """How many addresses are held."""
+        return len(self._held)
+
     def held(self) -> list[IPAddress]:
         """List the addresses that are held."""
         return [IPAddress(number, self._subnet.version) for number in sorted(self._held)]

@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 
 from pynetdriver import __version__
-from pynetdriver.answers import Sample
 from pynetdriver.claim import owner
 from pynetdriver.driver import NetworkDriver, Reserve
 from pynetdriver.firewall.choice import make_firewall
@@ -29,6 +28,7 @@ from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
+from pynetdriver.metrics import Metrics
 from pynetdriver.monitor import Monitor
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.reconcile import Reconciler
@@ -75,8 +75,9 @@ async def serve(
     # Watched from before anything is compared, so that no change falls between.
     watch = Watch(kernel.health)
     monitor = Monitor(kernel, driver, ipam, watch)
-    protocol = Protocol(routes(driver, ipam, monitor.engine_started), _unseen)
-    report = Report(driver, ipam, journal, kernel, monitor, _no_samples, list(engine_sockets), state_dir)
+    metrics = Metrics(driver, ipam, kernel, monitor, neighbours, leasing)
+    protocol = Protocol(routes(driver, ipam, monitor.engine_started), metrics.observe_call)
+    report = Report(driver, ipam, journal, kernel, monitor, metrics.samples, list(engine_sockets), state_dir)
     reconciler = Reconciler(kernel, driver, journal)
     await restore(journal, kernel, driver)
     driver.keep_leases()
@@ -87,11 +88,11 @@ async def serve(
     servers = [
         Server(protocol.application(), engine_sockets.values(), DEADLINE_S + 5),
         Server(
-            admin_application(report.status, report.networks, _no_exposition, reconciler.reconcile),
+            admin_application(report.status, report.networks, metrics.exposition, reconciler.reconcile),
             [admin_socket],
             grace_s=1,
         ),
-        Server(metrics_application(_no_exposition), metrics_sockets, grace_s=1),
+        Server(metrics_application(metrics.exposition), metrics_sockets, grace_s=1),
     ]
     for server in servers:
         await server.start()
@@ -110,17 +111,6 @@ async def serve(
     ports.close()
     store.close()
     log.info("stopped; links and rules stay in place")
-
-
-def _unseen(method: str, status: int, seconds: float) -> None: ...
-
-
-async def _no_samples() -> list[Sample]:
-    return []
-
-
-async def _no_exposition() -> tuple[bytes, str]:
-    return b"", "text/plain"
 
 
 def _allow_descriptors() -> None:

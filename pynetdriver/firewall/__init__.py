@@ -62,11 +62,8 @@ class Firewall(Protocol):
         """Write everything anew, in one transaction or one for each table."""
         ...
 
-    async def traffic(self) -> dict[Flow, Count]:
-        """Tell what published ports carried, of those that carried any; nothing if it is not counted.
-
-        Raises HostError.
-        """
+    async def traffic(self) -> dict[Flow, Count] | None:
+        """Tell what published ports carried, those that carried any; None if this is not counted. Raises HostError."""
         ...
 
     async def differences(self) -> list[str]:

@@ -142,9 +142,9 @@ class IptablesFirewall:
                 await self._change(whole=True)
             return bool(wrong)
 
-    async def traffic(self) -> dict[Flow, Count]:
-        """Tell nothing: a rule for each port that all packets meet would be needed."""
-        return {}
+    async def traffic(self) -> dict[Flow, Count] | None:
+        """Tell nothing: to count, each packet would have to meet a rule for each port."""
+        return None
 
     async def differences(self) -> list[str]:
         """Name the tables in which something of ours was changed."""

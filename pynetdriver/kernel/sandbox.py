@@ -39,7 +39,9 @@ _OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, _ALIAS)) + rb"(%s)\0" %
 _CLONE_NEWNET = 0x40000000
 _SKIP_STATS = 8
 _IFNAME, _LINK, _LINK_NSID = 3, 5, 37
-_LINKS_WITHOUT_COUNTERS = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS)
+#: Requests for the links of a namespace.
+WITH_COUNTERS = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
+_WITHOUT_COUNTERS = WITH_COUNTERS + struct.pack("=HHI", 8, _EXT_MASK, _SKIP_STATS)
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 
 
@@ -155,16 +157,13 @@ def names_inside() -> dict[str, str]:
     found = {}
     with told("look for links in containers"), route_socket() as one:
         ends = {}
-        for body in _links(one, _LINKS_WITHOUT_COUNTERS):
+        for body in links(one, _WITHOUT_COUNTERS):
             values = dict(attributes(body, 16))
             name = values[_IFNAME].rstrip(b"\0").decode(errors="replace")
             if OUR_NAMES.fullmatch(name) and _LINK_NSID in values:
                 ends[struct.unpack("=i", values[_LINK_NSID]) + struct.unpack("=i", values[_LINK])] = name
-        for number, body in _links_elsewhere(one):
-            alias = _OUR_ALIAS.search(body)
-            name_here = (
-                alias[1].decode() if alias is not None else ends.get((number, *struct.unpack_from("=i", body, 4)))
-            )
+        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS):
+            name_here = alias_of(body) or ends.get((number, *struct.unpack_from("=i", body, 4)))
             if name_here is not None:
                 found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
     return found
@@ -174,23 +173,32 @@ def _elsewhere() -> dict[str, tuple[int, int]]:
     """Map aliases to the number of a namespace and an index in it."""
     with told("look for links in containers"), route_socket() as one:
         found = {}
-        for number, body in _links_elsewhere(one):
-            alias = _OUR_ALIAS.search(body)
+        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS):
+            alias = alias_of(body)
             if alias is not None:
                 (index,) = struct.unpack_from("=i", body, 4)
-                found[alias[1].decode()] = (number, index)
+                found[alias] = (number, index)
         return found
 
 
-def _links_elsewhere(one: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """Go through the links of all namespaces into which links were moved, each with its namespace's number."""
+def links_elsewhere(one: socket.socket, request: bytes) -> Iterator[tuple[int, bytes]]:
+    """Go through the links of all namespaces into which links were moved, each with its namespace's number.
+
+    Raises OSError.
+    """
     for number in [found for body in dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
-        for body in _links(one, _LINKS_WITHOUT_COUNTERS + struct.pack("=HHi", 8, _TARGET_NSID, number)):
+        for body in links(one, request + struct.pack("=HHi", 8, _TARGET_NSID, number)):
             yield number, body
 
 
-def _links(one: socket.socket, request: bytes) -> list[bytes]:
-    """List the links of a namespace; none if it went meanwhile."""
+def alias_of(body: bytes) -> str | None:
+    """Tell the first name of a link that is pynet's and moved."""
+    alias = _OUR_ALIAS.search(body)
+    return alias[1].decode() if alias is not None else None
+
+
+def links(one: socket.socket, request: bytes) -> list[bytes]:
+    """List the links of a namespace; none if it went meanwhile. Raises OSError."""
     try:
         return dump(one, _GETLINK, request)
     except OSError as error:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from pynetdriver import messages as wire
 from pynetdriver.driver import NetworkDriver
-from pynetdriver.errors import InvalidRequest, Overdue, PynetError, shortened
+from pynetdriver.errors import InvalidRequest, Overdue, PynetError, outcome, shortened
 from pynetdriver.ipam import IpamDriver
 
 log = structlog.get_logger()
@@ -141,11 +141,6 @@ def _answer(status: int, body: msgspec.Struct) -> web.Response:
 
 def _error(text: str) -> wire.ErrorResponse:
     return wire.ErrorResponse(text, text)
-
-
-def outcome(status: int) -> str:
-    """Say in a word how a call ended."""
-    return "ok" if status == 200 else "refused" if status < 500 else "failed"
 
 
 class _Ids(msgspec.Struct):

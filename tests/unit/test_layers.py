@@ -13,7 +13,7 @@ PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
 #: This process on its host, before anything of the daemon is loaded.
 PROCESS = {"claim", "host", "sockets"}
-SERVICES = {"driver", "ipam", "journal", "leasing", "monitor", "neighbours", "reconcile", "report", "restore"}
+SERVICES = {"driver", "ipam", "journal", "leasing", "metrics", "monitor", "neighbours", "reconcile", "report", "restore"}
 ADAPTERS = {"admission", "backends", "firewall", "kernel", "lan", "store"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
@@ -32,7 +32,7 @@ ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
 ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", ""}
 ALLOWED["cli"] = CORE | {"doctor"}
 ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
-for _room in ("report", "serve"):
+for _room in ("metrics", "report", "serve"):
     ALLOWED[_room] = ALLOWED[_room] | {""}
 ALLOWED[""] = set()
 #: Third parties, and the rooms that alone know them.
@@ -43,6 +43,7 @@ OWNED = {
     "click": {"__main__", "cli"},
     "tabulate": {"cli"},
     "iptc": {"firewall"},
+    "prometheus_client": {"metrics"},
 }
 #: No module of these says which backends there are.
 BLIND = {"admission", "cli", "doctor", "server", "serve", *SERVICES}
