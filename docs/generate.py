@@ -108,8 +108,10 @@ def _options(command: click.Command) -> Iterator[tuple[str, str]]:
         if variable:
             facts.append(f"`{variable}`")
         default = option.default[0] if isinstance(option.default, tuple) else option.default
-        if option.show_default:
-            facts.append(f"default `{default}`" if default else "off by default")
+        if isinstance(option.show_default, str):
+            facts.append(f"default {option.show_default}")
+        elif option.show_default:
+            facts.append(f"default `{default}`")
         yield short, f"* {', '.join(facts)}: {option.help}"
 
 

@@ -74,8 +74,8 @@ for _command in (status, list_networks, inspect, ports, doctor, reconcile):
 @click.option(
     "--metrics-address",
     default="",
-    help="HOST:PORT at which Prometheus gets metrics, such as 127.0.0.1:9478; whoever reaches it can read them."
-    "  [default: none]",
+    show_default="off",
+    help="HOST:PORT at which Prometheus gets metrics, such as 127.0.0.1:9478; whoever reaches it can read them.",
 )
 def serve(
     sockets: tuple[Path, ...], state_dir: Path, firewall: str, log_level: str, log_format: str, metrics_address: str
