@@ -74,7 +74,7 @@ def _astray(host: Host, network: Network, link: str, address: IPAddress, way: Wa
     route = _route(host, address, link)
     other = way.link or "nowhere"
     if network not in host.bridged:
-        command = f"ip route replace {address} dev {link}" if route is None else f"ip route del {route} dev {other}"
+        command = f"ip route replace {address} dev {link}"
     elif route is None:
         command = host.mend
     else:

@@ -23,6 +23,7 @@ _HTTPS = 443
 _FORWARD = 2
 _FAMILIES = {4: "ip", 6: "ip6"}
 _COMMANDS = {4: "iptables", 6: "ip6tables"}
+_ENGINE = ("filter", CHAIN)
 #: Its chains are its own to write; it is told by its own command.
 _FIREWALLD = "firewalld"
 
@@ -51,8 +52,8 @@ def own_rules(host: Host) -> Iterator[Finding]:
 
 def commands(host: Host) -> Iterator[Finding]:
     """Beside an engine's rules pynet needs the command that wrote them, and the library for its own."""
-    needed = {f"{command}-{kind}" for command, kind in _engine_chains(host)}
-    missing = sorted(one for one in needed if shutil.which(one) is None)
+    needed = [f"{_COMMANDS[version]}-nft" for version, family in _FAMILIES.items() if (family, *_ENGINE) in host.chains]
+    missing = [one for one in needed if shutil.which(one) is None]
     if missing:
         yield error(
             "commands",
@@ -68,13 +69,40 @@ def commands(host: Host) -> Iterator[Finding]:
         )
 
 
-def _engine_chains(host: Host) -> set[tuple[str, str]]:
-    """Tell where the engine's chain for others is: the command of iptables and the kind of tables."""
-    found = {(_COMMANDS[version], "nft") for version in (4, 6) if (_FAMILIES[version], "filter", CHAIN) in host.chains}
-    for command, lines in host.filters.items():
-        if command.endswith("-legacy") and f":{CHAIN} - [0:0]" in lines:
-            found.add((command.removesuffix("-legacy"), "legacy"))
+def engine_rules(host: Host) -> Iterator[Finding]:
+    """Beside an engine pynet keeps two rules in the engine's chain for others, as long as it has a bridge."""
+    for what, command in _incomplete(host).values():
+        yield error(
+            "engine-rules",
+            f"{what}: what goes to and comes from containers is dropped by the engine's policy",
+            command=command,
+        )
+
+
+def _incomplete(host: Host) -> dict[str, tuple[str, str]]:
+    """Find what is missing in the engine's rules, and the command that adds it, by command of iptables."""
+    found = {}
+    for command, lines in _with_engine_chain(host).items():
+        if ":FORWARD DROP" not in "\n".join(lines) or not any(
+            one.is_ours and one.is_bridge for one in host.links.values()
+        ):
+            continue
+        missing = [one for one in _rules_of_groups() if f"-A {CHAIN} {one}" not in lines]
+        adding = [f"{command} -I {CHAIN} {one}" for one in missing]
+        if f"-A FORWARD -j {CHAIN}" not in lines:
+            what = f"nothing leads from FORWARD to the engine's chain {CHAIN} of {command} any more"
+            found[command] = what, " && ".join([*adding, f"{command} -I FORWARD -j {CHAIN}"])
+        elif missing:
+            found[command] = f"pynet's rules are not in the engine's chain {CHAIN} of {command}", " && ".join(adding)
     return found
+
+
+def _rules_of_groups() -> list[str]:
+    return [f"-m devgroup --{one}-group {LINK_GROUP:#x} -j ACCEPT" for one in ("src", "dst")]
+
+
+def _with_engine_chain(host: Host) -> dict[str, list[str]]:
+    return {name: lines for name, lines in host.filters.items() if any(one.startswith(f":{CHAIN} ") for one in lines)}
 
 
 def drops(host: Host) -> Iterator[Finding]:
@@ -138,51 +166,28 @@ def _by_iptables(host: Host, packet: Packet, network: Network) -> Iterator[Findi
 
         policy_drops = any(line.startswith(":FORWARD DROP") for line in lines)
         found = dropped("FORWARD", rules_of, policy_drops=policy_drops)
-        if found is not None:
-            yield _iptables_finding(host, command, lines, packet, network, found)
+        if found is not None and not (found.rule is None and command in _incomplete(host)):
+            yield _iptables_finding(host, command, packet, network, found)
 
 
-def _iptables_finding(
-    host: Host, command: str, lines: Sequence[str], packet: Packet, network: Network, found: Drop
-) -> Finding:
-    place = f"the {'policy' if found.rule is None else f'rule {found.rule}'} of the chain {found.chain} in {command}"
+def _iptables_finding(host: Host, command: str, packet: Packet, network: Network, found: Drop) -> Finding:
+    by_policy, with_chain = found.rule is None, _with_engine_chain(host)
+    place = f"the {'policy' if by_policy else f'rule {found.rule}'} of the chain {found.chain} in {command}"
     lost = f"{packet.what} of network {title(network)} is dropped by {place}"
-    forward = [line for line in lines if line.startswith("-A FORWARD ")]
-    has_chain = any(line.startswith(f":{CHAIN} ") for line in lines)
-    jump = f"-A FORWARD -j {CHAIN}"
-    if not _engine_chains(host) and engine_bridges(host.links) and found.rule is None:
+    if by_policy and not with_chain and engine_bridges(host.links):
         return error(
             "engine-rules",
             f"{lost}: the engine's chains were flushed, and its policy is still to drop. It writes them when it starts",
             command="systemctl restart docker",
         )
-    if has_chain and forward[:1] == [jump]:
-        return error(
-            "engine-rules",
-            f"{lost}, since pynet's rules are not in {CHAIN}",
-            command=_accepts(f"{command} -I {CHAIN}", packet, network),
-        )
-    if has_chain and jump not in forward and "--src-group" in " ".join(lines):
-        return error(
-            "engine-rules",
-            f"{lost}, since nothing leads from FORWARD to {CHAIN} any more, where it is accepted",
-            command=f"{command} -I FORWARD -j {CHAIN}",
-        )
-    other = "" if has_chain else ", though the engine's rules are elsewhere: both kinds of iptables judge what passes"
-    return error(
-        "other-rules",
-        lost + (other if _engine_chains(host) else ""),
-        command=_accepts(f"{command} -I FORWARD", packet, network),
-    )
-
-
-def _accepts(insert: str, packet: Packet, network: Network) -> str:
-    """Write the commands that let pass what comes from and goes to a network: all of pynet's, unless it is adopted."""
+    if with_chain and command not in with_chain:
+        lost += ", though the engine's rules are in the other kind: both judge what passes"
     if packet.came_by.is_ours or packet.leaves_by.is_ours:
-        matches = [f"-m devgroup --{one}-group {LINK_GROUP:#x}" for one in ("src", "dst")]
+        rules = _rules_of_groups()
     else:
-        matches = [f"-i {network.link}", f"-o {network.link}"]
-    return " && ".join(f"{insert} {one} -j ACCEPT" for one in matches)
+        rules = [f"-{way} {network.link} -j ACCEPT" for way in ("i", "o")]
+    chain = CHAIN if by_policy and command in with_chain else "FORWARD"
+    return error("other-rules", lost, command=" && ".join(f"{command} -I {chain} {one}" for one in rules))
 
 
 def _by_nftables(host: Host, packet: Packet, network: Network) -> Iterator[Finding]:
@@ -223,4 +228,4 @@ def _nftables_finding(base: BaseChain, packet: Packet, network: Network, found: 
     )
 
 
-CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (own_rules, commands, drops)
+CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (own_rules, commands, engine_rules, drops)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pynetdriver.answers import Finding, Network
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, Link, title, versions
-from pynetdriver.names import VLAN_NAME
+from pynetdriver.names import VLAN_NAME, shim_link
 
 _MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
 
@@ -42,8 +42,9 @@ def _missing(host: Host, name: str, networks: str) -> Finding:
     if vlan and vlan["lower"] in host.links:
         command = f"ip link add link {vlan['lower']} name {name} up type vlan id {vlan['id']}"
     else:
-        new = [one.name for one in host.links.values() if one.kind == "device" and one.name != "lo"]
-        command = f"ip link set dev {new[0] if len(new) == 1 else 'NEWNAME'} name {name}"
+        # The host's own link on the parent stands on whatever that is called by now.
+        shim = host.links.get(shim_link(name))
+        command = f"ip link set dev {shim.lower if shim and shim.lower else 'NEWNAME'} name {name}"
     return error(
         "parent",
         f"{name}, which network {networks} stands on, is not on this host: was it unplugged, or given another name?"

@@ -21,7 +21,7 @@ from tests.lab.lan import Lan
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-from .host import NETWORK, OTHER, PROGRAM, UNKNOWN, Host, both_firewalls, endpoint, network, port, program
+from .host import GENERIC, NETWORK, OTHER, PROGRAM, UNKNOWN, Host, both_firewalls, endpoint, network, port, program
 from .inside import inside
 from .parents import PARENT, SHIM, container, endpoint_on, on_lan, on_parent, reaches
 
@@ -199,8 +199,9 @@ def test_it_is_quick(ward: Ward) -> None:
     for number in range(3, 203):
         ward.host.ok("CreateEndpoint", endpoint(number))
     process = ward.patient.popen("sh", "-c", "time -p pynet doctor", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    said = process.communicate()[1].decode()
-    assert float(said.split()[1]) < 2, said
+    _, user, system = process.communicate()[1].decode().splitlines()
+    # Of the processor, since others may want it too.
+    assert float(user.split()[1]) + float(system.split()[1]) < 1.5
 
 
 def test_used_wrongly(ward: Ward) -> None:
@@ -423,23 +424,20 @@ class TestFirewall:
         eventually(lambda: ward.examine() == [])
 
     @pytest.mark.parametrize("kind", ["nft", "legacy"])
-    def test_rule_in_the_engines_chain_is_gone(self, ward: Ward, kind: str) -> None:
+    @pytest.mark.parametrize("chain", ["DOCKER-USER", "FORWARD"])
+    def test_rules_beside_the_engines_are_gone(self, ward: Ward, kind: str, chain: str) -> None:
+        """Flushed while pynet was away, which puts its own back when it comes."""
         _engine_rules(ward, kind)
-        eventually(ward.gets_out)
-        assert ward.examine() == []
+        ward.host.daemon.kill()
         for command in (f"iptables-{kind}", f"ip6tables-{kind}"):
-            ward.netns.run(command, "-F", "DOCKER-USER")
-        ward.cured("engine-rules", lambda: ward.gets_out() and ward.is_published(), "DOCKER-USER")
-        assert ward.gets_out_by_ipv6()
-
-    @pytest.mark.parametrize("kind", ["nft", "legacy"])
-    def test_nothing_leads_to_the_engines_chain(self, ward: Ward, kind: str) -> None:
-        _engine_rules(ward, kind)
-        eventually(ward.gets_out)
-        for command in (f"iptables-{kind}", f"ip6tables-{kind}"):
-            ward.netns.run(command, "-F", "FORWARD")
-        ward.cured("engine-rules", lambda: ward.gets_out() and ward.is_published(), "FORWARD")
-        assert ward.gets_out_by_ipv6()
+            ward.netns.run(command, "-F", chain)
+        assert not ward.gets_out() and not ward.is_published() and not ward.gets_out_by_ipv6()
+        findings = [one for one in ward.examine() if one["check"] != "daemon"]
+        assert [one["check"] for one in findings] == ["engine-rules"] * 2 and chain in findings[0]["what"]
+        for one in findings:
+            ward.follow(one["command"])
+        assert ward.gets_out() and ward.is_published() and ward.gets_out_by_ipv6()
+        assert [one["check"] for one in ward.examine()] == ["daemon"]
 
     def test_the_engines_chains_were_flushed(self, ward: Ward) -> None:
         """Its policy stays: only a start of the engine helps."""
@@ -454,7 +452,7 @@ class TestFirewall:
         _engine_rules(ward, "nft")
         eventually(ward.gets_out)
         ward.netns.run("iptables-legacy", "-P", "FORWARD", "DROP")
-        ward.cured("other-rules", lambda: ward.gets_out() and ward.is_published(), "iptables-legacy", "both kinds")
+        ward.cured("other-rules", lambda: ward.gets_out() and ward.is_published(), "iptables-legacy", "both judge")
 
     def test_a_rule_before_the_engines(self, ward: Ward) -> None:
         _engine_rules(ward, "nft")
@@ -466,7 +464,8 @@ class TestFirewall:
         """As in a firewall by the book of the distribution; bridges of others are named by their name."""
         if adopted:
             ward.netns.run("ip", "link", "add", "br7", "up", "type", "bridge")
-            ward.host.ok("CreateNetwork", network(OTHER, 7, **{"com.docker.network.bridge.name": "br7"}))
+            named = {GENERIC: {"com.docker.network.bridge.name": "br7"}}
+            ward.host.ok("CreateNetwork", {**network(OTHER, 7), "Options": named})
         ward.netns.run("nft", "-f", "-", input=DENYING)
         assert not ward.is_published()
         ward.cured("other-rules", lambda: ward.gets_out() and ward.gets_out_by_ipv6(), "inet filter forward")
@@ -640,9 +639,15 @@ class TestLinks:
 
     def test_the_way_out_is_narrower(self, ward: Ward) -> None:
         """What does not fit is refused to who asks not to cut it up, and he is told by ICMP alone."""
-        large = ("ping", "-c1", "-W1", "-Mdo", "-s1400", Lan.NEIGHBOUR4)
+
+        def large_fits() -> bool:
+            ward.sandbox.run("ip", "route", "flush", "cache")
+            return ", 1 received" in ward.sandbox.run(
+                "ping", "-c1", "-W1", "-Mdo", "-s1400", Lan.NEIGHBOUR4, check=False
+            )
+
         ward.netns.run("ip", "link", "set", PARENT, "mtu", "1400")
-        ward.cured("mtu", lambda: ", 1 received" in ward.sandbox.run(*large, check=False), PARENT, "1400")
+        ward.cured("mtu", large_fits, PARENT, "1400")
 
 
 class TestAddresses:
@@ -680,6 +685,12 @@ class TestAddresses:
         eventually(lambda: ward.examine() == [])
 
 
+def _may_raise_limits() -> bool:
+    """Whether root has CAP_SYS_RESOURCE here (linux/capability.h), which in containers it has not."""
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(status["CapEff"], 16) >> 24 & 1)
+
+
 class TestLimits:
     def test_too_few_files(self, ward: Ward) -> None:
         """Without the right to raise its limit the daemon has what it was given."""
@@ -691,19 +702,25 @@ class TestLimits:
         ward.host.daemon.start()
         calls = []
         for number in range(3, 30):
-            ward.host.ok("CreateEndpoint", endpoint(number, dual=True))
+            ward.host.attach(number, dual=True)
             calls.append(program(number, port(9000 + number)))
             if ward.host.call(PROGRAM, calls[-1])[0] != 200:
                 break
         (finding,) = ward.examine()
         assert finding["check"] == "descriptors"
-        ward.follow(finding["command"])
+        assert finding["command"] == f"prlimit --pid {ward.host.daemon.pid} --nofile=1048576:1048576"
+        if _may_raise_limits():
+            ward.follow(finding["command"])
+        else:
+            ward.host.daemon.kill()
+            ward.host.daemon._cmd = ward.host.daemon._cmd[5:]
+            ward.host.daemon.start()
         ward.host.ok(PROGRAM, calls[-1])
         assert ward.examine() == []
 
     def test_all_addresses_are_in_use(self, ward: Ward) -> None:
         pool = ward.host.ok(
-            "IpamDriver.RequestPool", {"AddressSpace": "pynetlocal", "Pool": "10.8.0.0/30", "V6": False}
+            "IpamDriver.RequestPool", {"AddressSpace": "pynet-local", "Pool": "10.8.0.0/30", "V6": False}
         )
         request = {"PoolID": pool["PoolID"], "Address": "", "Options": {}}
         given = ward.host.ok("IpamDriver.RequestAddress", request)["Address"]
