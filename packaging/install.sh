@@ -57,7 +57,9 @@ _PYNET_COMPLETE=fish_source "$command" | put "$fish_completion"
 systemctl daemon-reload
 systemctl -q enable pynet.socket pynet.service
 systemctl start pynet.socket
+systemctl reset-failed pynet.service
 # Calls of the engine wait at the socket meanwhile; links and rules stay in place.
 systemctl restart pynet.service ||
     refuse "pynet.service does not start; see why with: journalctl -u pynet.service -u pynet.socket"
-echo "install: $("$command" --version) runs as pynet.service, now and after each boot, before Docker Engine"
+echo "install: pynet.service runs, now and after each boot, before Docker Engine; its state is in $state"
+echo "install: try it: docker network create -d pynet NAME"

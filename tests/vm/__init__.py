@@ -4,13 +4,13 @@ No KVM is needed: QEMU translates every instruction, so all takes five to ten ti
 
 | module   | what it owns                                                             |
 |----------|--------------------------------------------------------------------------|
-| __main__ | the command: tests in there, then those of reboots                       |
+| __main__ | the command: tests in there, then those of whole hosts                   |
 | image    | kernel, initramfs and disk, built once and kept                          |
 | machine  | QEMU: start, run a command inside, pull the plug                         |
 | agent    | inside: runs the commands that come through a port                       |
-| host     | a user's host in there, with uplink, pynet and engine                    |
+| host     | a user's host in there: uplink, pynet and engine, by hand or by systemd |
 | kernel   | whether a kernel has what a test names by `@pytest.mark.needs_kernel`    |
 
-`initramfs.sh` finds the disk, `init.sh` is process 1 from then on, `disk.sh` makes the disk.
-`test_reboot.py` runs outside, and only when it is named: it starts machines of its own.
+`initramfs.sh` finds the disk, `init.sh` or systemd is process 1 from then on, `disk.sh` makes the disk.
+The tests of this folder run outside, and only when they are named: they start machines of their own.
 """

@@ -1,6 +1,6 @@
-"""Run tests on Debian's kernel in virtual machines, then those that need a reboot.
+"""Run tests on Debian's kernel in virtual machines, then those that need a reboot or systemd.
 
-usage: python -m tests.vm                     what `@pytest.mark.needs_kernel` marks, and the reboots
+usage: python -m tests.vm                     what `@pytest.mark.needs_kernel` marks, reboots and the service
        python -m tests.vm PYTEST-ARGUMENT…    only these, in one machine: `tests/netns -k vlan`
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     sweep()
     if sys.argv[1:]:
         sys.exit(inside(image, "", *sys.argv[1:]))
-    codes = (shared_out(image), reboots())
+    codes = (shared_out(image), whole_hosts())
     sys.exit(max(codes))
 
 
@@ -48,11 +48,12 @@ def shared_out(image: Image) -> int:
     return failed[0] if failed else min(codes)
 
 
-def reboots() -> int:
-    """Run the tests that start machines of their own: out here, in a process like any other."""
-    say("reboots")
+def whole_hosts() -> int:
+    """Run the tests that start machines of their own: out here, in processes like any other."""
+    say("reboots, and the service under systemd")
     pytest = (sys.executable, "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}", "-n", str(MACHINES))
-    return subprocess.run((*pytest, str(HERE / "test_reboot.py")), cwd=PROJECT, check=False).returncode
+    files = (str(file) for file in sorted(HERE.glob("test_*.py")))
+    return subprocess.run((*pytest, *files), cwd=PROJECT, check=False).returncode
 
 
 def marked() -> list[str]:

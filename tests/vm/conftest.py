@@ -1,14 +1,17 @@
 """Tests in here start virtual machines: they run when they are named, as `python -m tests.vm` does."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 
 from tests.lab.command import Unavailable
 
-from .host import Host
+from .host import Host, ServiceHost
 from .image import ensure_image
 from .machine import VirtualMachine
+
+H = TypeVar("H", bound=Host)
 
 collect_ignore_glob = ["test_*.py"]
 
@@ -16,12 +19,25 @@ collect_ignore_glob = ["test_*.py"]
 @pytest.fixture
 def host() -> Iterator[Host]:
     """A host with a fresh disk, booted, whose engine has the busybox image."""
+    with _machine() as vm:
+        yield _booted(Host(vm))
+
+
+@pytest.fixture
+def service_host() -> Iterator[ServiceHost]:
+    """The same under systemd; pynet is not installed."""
+    with _machine(systemd=True) as vm:
+        yield _booted(ServiceHost(vm))
+
+
+def _machine(*, systemd: bool = False) -> VirtualMachine:
     try:
-        image = ensure_image()
+        return VirtualMachine(ensure_image(), systemd=systemd)
     except Unavailable as error:
         pytest.skip(f"no virtual machine is to be had: {error}")
-    with VirtualMachine(image) as vm:
-        made = Host(vm)
-        made.boot()
-        made.docker("load", "-qi", "/lab/busybox.tar")
-        yield made
+
+
+def _booted(host: H) -> H:
+    host.boot()
+    host.docker("load", "-qi", "/lab/busybox.tar")
+    return host

@@ -1,4 +1,7 @@
-"""A whole host in a virtual machine: uplink, pynet and engine in its own namespace, as on a user's machine."""
+"""A whole host in a virtual machine: uplink, pynet and engine in its own namespace, as on a user's machine.
+
+`Host` starts pynet and the engine by hand, `ServiceHost` leaves that to systemd.
+"""
 
 from tests.lab.lan import Lan
 from tests.lab.wait import eventually
@@ -27,6 +30,11 @@ DHCP = """
 ip netns exec lan dnsmasq --conf-file=/dev/null --port=0 --interface=eth0.50 --bind-interfaces --no-ping \
     --dhcp-range=$1,$2,1h --dhcp-leasefile=/var/lib/leases --dhcp-authoritative --pid-file=
 """
+#: A user's environment where the package index is a folder, and the project's own tools are not in the way.
+USERS = (
+    *("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/lab/wheels"),
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+)
 PLUGIN = "/run/docker/plugins/pynet.sock"
 ENGINE = "/run/docker.sock"
 
@@ -45,10 +53,14 @@ class Host:
     def boot(self) -> None:
         """Switch it on; pynet comes before the engine, as a service would."""
         self.vm.start()
-        self.vm.shell(UPLINK, self.HOST4, self.NEIGHBOUR4, self.HOST6, self.NEIGHBOUR6, self.VLAN)
-        self.vm.shell(DHCP, *self.VLAN_RANGE)
+        self.plug_in()
         self.start("pynet", "python -m pynetdriver serve", PLUGIN, "-X POST http://x/Plugin.Activate")
         self.start("dockerd", "dockerd", ENGINE, "http://x/_ping")
+
+    def plug_in(self) -> None:
+        """Cable it to the second machine, which is gone with each boot."""
+        self.vm.shell(UPLINK, self.HOST4, self.NEIGHBOUR4, self.HOST6, self.NEIGHBOUR6, self.VLAN)
+        self.vm.shell(DHCP, *self.VLAN_RANGE)
 
     def start(self, name: str, command: str, socket: str, request: str) -> None:
         """Start a daemon; returns when it answers `request`, in curl's words."""
@@ -82,3 +94,29 @@ class Host:
             return True
 
         eventually(shown, timeout_s=20 * PATIENCE)
+
+
+class ServiceHost(Host):
+    """A host under systemd: the engine is Debian's docker.service, pynet is there after `make("install")`."""
+
+    def boot(self) -> None:
+        """Switch it on; systemd starts what is installed."""
+        self.vm.start()
+        self.plug_in()
+
+    def reboot(self) -> None:
+        """Shut it down in good order, and switch it on again."""
+        self.vm.reboot()
+        self.plug_in()
+
+    def make(self, target: str, *prefix: str, check: bool = True) -> str:
+        """Run make in the checkout as a user would, but with the wheels that are on the disk; returns what it said.
+
+        Args:
+            prefix: a command to run it by.
+        """
+        return self.vm.run(*prefix, "env", *USERS, "make", "--no-print-directory", target, check=check)
+
+    def journal(self, unit: str) -> str:
+        """What a unit has said since the machine was switched on."""
+        return self.vm.run("journalctl", "--no-pager", "--boot", "--output=cat", f"--unit={unit}")
