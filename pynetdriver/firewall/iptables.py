@@ -42,6 +42,8 @@ _TRIES, _PAUSE_S = 10, 0.05
 _SPARE = 1000
 #: An option of a rule and what it is given, if anything.
 _OPTION = re.compile(r"(-\S+)(?: ([^-\s]\S*))?")
+#: Below it is no pointer, but a number (proc(5), vm.mmap_min_addr).
+_FIRST_ADDRESS = 4096
 #: Targets of the table nat.
 _TRANSLATIONS = {"DNAT", "SNAT", "MASQUERADE"}
 #: NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h).
@@ -432,7 +434,25 @@ def _library() -> Iterator[ModuleType]:
             import iptc
         except Exception as error:  # it raises what comes to hand
             raise HostError(f"cannot load python-iptables; install the package iptables: {error}") from error
+        iptc.xtables.xtables._option_lookup = _option
         yield iptc
+
+
+def _option(_: object, options: Any, name: bytes) -> Any:
+    """Find an option of an extension in place of python-iptables 1.2, which knows how iptables 1.8.9 lays them out.
+
+    In 1.8.11 a number stands behind each (struct xt_option_entry of xtables.h), where else the next one's name would.
+    """
+    at, size = ctypes.addressof(options.contents), ctypes.sizeof(options.contents)
+    (following,) = struct.unpack("=Q", ctypes.string_at(at + size, 8))
+    step = size if following >= _FIRST_ADDRESS else size + 8
+    while True:
+        option = type(options.contents).from_address(at)
+        if not option.name:
+            return None
+        if option.name == name:
+            return option
+        at += step
 
 
 @contextlib.contextmanager
