@@ -17,6 +17,8 @@ engines_run: Counter[str] = Counter()
 engines_missing: dict[str, str] = {}
 #: How many tests an engine is spared, since others of its kind say the same.
 engines_spared: dict[str, int] = {}
+#: What tests measured and people should read.
+figures: list[str] = []
 #: Tests that this kernel can't run, by the links that it can't make.
 kernel_lacks: Counter[str] = Counter()
 
@@ -56,17 +58,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what this process covered, if it is one of several."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["covered"] = (dict(engines_run), engines_missing, engines_spared, dict(kernel_lacks))
+        output["covered"] = (dict(engines_run), engines_missing, engines_spared, dict(kernel_lacks), figures)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what a process covered."""
-    run, missing, spared, lacks = getattr(node, "workeroutput", {}).get("covered", ({}, {}, {}, {}))
+    run, missing, spared, lacks, measured = getattr(node, "workeroutput", {}).get("covered", ({}, {}, {}, {}, []))
     engines_run.update(run)
     engines_missing.update(missing)
     engines_spared.update(spared)  # every process collects all tests, so the numbers are the same
     kernel_lacks.update(lacks)
+    figures.extend(measured)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -76,6 +79,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("covered")
     for name, count in engines_run.items():
         terminalreporter.write_line(f"ran {count} tests through {name}")
+    for figure in figures:
+        terminalreporter.write_line(figure)
     for name, count in engines_spared.items():
         terminalreporter.write_line(f"left out {count} tests through {name}, which other engines stand for (each_kind)")
     for name, reason in engines_missing.items():

@@ -121,7 +121,7 @@ class Managed:
             pings.send_signal(2)
             said, _ = pings.communicate(timeout=10)
             fetches.kill()
-            statuses = fetches.communicate(timeout=10)[0].split()
+            statuses = str(fetches.communicate(timeout=10)[0]).split()
         losses.pings = next(line for line in said.splitlines() if "packets transmitted" in line)
         losses.pages, losses.missing = len(statuses), sum(status != "200" for status in statuses)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import figures
 from tests.lab.lan import Lan
 from tests.lab.wait import eventually
 from tests.plugin.managed import ALIAS, NEW, OLD, Managed
@@ -48,7 +49,7 @@ def test_install_use_upgrade_restart_uninstall(managed: Managed, tmp_path: Path)
 
     with managed.watched("first", SECOND) as losses:
         managed.upgrade(NEW)
-    print(f"upgrade: {losses}")
+    figures.append(f"engine {managed.engine.version}, upgrade of the plugin under running containers: {losses}")
     assert losses.lost == 0, losses
     assert losses.pages > 10
     assert NEW in managed.inside("pynet", "--version")

@@ -1,0 +1,143 @@
+"""Installing, setting, looking into and removing the plugin."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from tests.conftest import figures
+from tests.lab.lan import Lan
+from tests.lab.plugin import build, built_plugin
+from tests.plugin.managed import ALIAS, OLD, Managed, reference
+
+#: Docker's default set with what `plugin/config.json` adds. Source: moby oci/caps/defaults.go, linux/capability.h.
+CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP"),
+    *("NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE", "NET_ADMIN", "SYS_ADMIN"),
+)
+#: Numbers of linux/capability.h.
+NUMBERS = {
+    **{"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8},
+    **{"NET_BIND_SERVICE": 10, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_CHROOT": 18, "SYS_ADMIN": 21},
+    **{"MKNOD": 27, "AUDIT_WRITE": 29, "SETFCAP": 31},
+}
+SETTINGS = (
+    "PYNET_SOCKET",
+    "PYNET_FIREWALL",
+    "PYNET_LOG_LEVEL",
+    "PYNET_LOG_FORMAT",
+    "PYNET_METRICS_ADDRESS",
+)
+
+
+def test_asks_for_no_more_than_it_needs(managed: Managed) -> None:
+    said = managed.engine.docker("plugin", "install", "--alias", ALIAS, reference(OLD), input="n\n", check=False)
+    asked = [line.strip() for line in said.splitlines() if line.startswith(" - ")]
+    assert asked == [
+        "- network: [host]",
+        "- mount: [/run/docker]",
+        "- mount: [/proc/sys/net]",
+        "- mount: [/dev/null]",
+        "- capabilities: [CAP_NET_ADMIN CAP_SYS_ADMIN]",
+    ]
+
+
+def test_is_small_and_answers_soon(managed: Managed) -> None:
+    unpacked = sum(file.lstat().st_size for file in (built_plugin() / "plugin").rglob("*"))
+    layers = sum(layer["size"] for layer in managed.pushed["layers"])
+    assert unpacked <= 60e6
+    assert layers <= 25e6
+    managed.install()
+    took = []
+    for _ in range(3):
+        managed.docker("plugin", "disable", ALIAS)
+        before = time.monotonic()
+        managed.docker("plugin", "enable", ALIAS)
+        took.append(time.monotonic() - before)
+    sizes = f"{unpacked / 1e6:.1f} MB unpacked, {layers / 1e6:.1f} MB pushed"
+    figures.append(f"engine {managed.engine.version}, the plugin: {sizes}, answers {min(took):.2f} s after enable")
+    # Other tests keep the processors busy; once in three it is left alone.
+    assert min(took) <= 1.5
+
+
+def test_settings(managed: Managed) -> None:
+    managed.install("PYNET_LOG_FORMAT=json", "PYNET_METRICS_ADDRESS=127.0.0.1:9478")
+    shown = json.loads(managed.docker("plugin", "inspect", ALIAS))[0]["Settings"]["Env"]
+    assert [one.partition("=")[0] for one in shown] == list(SETTINGS)
+    assert '\\"event\\": \\"serving\\"' in "".join(managed.said(managed.plugin_id()))
+    assert (
+        managed.engine.netns.run("curl", "-sfm5", "-w", "%{http_code}", "http://127.0.0.1:9478/metrics")[-3:] == "200"
+    )
+    assert "cannot set on an active plugin" in managed.refused("plugin", "set", ALIAS, "PYNET_LOG_LEVEL=debug")
+
+    managed.docker("plugin", "disable", ALIAS)
+    managed.docker("plugin", "set", ALIAS, "PYNET_LOG_FORMAT=text", "PYNET_FIREWALL=iptables", "PYNET_METRICS_ADDRESS=")
+    managed.docker("plugin", "enable", ALIAS)
+    managed.docker("network", "create", "-d", "pynet", "net")
+    managed.web("web", "--network", "net", "-p", "8080:80")
+    assert managed.page(f"http://{Lan.HOST4}:8080/hostname") == "web"
+    assert "PYNET-" in managed.engine.netns.run("iptables-legacy-save")
+    managed.clean()
+    assert "PYNET-" not in managed.engine.netns.run("iptables-legacy-save")
+
+
+def test_a_setting_that_is_wrong_is_said_in_the_log(managed: Managed) -> None:
+    managed.docker("plugin", "install", "--disable", "--grant-all-permissions", "--alias", ALIAS, reference(OLD))
+    assert "setting" in managed.refused("plugin", "set", ALIAS, "PYNET_STATE_DIR=/elsewhere")
+    managed.docker("plugin", "set", ALIAS, "PYNET_FIREWALL=ipfw")
+    managed.refused("plugin", "enable", "--timeout", "1", ALIAS)
+    assert any("'ipfw' is not one of" in line for line in managed.said(managed.plugin_id()))
+
+
+def test_questions_are_answered_inside(managed: Managed) -> None:
+    managed.install()
+    managed.docker("network", "create", "-d", "pynet", "net")
+    managed.web("web", "--network", "net", "-p", "8080:80")
+    status = json.loads(managed.inside("pynet", "status", "--json"))
+    assert status["networks"] == 1
+    assert "8080" in managed.inside("pynet", "ports")
+    assert "bridge" in managed.inside("pynet", "ls")
+
+
+def test_log_lines_are_the_engines(managed: Managed) -> None:
+    managed.install()
+    managed.docker("network", "create", "-d", "pynet", "net")
+    lines = managed.said(managed.plugin_id())
+    assert any("level=info" in line and "serving" in line and "the managed plugin" in line for line in lines)
+    assert any("NetworkDriver.CreateNetwork" in line and "outcome=ok" in line for line in lines)
+
+
+def test_has_the_rights_that_the_docs_name_and_nothing_of_the_engine(managed: Managed) -> None:
+    managed.install()
+    machine, pid = managed.engine.machine, managed.pid()
+    (line,) = [one for one in machine.run("cat", f"/proc/{pid}/status").splitlines() if one.startswith("CapEff")]
+    expected = 0
+    for name in CAPABILITIES:
+        expected |= 1 << NUMBERS[name]
+    assert int(line.split()[1], 16) == expected
+    sockets = machine.run("find", f"/proc/{pid}/root/host", f"/proc/{pid}/root/run", "-name", "docker.sock")
+    assert sockets == ""
+
+
+def test_waits_for_the_lock_of_legacy_iptables(managed: Managed) -> None:
+    managed.engine.machine.run("touch", "/run/xtables.lock")
+    managed.install("PYNET_FIREWALL=iptables", "xtables-lock.source=/run/xtables.lock")
+    hold = managed.engine.machine.popen("flock", "/run/xtables.lock", "sleep", "60")
+    try:
+        said = managed.refused("network", "create", "-d", "pynet", "net")
+    finally:
+        managed.engine.machine.run("pkill", "-x", "sleep")
+        hold.wait(10)
+    assert "another program holds /run/xtables.lock" in said
+
+
+def test_the_recipe_gives_the_same_again(tmp_path: Path) -> None:
+    kept = built_plugin()
+    again = build(tmp_path / "again")
+    packages = Path("rootfs/usr/share/pynet/packages")
+    if (tmp_path / "again" / packages).read_text() != (kept / "plugin" / packages).read_text():
+        # Debian has other packages by now: not the same input.
+        assert build(tmp_path / "third") == again
+    else:
+        assert again == (kept / "digest").read_text()
