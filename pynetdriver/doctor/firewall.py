@@ -171,7 +171,8 @@ def _by_iptables(host: Host, packet: Packet, network: Network) -> Iterator[Findi
 
 
 def _iptables_finding(host: Host, command: str, packet: Packet, network: Network, found: Drop) -> Finding:
-    by_policy, with_chain = found.rule is None, _with_engine_chain(host)
+    by_policy = found.rule is None
+    with_chain = [one for one in _with_engine_chain(host) if one.startswith("ip6") == (packet.version == 6)]
     place = f"the {'policy' if by_policy else f'rule {found.rule}'} of the chain {found.chain} in {command}"
     lost = f"{packet.what} of network {title(network)} is dropped by {place}"
     if by_policy and not with_chain and engine_bridges(host.links):

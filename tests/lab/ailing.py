@@ -22,7 +22,7 @@ mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 mkdir -p /run/docker/plugins /run/lock /run/upper /run/work
 mount --bind "$1" /run/docker/plugins
-[ -z "$2" ] || { : >/run/docker.sock; mount --bind "$2" /run/docker.sock; }
+[ -z "$2" ] || ln -s "$2" /run/docker.sock
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc
 rm -rf /etc/docker
 [ ! -d /usr/lib/docker/plugins ] || mount -t tmpfs tmpfs /usr/lib/docker/plugins
