@@ -88,7 +88,7 @@ class Metrics:
     async def _asked(self, written: Callable[[Collector], T]) -> T:
         """Look at everything, and have it written in a thread; who asks meanwhile has to wait."""
         async with self._one_at_a_time:
-            picture = _Picture(
+            picture = Picture(
                 registry=self._registry,
                 networks=dict(self._driver.networks),
                 endpoints=list(self._driver.endpoints.values()),
@@ -109,7 +109,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class _Picture(Collector):
+class Picture(Collector):
     """The daemon at one moment; what links carried is read when it is written."""
 
     registry: Collector

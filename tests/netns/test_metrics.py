@@ -1,0 +1,252 @@
+"""What is counted, with real packets: through published ports, of calls, of what was mended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab.netns import Namespace
+from tests.lab.scrape import Scrape
+from tests.lab.unix import get
+from tests.lab.wait import eventually
+
+from .host import NETWORK, PROGRAM, REVOKE, Host, both_firewalls, endpoint_id, ids, network, port, program
+from .parents import on_lan
+from .test_relay import UDP, container
+
+#: Sends datagrams and waits for the answer to each: python3 -c ASK ADDRESS PORT COUNT BYTES
+ASK = """
+import socket, sys
+address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
+one = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(3)
+one.connect((address, port))
+for _ in range(count):
+    one.send(b"x" * size)
+    assert len(one.recv(65536)) == size
+"""
+#: Sends back what it gets: python3 -c ECHO ADDRESS PORT
+ECHO = """
+import socket, sys
+one = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+one.bind((sys.argv[1], int(sys.argv[2])))
+print("up", flush=True)
+while True:
+    one.sendto(*one.recvfrom(65536))
+"""
+TIMES, SIZE = 7, 100
+#: IP and UDP.
+HEADERS = {4: 20 + 8, 6: 40 + 8}
+ANY = {4: "0.0.0.0", 6: "::"}
+#: Whether what is bridged passes the rules, too.
+SWITCHES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
+HOST4, HOST6 = "192.0.2.1", "2001:db8:1::1"
+
+
+@contextmanager
+def echoing(where: Namespace, *addresses: str) -> Iterator[None]:
+    """Have UDP servers on port 53 that send back what they get."""
+    with ExitStack() as stack:
+        for address in addresses:
+            server = stack.enter_context(where.popen(sys.executable, "-c", ECHO, address, "53", stdout=subprocess.PIPE))
+            stack.callback(server.kill)
+            assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        yield
+
+
+def ask(where: Namespace, address: str, number: int, times: int = TIMES) -> None:
+    """Send datagrams to a published port, each of which is answered."""
+    where.run(sys.executable, "-c", ASK, address, str(number), str(times), str(SIZE))
+
+
+def carried(host: Host, **labels: str) -> dict[str, tuple[float, float]]:
+    """Packets and bytes through a published port, by direction."""
+    found = Scrape.of(host.daemon.socket)
+    return {
+        way: (
+            found.value("pynet_port_packets_total", direction=way, **labels),
+            found.value("pynet_port_bytes_total", direction=way, **labels),
+        )
+        for way in ("in", "out")
+    }
+
+
+def times(count: int, version: int) -> dict[str, tuple[float, float]]:
+    """What so many datagrams and their answers come to."""
+    return dict.fromkeys(("in", "out"), (count, count * (SIZE + HEADERS[version])))
+
+
+@pytest.fixture
+def lan(host: Host) -> Iterator[Namespace]:
+    with on_lan(host) as neighbour:
+        yield neighbour
+
+
+@pytest.mark.parametrize("filtered", ["0", "1"], ids=["routed alone", "br_netfilter"])
+def test_each_packet_through_a_published_port_is_counted_once(host: Host, lan: Namespace, filtered: str) -> None:
+    """From the LAN, the host, another container, and the container itself; both families, both directions."""
+    if Path("/proc/sys/net/bridge").exists():
+        for switch in SWITCHES:
+            host.netns.write_sysctl(switch, filtered)
+    elif filtered == "1":
+        pytest.skip("this kernel has no br_netfilter, or it is not loaded")
+    host.ok("CreateNetwork", network(dual=True))
+    with (
+        container(host, 2, dual=True, listening="") as web,
+        container(host, 3, dual=True, listening="") as other,
+        echoing(web, "10.9.0.2", "fd00:9::2"),
+    ):
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        for version, address in ((4, HOST4), (6, HOST6)):
+            expected = 0
+            assert carried(host, host_port="5353", host_address=ANY[version]) == times(0, version)
+            for source in (lan, host.netns, other, web):
+                ask(source, address, 5353)
+                expected += TIMES
+                found = carried(host, host_port="5353", host_address=ANY[version])
+                assert found == times(expected, version), (version, source)
+        ask(host.netns, "127.0.0.1", 5353)
+        assert carried(host, host_port="5353", host_address="0.0.0.0") == times(5 * TIMES, 4)
+        ((labels, _),) = Scrape.of(host.daemon.socket).all("pynet_port_bytes_total", direction="in", host_address="::")
+        assert labels == {
+            "network": NETWORK[:12],
+            "endpoint": endpoint_id(2)[:12],
+            "protocol": "udp",
+            "host_address": "::",
+            "host_port": "5353",
+            "container_port": "53",
+            "direction": "in",
+        }
+
+
+def test_what_is_not_to_a_published_port_is_not_counted_there(host: Host, lan: Namespace) -> None:
+    """Neither what a container asks others for at the same port, nor what goes to it directly."""
+    host.ok("CreateNetwork", network(dual=True))
+    with (
+        container(host, 2, dual=True, listening="") as web,
+        container(host, 3, dual=True, listening="") as other,
+        echoing(web, "10.9.0.2"),
+        echoing(lan, "192.0.2.2"),
+    ):
+        host.ok(PROGRAM, program(2, port(53, 53, UDP)))
+        ask(web, "192.0.2.2", 53)
+        ask(other, "10.9.0.2", 53)
+        ask(host.netns, "10.9.0.2", 53)
+        assert carried(host, host_port="53", host_address="0.0.0.0") == times(0, 4)
+
+
+def test_a_stream_is_counted_to_its_end(host: Host, lan: Namespace) -> None:
+    """All of a connection, not only what began it."""
+    host.ok("CreateNetwork", network())
+    with container(host, 2):
+        host.ok(PROGRAM, program(2, port(8080)))
+        size = 5_000_000
+        send = "import socket,sys; s=socket.create_connection(('192.0.2.1', 8080)); import threading;"
+        send += f"threading.Thread(target=lambda: (s.sendall(bytes({size})), s.shutdown(1))).start();"
+        send += "n=0\nwhile data := s.recv(1 << 20): n += len(data)\nprint(n)"
+        assert int(lan.run(sys.executable, "-c", send)) == size + len("|192.0.2.2")
+        found = carried(host, host_port="8080", host_address="0.0.0.0")
+        for packets, octets in found.values():
+            # Headers are counted as the kernel has them: one for many segments that it put together.
+            assert size + 40 * packets <= octets <= size * 1.2
+            assert packets > size / 65536
+
+
+def test_ports_of_one_number_on_several_addresses_are_told_apart(host: Host, lan: Namespace) -> None:
+    """Each leads to its container, and is counted for that."""
+    host.netns.run("ip", "address", "add", "192.0.2.7/24", "dev", "lan0")
+    host.ok("CreateNetwork", network())
+    with (
+        container(host, 2, listening="") as one,
+        container(host, 3, listening="") as two,
+        echoing(one, "10.9.0.2"),
+        echoing(two, "10.9.0.3"),
+    ):
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP, HOST4), port(5353, 53, UDP, "127.0.0.1")))
+        host.ok(PROGRAM, program(3, port(5353, 53, UDP, "192.0.2.7")))
+        for address, count in ((HOST4, 1), ("127.0.0.1", 2), ("192.0.2.7", 3)):
+            ask(host.netns, address, 5353, count)
+        for address, count, number in ((HOST4, 1, 2), ("127.0.0.1", 2, 2), ("192.0.2.7", 3, 3)):
+            labels = {"host_address": address, "endpoint": endpoint_id(number)[:12]}
+            assert carried(host, host_port="5353", **labels) == times(count, 4)
+
+
+def rewritten(host: Host) -> None:
+    """Do to the table what has it written anew."""
+    host.netns.run("nft", "flush", "chain", "inet", "pynet", "forward")
+    eventually(lambda: Scrape.of(host.daemon.socket).all("pynet_repairs_total", kind="table"))
+
+
+@pytest.mark.parametrize("event", [rewritten, Host.restart], ids=["table written anew", "daemon killed"])
+def test_counters_outlast(host: Host, lan: Namespace, event: Callable[[Host], None]) -> None:
+    """A counter that begins anew would be a gap for those who add it up."""
+    host.ok("CreateNetwork", network())
+    with container(host, 2, listening="") as web, echoing(web, "10.9.0.2"):
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        ask(lan, HOST4, 5353)
+        event(host)
+        ask(lan, HOST4, 5353)
+        assert carried(host, host_port="5353", host_address="0.0.0.0") == times(2 * TIMES, 4)
+
+
+def test_a_new_publication_begins_with_nothing(host: Host, lan: Namespace) -> None:
+    """Also for a container that has the address of the one before it, as restarted ones with --ip do."""
+    host.ok("CreateNetwork", network())
+    for _ in range(2):
+        with container(host, 2, listening="") as web, echoing(web, "10.9.0.2"):
+            host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+            ask(lan, HOST4, 5353)
+            assert carried(host, host_port="5353", host_address="0.0.0.0") == times(TIMES, 4)
+            host.ok(REVOKE, ids(2))
+            eventually(lambda: "5353" not in host.netns.run("nft", "list", "set", "inet", "pynet", "traffic4"))
+            host.ok("Leave", ids(2))
+            host.ok("DeleteEndpoint", ids(2))
+
+
+@both_firewalls
+def test_the_numbers_are_those_of_the_host(host: Host, firewall: str) -> None:
+    """Networks, endpoints, ports, pools, calls; with legacy iptables all but what ports carry."""
+    pool = {"AddressSpace": "pynet-local", "Pool": "10.9.0.0/24", "SubPool": "", "Options": {}, "V6": False}
+    host.ok("IpamDriver.RequestPool", pool)
+    request = {"PoolID": "pynet-local/10.9.0.0/24", "Address": "", "Options": {}}
+    for _ in range(3):
+        host.ok("IpamDriver.RequestAddress", request)
+    host.ok("CreateNetwork", network())
+    for number in (2, 3):
+        host.attach(number)
+    host.ok(PROGRAM, program(2, port(8080), port(8081), port(8082, address="127.0.0.1")))
+    host.refused("CreateNetwork", network("77" * 32))
+    assert host.call("NetworkDriver.Nonsense", {})[0] == 404
+    found = Scrape.of(host.daemon.socket)
+    assert found.value("pynet_networks", backend="bridge") == 1
+    assert found.value("pynet_networks", backend="macvlan") == 0
+    assert found.value("pynet_endpoints", backend="bridge") == 2
+    # On all addresses: a port for each family.
+    assert found.value("pynet_ports", backend="bridge") == 5
+    assert found.value("pynet_pool_addresses", subnet="10.9.0.0/24", space="pynet-local") == 254
+    assert found.value("pynet_pool_used", subnet="10.9.0.0/24", space="pynet-local") == 3
+    assert found.value("pynet_calls_total", method="NetworkDriver.CreateEndpoint", outcome="ok") == 2
+    assert found.value("pynet_calls_total", method="NetworkDriver.CreateNetwork", outcome="refused") == 1
+    assert found.value("pynet_call_seconds_count", method="NetworkDriver.CreateNetwork") == 2
+    assert not [labels for labels, _ in found.all("pynet_calls_total") if "Nonsense" in labels["method"]]
+    assert time.time() - 60 < found.value("process_start_time_seconds") <= time.time()
+    assert found.value("pynet_build_info") == 1
+    assert ("pynet_port_bytes_total" in found.names) is (firewall == "nftables")
+    assert len(found.all("pynet_endpoint_bytes_total")) == 4
+    host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+    found = Scrape.of(host.daemon.socket)
+    assert found.value("pynet_networks", backend="bridge") == 0 and not found.all("pynet_endpoint_bytes_total")
+
+
+def test_the_status_has_the_same_values(host: Host) -> None:
+    """For programs that read JSON."""
+    host.ok("CreateNetwork", network())
+    status, body = get(host.daemon.socket.with_suffix("") / "admin.sock", "/status")
+    assert status == 200
+    assert b'{"name":"pynet_networks","labels":{"backend":"bridge"},"value":1.0}' in body.replace(b"1}", b"1.0}")
