@@ -8,15 +8,19 @@ that one's address, also after a reboot.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, PynetError
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
 from pynetdriver.lan.dhcp import DhcpClient
-from pynetdriver.model import DhcpLease, Endpoint, Station, Tenant, decode, encode
+from pynetdriver.locks import Locks
+from pynetdriver.model import DhcpLease, Endpoint, Network, Station, Tenant, decode, encode
+from pynetdriver.neighbours import Neighbours
+from pynetdriver.registry import Registry, backend_of
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -26,18 +30,23 @@ _LEASE_S = 10.0
 #: Of so many of a network the last ones are remembered.
 _TENANTS = 256
 
-StationOf = Callable[[Endpoint], Station]
-Changed = Callable[[str, DhcpLease | None], Awaitable[None]]
-Taken = Callable[[IPAddress], Awaitable[str | None]]
-
 
 class Leasing:
-    """Who has which lease, and who had it before."""
+    """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, locks: Locks, journal: Journal, kernel: Kernel, neighbours: Neighbours
+    ) -> None:
+        """Take up the stored tenants."""
         self._store = store
-        self._client = DhcpClient(self._told)
-        self._changed: Changed | None = None
+        self._registry = registry
+        self._lock = locks
+        self._journal = journal
+        self._kernel = kernel
+        self._neighbours = neighbours
+        self._client = DhcpClient(self._changed)
+        #: Addresses that containers have still, since giving them those of their new leases failed.
+        self._outdated: dict[str, IPNetwork] = {}
         #: By network and client id; who was seen last comes last.
         self._tenants: dict[str, dict[str, Tenant]] = {}
         for one in (decode(data, Tenant) for data in store.load("tenant").values()):
@@ -47,25 +56,26 @@ class Leasing:
         #: How kept leases went on: renewed, or had again after they were lost; lost.
         self.renewals: Counter[str] = Counter(renewed=0, lost=0)
 
-    def tell(self, changed: Changed) -> None:
-        """Say whom to tell of an endpoint's lease that changed or, as None, was lost."""
-        self._changed = changed
-
-    async def obtain(self, endpoint: Endpoint, station_of: StationOf, taken: Taken | None) -> Endpoint:
+    async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Get an address for an endpoint to come; returns it with that and what the server takes it for.
-
-        Args:
-            taken: tells who has an address already.
 
         Raises:
             PynetError: there is no server, or none that gives an address.
         """
+
+        async def taken(address: IPAddress) -> str | None:
+            holder = self._registry.holder(network.id, address)
+            if holder is not None and holder != endpoint.id:
+                return self._registry.endpoints[holder].mac
+            own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
+            return next(own, None) or await self._neighbours.holder(network, address, endpoint.mac)
+
         given = bool(endpoint.client_id)
         former = self._absent(endpoint)
         if former is not None:
             mac = endpoint.mac if endpoint.mac_given else former.mac
             endpoint = replace(endpoint, mac=mac, client_id=former.client_id)
-        station = station_of(endpoint)
+        station = _station(network, endpoint)
         endpoint = replace(endpoint, client_id=station.client_id.hex())
         key = _key(endpoint)
         if key in self._present:
@@ -87,26 +97,35 @@ class Leasing:
         """Name the endpoint that is taken for what another one says it is."""
         return self._present.get(_key(endpoint)) if endpoint.client_id else None
 
-    def keep(self, endpoint: Endpoint, station: Station) -> None:
-        """Renew an endpoint's lease from now on."""
+    def keep(self, endpoint: Endpoint) -> None:
+        """Renew an endpoint's lease from now on, if it has one."""
         if endpoint.lease is not None:
             self._present[_key(endpoint)] = endpoint.id
+            station = _station(self._registry.networks[endpoint.network_id], endpoint)
             self._client.keep(endpoint.id, station, endpoint.lease)
 
-    def end(self, endpoint: Endpoint, station: Station, *, release: bool) -> None:
+    def keep_all(self) -> None:
+        """Go on renewing the leases of endpoints that an earlier process made."""
+        for endpoint in self._registry.endpoints.values():
+            if endpoint.phase == "ready":
+                self.keep(endpoint)
+
+    def end(self, endpoint: Endpoint, *, release: bool) -> None:
         """Renew no more, and tell the server if the address is to be free; else the next container finds it its own."""
+        self._outdated.pop(endpoint.id, None)
         if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
             return
         self._client.forget(endpoint.id)
         tenant = self._tenant(endpoint)
         if release and tenant is not None:
+            station = _station(self._registry.networks[endpoint.network_id], endpoint)
             self._client.give_back(station, tenant.lease)
-            self.renewed(endpoint, replace(tenant.lease, lease_s=0))
+            self._renewed(endpoint, replace(tenant.lease, lease_s=0))
 
     def _tenant(self, endpoint: Endpoint) -> Tenant | None:
         return self._tenants.get(endpoint.network_id, {}).get(endpoint.client_id)
 
-    def renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
+    def _renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
         """Remember what the server said last."""
         tenant = self._tenant(endpoint)
         try:
@@ -147,10 +166,48 @@ class Leasing:
             tenants.pop(one, None)
         tenants[client_id] = tenant
 
-    async def _told(self, endpoint_id: str, lease: DhcpLease | None) -> None:
+    async def _changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
+        """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
         self.renewals["lost" if lease is None else "renewed"] += 1
-        if self._changed is not None:
-            await self._changed(endpoint_id, lease)
+        async with self._lock(endpoint_id):
+            former = self._registry.endpoints.get(endpoint_id)
+            if former is None or former.phase != "ready" or former.lease is None or former.address4 is None:
+                return
+            has_lost = former.lease.lease_s == 0
+            if lease is None:
+                log.error(
+                    "DHCP lease is lost, its container has no address until there is another",
+                    endpoint=endpoint_id[:12],
+                    address=str(former.address4.ip),
+                )
+                endpoint = replace(former, lease=replace(former.lease, gateway=None, routes=(), lease_s=0))
+            else:
+                self._renewed(former, lease)
+                endpoint = replace(former, address4=lease.address, lease=lease)
+            await self._journal.update(
+                former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
+            )
+            self._registry.know(endpoint)
+            inside = self._registry.interior(endpoint)
+            # As text, since networks of one subnet are equal whatever their own addresses are.
+            differs = has_lost or endpoint_id in self._outdated or str(inside) != str(self._registry.interior(former))
+            if former.sandbox is not None and differs:
+                gone = self._outdated.setdefault(endpoint_id, former.address4)
+                await self._kernel.readdress(self._registry.endpoint_plan(former), former.sandbox, gone, inside)
+                del self._outdated[endpoint_id]
+                if lease is not None:
+                    self._neighbours.announce(self._registry.networks[endpoint.network_id], endpoint)
+                    log.warning(
+                        "container has what a new DHCP lease says; the engine goes on showing what it had first",
+                        endpoint=endpoint_id[:12],
+                        address=str(lease.address.ip),
+                    )
+
+
+def _station(network: Network, endpoint: Endpoint) -> Station:
+    station = backend_of(network).station(network, endpoint)
+    assert station is not None, "asked for endpoints of networks with DHCP alone"
+    return station
 
 
 def _key(endpoint: Endpoint) -> str:

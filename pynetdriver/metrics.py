@@ -17,7 +17,6 @@ from prometheus_client.registry import Collector
 from pynetdriver import __version__
 from pynetdriver.answers import PoolUse, Sample
 from pynetdriver.backends import NAMES
-from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import HostError, outcome
 from pynetdriver.firewall import Count, Direction, Flow
 from pynetdriver.ipam import IpamDriver
@@ -27,6 +26,7 @@ from pynetdriver.leasing import Leasing
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.monitor import Monitor
 from pynetdriver.neighbours import Neighbours
+from pynetdriver.registry import Registry
 
 log = structlog.get_logger()
 
@@ -41,11 +41,11 @@ _SHORT = 12
 
 
 class Metrics:
-    """All metrics of this daemon, in a registry of their own."""
+    """All metrics of this daemon."""
 
     def __init__(
         self,
-        driver: NetworkDriver,
+        registry: Registry,
         ipam: IpamDriver,
         kernel: Kernel,
         monitor: Monitor,
@@ -53,7 +53,7 @@ class Metrics:
         leasing: Leasing,
     ) -> None:
         """Begin to count calls."""
-        self._driver = driver
+        self._registry = registry
         self._ipam = ipam
         self._kernel = kernel
         self._monitor = monitor
@@ -62,13 +62,13 @@ class Metrics:
         self._one_at_a_time = asyncio.Lock()
         # When a series began is left out: it is a series more for each.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self._registry)
+        self._collectors = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self._collectors)
         self._calls = prometheus_client.Counter(
-            "pynet_calls", "Calls of the engine.", ["method", "outcome"], registry=self._registry
+            "pynet_calls", "Calls of the engine.", ["method", "outcome"], registry=self._collectors
         )
         self._seconds = prometheus_client.Histogram(
-            "pynet_call_seconds", "How long calls took.", ["method"], buckets=_BUCKETS, registry=self._registry
+            "pynet_call_seconds", "How long calls took.", ["method"], buckets=_BUCKETS, registry=self._collectors
         )
 
     def observe_call(self, method: str, status: int, seconds: float) -> None:
@@ -89,9 +89,9 @@ class Metrics:
         """Look at everything, and have it written in a thread; who asks meanwhile has to wait."""
         async with self._one_at_a_time:
             picture = Picture(
-                registry=self._registry,
-                networks=dict(self._driver.networks),
-                endpoints=list(self._driver.endpoints.values()),
+                counted=self._collectors,
+                networks=dict(self._registry.networks),
+                endpoints=list(self._registry.endpoints.values()),
                 pools=self._ipam.use(),
                 repairs=dict(self._monitor.repairs),
                 conflicts=self._neighbours.conflicts,
@@ -112,7 +112,7 @@ class Metrics:
 class Picture(Collector):
     """The daemon at one moment; what links carried is read when it is written."""
 
-    registry: Collector
+    counted: Collector
     networks: dict[str, Network]
     endpoints: list[Endpoint]
     pools: list[PoolUse]
@@ -123,7 +123,7 @@ class Picture(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """List all metrics; for threads."""
-        yield from self.registry.collect()
+        yield from self.counted.collect()
         yield _gauge("pynet_build_info", "Which pynet this is.", ["version"], [((__version__,), 1)])
         yield from self._numbers()
         yield from self._pools()

@@ -17,11 +17,13 @@ from pynetdriver.answers import Repair
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_bridges
+from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.names import OUR_NAMES
+from pynetdriver.registry import Registry
 
 log = structlog.get_logger()
 
@@ -41,8 +43,18 @@ _REMEMBERED_REPAIRS = 20
 class Monitor:
     """Loops beside the calls; nothing in them is on a container's path."""
 
-    def __init__(self, kernel: Kernel, driver: NetworkDriver, ipam: IpamDriver, watch: Watch) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        registry: Registry,
+        driver: NetworkDriver,
+        healing: Healing,
+        ipam: IpamDriver,
+        watch: Watch,
+    ) -> None:
         self._kernel = kernel
+        self._registry = registry
+        self._healing = healing
         self._driver = driver
         self._ipam = ipam
         self._watch = watch
@@ -56,7 +68,7 @@ class Monitor:
 
     def engine_started(self) -> None:
         """Take note of an engine that introduced itself."""
-        self._driver.engine_started()
+        self._driver.collector.engine_started()
         self._look_soon()
 
     def _look_soon(self) -> None:
@@ -99,7 +111,7 @@ class Monitor:
     async def _heal_table(self) -> None:
         by, self._watch.table_changed_by = self._watch.table_changed_by, ""
         blind, self._watch.overrun = self._watch.overrun, False
-        if not self._driver.networks or not (by or blind):
+        if not self._registry.networks or not (by or blind):
             return
         try:
             if by:
@@ -124,11 +136,11 @@ class Monitor:
         # What could not be mended before may be now: a port whose bridge is there again.
         damage = [*damage, *(one for one in self._stuck if one not in damage)]
         self._stuck = []
-        repaired = await self._driver.repair({one.owner for one in damage})
+        repaired = await self._healing.repair({one.owner for one in damage})
         for one in damage:
             if one.owner in repaired:
                 self._repaired(one.kind, one.what)
-            elif self._driver.owns(one.owner):
+            elif self._registry.owns(one.owner):
                 self._stuck.append(one)
 
     def _table_repaired(self, by: str | None = None) -> None:
@@ -160,12 +172,12 @@ class Monitor:
         await self._allow_forwarding()
         if self._looks and self._looks[0] <= now:
             self._looks = [when for when in self._looks if when > now]
-            await self._driver.collect_dead()
+            await self._driver.collector.collect_dead()
         await asyncio.sleep(_ENGINE_PAUSE_S)
 
     async def _allow_forwarding(self) -> None:
         # With links but no networks the store was lost, and containers still need the rules.
-        if not self._driver.networks and any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
+        if not self._registry.networks and any(OUR_NAMES.fullmatch(name) for name in self._kernel.netlink.links()):
             return
         if await self._driver.allow_forwarding():
             self._repaired("forwarding", "the engine's chain lacked the rules that let pynet's packets through")
@@ -177,7 +189,7 @@ class Monitor:
         self._kernel.health.engine_bridges_changed = True
         self._watch.changed.set()
         await self._driver.finish_removals()
-        await self._driver.collect_dead()
+        await self._driver.collector.collect_dead()
         await self._allow_forwarding()
 
     async def _ask_ahead(self) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Iterable
 
 from pynetdriver.answers import Difference, Reconciliation
 from pynetdriver.driver import NetworkDriver
+from pynetdriver.healing import Healing
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.compare import differences
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Plan
+from pynetdriver.registry import Registry
 from pynetdriver.restore import left_over
 
 #: Owner of what belongs to no network or endpoint.
@@ -30,7 +32,11 @@ _Found = tuple[str, str, str]
 class Reconciler:
     """Compares and mends, one at a time."""
 
-    def __init__(self, kernel: Kernel, driver: NetworkDriver, journal: Journal) -> None:
+    def __init__(
+        self, kernel: Kernel, registry: Registry, driver: NetworkDriver, healing: Healing, journal: Journal
+    ) -> None:
+        self._registry = registry
+        self._healing = healing
         self._kernel = kernel
         self._driver = driver
         self._journal = journal
@@ -55,8 +61,12 @@ class Reconciler:
     async def _find(self) -> list[_Found]:
         # Before the plans: a link that is made meanwhile is in neither, or in a plan.
         links = self._kernel.netlink.links()
-        networks = [self._driver.network_plan(one) for one in self._driver.networks.values() if one.phase == "ready"]
-        endpoints = [self._driver.endpoint_plan(one) for one in self._driver.endpoints.values() if self._stands(one.id)]
+        networks = [
+            self._registry.network_plan(one) for one in self._registry.networks.values() if one.phase == "ready"
+        ]
+        endpoints = [
+            self._registry.endpoint_plan(one) for one in self._registry.endpoints.values() if self._stands(one.id)
+        ]
         there = await self._kernel.links_of_plans(endpoints)
         gone = [plan for plan in endpoints if not there.has(plan)]
         found: list[_Found] = [
@@ -71,15 +81,15 @@ class Reconciler:
         if await self._driver.forwarding_is_missing():
             found.append((_PYNET, _CHAIN, "the engine's chain DOCKER-USER lacks what lets pynet's packets through"))
         # What went or came since is no difference.
-        return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._driver.owns(one[0])]
+        return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._registry.owns(one[0])]
 
     async def _mend(self, found: Iterable[_Found]) -> None:
         kinds = {kind for _, kind, _ in found}
         if _UNFINISHED in kinds:
             await self._driver.finish_removals()
         if _DEAD in kinds:
-            await self._driver.collect_dead()
-        await self._driver.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
+            await self._driver.collector.collect_dead()
+        await self._healing.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
         if _LEFT in kinds:
             links = self._kernel.netlink.links()
             for name, kind in (await left_over(self._kernel, links, self._wanted())).items():
@@ -91,18 +101,12 @@ class Reconciler:
 
     def _stands(self, endpoint_id: str) -> bool:
         """Tell whether an endpoint is in a container: until then it and its links come and go."""
-        endpoint = self._driver.endpoints[endpoint_id]
-        network = self._driver.networks.get(endpoint.network_id)
+        endpoint = self._registry.endpoints[endpoint_id]
+        network = self._registry.networks.get(endpoint.network_id)
         return network is not None and endpoint.phase == network.phase == "ready" and endpoint.sandbox is not None
 
     def _wanted(self) -> list[Plan]:
-        plans = [self._driver.network_plan(one) for one in self._driver.networks.values()]
-        plans += [
-            self._driver.endpoint_plan(one)
-            for one in self._driver.endpoints.values()
-            if one.network_id in self._driver.networks
-        ]
-        return plans + [plan for _, plan in self._journal.unfinished.values()]
+        return [*self._registry.plans(), *(plan for _, plan in self._journal.unfinished.values())]
 
 
 def _shortened(owner: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pynetdriver import __version__, answers
 from pynetdriver.claim import owner
-from pynetdriver.driver import NetworkDriver
+from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
@@ -18,6 +18,7 @@ from pynetdriver.model import Endpoint, Network
 from pynetdriver.monitor import Monitor
 from pynetdriver.names import shim_link
 from pynetdriver.plan import Adopted, Bridge, Dummy, Parent, Plan, Upper
+from pynetdriver.registry import Registry
 
 
 class Report:
@@ -25,7 +26,8 @@ class Report:
 
     def __init__(
         self,
-        driver: NetworkDriver,
+        registry: Registry,
+        healing: Healing,
         ipam: IpamDriver,
         journal: Journal,
         kernel: Kernel,
@@ -34,7 +36,8 @@ class Report:
         sockets: Sequence[Path],
         state_dir: Path,
     ) -> None:
-        self._driver = driver
+        self._registry = registry
+        self._healing = healing
         self._ipam = ipam
         self._journal = journal
         self._kernel = kernel
@@ -46,7 +49,7 @@ class Report:
 
     async def status(self) -> answers.Status:
         """Describe the daemon."""
-        endpoints = self._driver.endpoints.values()
+        endpoints = self._registry.endpoints.values()
         return answers.Status(
             version=__version__,
             owner=owner(),
@@ -54,30 +57,30 @@ class Report:
             sockets=[str(path) for path in self._sockets],
             state_dir=str(self._state_dir),
             firewall=self._kernel.firewall.kind,
-            networks=len(self._driver.networks),
+            networks=len(self._registry.networks),
             endpoints=len(endpoints),
             ports=sum(len(one.ports) for one in endpoints),
             pools=self._ipam.use(),
             repairs=list(self._monitor.last_repairs),
             unfinished=sorted(self._journal.unfinished),
-            unsound=sorted(self._driver.unsound),
+            unsound=sorted(self._healing.unsound),
             metrics=await self._samples(),
         )
 
     async def networks(self) -> list[answers.Network]:
         """Describe all networks; what links are called in containers is looked up, outside the event loop."""
-        inside = await asyncio.to_thread(names_inside) if self._driver.endpoints else {}
+        inside = await asyncio.to_thread(names_inside) if self._registry.endpoints else {}
         members: dict[str, list[answers.Endpoint]] = {}
-        for one in self._driver.endpoints.values():
-            if one.network_id in self._driver.networks:
-                members.setdefault(one.network_id, []).append(_endpoint(one, self._driver.endpoint_plan(one), inside))
-        return [self._network(one, members.get(one.id, [])) for one in self._driver.networks.values()]
+        for one in self._registry.endpoints.values():
+            if one.network_id in self._registry.networks:
+                members.setdefault(one.network_id, []).append(_endpoint(one, self._registry.endpoint_plan(one), inside))
+        return [self._network(one, members.get(one.id, [])) for one in self._registry.networks.values()]
 
     def _network(self, network: Network, endpoints: list[answers.Endpoint]) -> answers.Network:
         return answers.Network(
             id=network.id,
             backend=network.backend,
-            link=_link(self._driver.network_plan(network)),
+            link=_link(self._registry.network_plan(network)),
             internal=network.internal,
             options=network.options,
             subnets=[
@@ -88,7 +91,7 @@ class Report:
                 )
                 for one in network.subnets
             ],
-            sound=network.id not in self._driver.unsound,
+            sound=network.id not in self._healing.unsound,
             endpoints=endpoints,
         )
 

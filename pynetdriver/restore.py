@@ -14,17 +14,22 @@ import structlog
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_bridges
+from pynetdriver.healing import Healing
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Endpoint
 from pynetdriver.names import OUR_NAMES, VLAN_NAME
 from pynetdriver.plan import Plan
+from pynetdriver.registry import Registry
+from pynetdriver.siting import Siting
 
 log = structlog.get_logger()
 
 
-async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> None:
-    """Bring the kernel to what the store says, and the driver to know it.
+async def restore(
+    journal: Journal, kernel: Kernel, registry: Registry, driver: NetworkDriver, siting: Siting, healing: Healing
+) -> None:
+    """Bring the kernel to what the store says, and those who serve to know it.
 
     Raises:
         PynetError: a stored network has options that this pynet does not know; nothing is touched then.
@@ -32,8 +37,8 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
     networks, endpoints = journal.load()
     known = {one.id for one in networks}
     driver.restore(networks, [one for one in endpoints if one.network_id in known])
-    await driver.follow_host()
-    networks = list(driver.networks.values())
+    await siting.follow_all()
+    networks = list(registry.networks.values())
     links = kernel.netlink.links()
     plans: dict[str, Plan] = {}
     # Left by a removal that failed before its network's; such a link is collected below.
@@ -41,20 +46,20 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
     ]
     for network in networks:
-        plan = driver.network_plan(network)
+        plan = registry.network_plan(network)
         if network.phase == "ready":
             plans[plan.owner] = plan
         else:
             unwanted.append((network, plan))
-    endpoint_plans = {one.id: driver.endpoint_plan(one) for one in driver.endpoints.values()}
+    endpoint_plans = {one.id: registry.endpoint_plan(one) for one in registry.endpoints.values()}
     there = await kernel.links_of_plans(endpoint_plans.values())
-    for endpoint in driver.endpoints.values():
+    for endpoint in registry.endpoints.values():
         plan = endpoint_plans[endpoint.id]
-        ready = endpoint.phase == driver.networks[endpoint.network_id].phase == "ready"
+        ready = endpoint.phase == registry.networks[endpoint.network_id].phase == "ready"
         if ready and (
             there.has(plan)
             or kernel.netlink.is_missing(plan.lowers)
-            or (plan.lowers and await driver.is_revived(endpoint, plan))
+            or (plan.lowers and await healing.is_revived(endpoint, plan))
         ):
             plans[plan.owner] = plan
             driver.restore_ports(endpoint)
@@ -65,7 +70,7 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         kernel.share(plan)
         kernel.health.expect(plan)
         kind, _, id = plan.owner.partition(":")
-        if kind == "endpoint" and driver.endpoints[id].network_id in driver.unsound:
+        if kind == "endpoint" and registry.endpoints[id].network_id in healing.unsound:
             continue  # its port would go into a bridge that somebody else has by now
         try:
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
@@ -75,14 +80,14 @@ async def restore(journal: Journal, kernel: Kernel, driver: NetworkDriver) -> No
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":
-                driver.unsound.add(id)
+                healing.unsound.add(id)
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
     if known or not await _has_lost_its_store(kernel, links):
         await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
     await _collect(kernel, plans.values())
-    log.info("restored", networks=len(driver.networks), endpoints=len(driver.endpoints))
+    log.info("restored", networks=len(registry.networks), endpoints=len(registry.endpoints))
 
 
 async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:

@@ -17,9 +17,10 @@ import structlog
 
 from pynetdriver import __version__
 from pynetdriver.claim import owner
-from pynetdriver.driver import NetworkDriver, Reserve
+from pynetdriver.driver import NetworkDriver
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
+from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver, unique_local_prefix
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
@@ -28,15 +29,18 @@ from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
+from pynetdriver.locks import Locks
 from pynetdriver.metrics import Metrics
 from pynetdriver.monitor import Monitor
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.reconcile import Reconciler
+from pynetdriver.registry import Registry
 from pynetdriver.report import Report
 from pynetdriver.restore import restore
 from pynetdriver.server import Server
 from pynetdriver.server.admin import admin_application, metrics_application
 from pynetdriver.server.protocol import DEADLINE_S, Protocol, routes
+from pynetdriver.siting import Siting
 from pynetdriver.sockets import tcp_socket
 from pynetdriver.store.sqlite import SqliteStore
 
@@ -67,20 +71,22 @@ async def serve(
     netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
     journal = Journal(store, kernel)
-    leasing, neighbours = Leasing(store), Neighbours(Conflicts())
-    reserve: Reserve = lambda *asked: ipam.reserve(*asked)  # noqa: E731
-    driver = NetworkDriver(journal, kernel, ports, chains, neighbours, leasing, reserve)
+    registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
+    leasing = Leasing(store, registry, locks, journal, kernel, neighbours)
+    siting = Siting(registry, journal, netlink, neighbours, lambda *asked: ipam.reserve(*asked))
+    healing = Healing(registry, locks, journal, kernel, siting)
+    driver = NetworkDriver(registry, locks, journal, kernel, ports, chains, neighbours, leasing, siting, healing)
     pool6 = unique_local_prefix(_machine_id(state_dir))
     ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, neighbours, pool6)
     # Watched from before anything is compared, so that no change falls between.
     watch = Watch(kernel.health)
-    monitor = Monitor(kernel, driver, ipam, watch)
-    metrics = Metrics(driver, ipam, kernel, monitor, neighbours, leasing)
+    monitor = Monitor(kernel, registry, driver, healing, ipam, watch)
+    metrics = Metrics(registry, ipam, kernel, monitor, neighbours, leasing)
     protocol = Protocol(routes(driver, ipam, monitor.engine_started), metrics.observe_call)
-    report = Report(driver, ipam, journal, kernel, monitor, metrics.samples, list(engine_sockets), state_dir)
-    reconciler = Reconciler(kernel, driver, journal)
-    await restore(journal, kernel, driver)
-    driver.keep_leases()
+    report = Report(registry, healing, ipam, journal, kernel, monitor, metrics.samples, list(engine_sockets), state_dir)
+    reconciler = Reconciler(kernel, registry, driver, healing, journal)
+    await restore(journal, kernel, registry, driver, siting, healing)
+    leasing.keep_all()
     watching = asyncio.create_task(monitor.run())
     # What is there by now stays, so no collection has to look at it again: a whole one took 30 ms.
     gc.collect()

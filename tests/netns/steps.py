@@ -22,15 +22,19 @@ from pynetdriver.firewall import Firewall
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
+from pynetdriver.healing import Healing
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
+from pynetdriver.locks import Locks
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Route, Up, Upper, Veth
+from pynetdriver.registry import Registry
 from pynetdriver.restore import restore
+from pynetdriver.siting import Siting
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import SqliteStore
 from tests.lab.netns import Namespace
@@ -167,18 +171,25 @@ class Process:
         self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
         self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
         self.journal = Journal(self._store, self._kernel)
+        self._registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
+        leasing = Leasing(self._store, self._registry, locks, self.journal, self._kernel, neighbours)
+        self._siting = Siting(self._registry, self.journal, self._netlink, neighbours, lambda *_: None)
+        self._healing = Healing(self._registry, locks, self.journal, self._kernel, self._siting)
         self.driver = NetworkDriver(
+            self._registry,
+            locks,
             self.journal,
             self._kernel,
             self._ports,
             chains,
-            Neighbours(Conflicts()),
-            Leasing(self._store),
-            lambda *_: None,
+            neighbours,
+            leasing,
+            self._siting,
+            self._healing,
         )
 
     async def __aenter__(self) -> "Process":
-        await restore(self.journal, self._kernel, self.driver)
+        await restore(self.journal, self._kernel, self._registry, self.driver, self._siting, self._healing)
         return self
 
     async def __aexit__(self, *_: object) -> None:

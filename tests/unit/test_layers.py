@@ -13,7 +13,22 @@ PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
 #: This process on its host, before anything of the daemon is loaded.
 PROCESS = {"claim", "host", "sockets"}
-SERVICES = {"driver", "ipam", "journal", "leasing", "metrics", "monitor", "neighbours", "reconcile", "report", "restore"}
+SERVICES = {
+    "collecting",
+    "driver",
+    "healing",
+    "ipam",
+    "journal",
+    "leasing",
+    "metrics",
+    "monitor",
+    "neighbours",
+    "reconcile",
+    "registry",
+    "report",
+    "restore",
+    "siting",
+}
 ADAPTERS = {"admission", "backends", "firewall", "kernel", "lan", "store"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {

@@ -1,0 +1,119 @@
+"""What others damaged is made again: links, addresses, routes, and links in containers that went with their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterable
+from contextlib import suppress
+
+import structlog
+
+from pynetdriver.errors import PynetError
+from pynetdriver.journal import Journal
+from pynetdriver.kernel import Kernel
+from pynetdriver.locks import Locks
+from pynetdriver.model import Endpoint
+from pynetdriver.plan import Plan
+from pynetdriver.registry import Registry
+from pynetdriver.siting import Siting
+
+log = structlog.get_logger()
+
+
+class Healing:
+    """Applies again what networks and endpoints want."""
+
+    def __init__(self, registry: Registry, locks: Locks, journal: Journal, kernel: Kernel, siting: Siting) -> None:
+        self._registry = registry
+        self._lock = locks
+        self._journal = journal
+        self._kernel = kernel
+        self._siting = siting
+        #: Networks that are not on the host as they should be; they are tried again before anything joins them.
+        self.unsound: set[str] = set()
+
+    async def repair(self, owners: Iterable[str], *, switches: bool = False) -> set[str]:
+        """Apply again what owners want, a network before its endpoints; returns whose is right now.
+
+        Args:
+            switches: turn those of the host as well that somebody may have turned on purpose.
+        """
+        damaged: dict[str, set[str]] = {}
+        for kind, _, id in (owner.partition(":") for owner in owners):
+            endpoint = self._registry.endpoints.get(id) if kind == "endpoint" else None
+            if endpoint is not None:
+                damaged.setdefault(endpoint.network_id, set()).add(id)
+            elif kind == "network":
+                damaged.setdefault(id, set())
+        return set().union(*await asyncio.gather(*(self.repair_network(*one, switches) for one in damaged.items())))
+
+    async def repair_network(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[str]:
+        """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
+        repaired: set[str] = set()
+        if network_id in self.unsound:
+            endpoint_ids = {one.id for one in self._registry.endpoints.values() if one.network_id == network_id}
+        lost = await self._lost(endpoint_ids)
+        for id in (network_id, *endpoint_ids):
+            # What is being made or removed is not to be waited for.
+            if not self._registry.is_whole(network_id, id):
+                continue
+            async with self._lock(id):
+                if not self._registry.is_whole(network_id, id):
+                    continue
+                network = self._registry.networks[network_id]
+                if id == network_id:
+                    network = await self._siting.follow(network)
+                plan = (
+                    self._registry.network_plan(network)
+                    if id == network_id
+                    else self._registry.endpoint_plan(self._registry.endpoints[id])
+                )
+                try:
+                    if not await self._kernel.stands(plan):
+                        return repaired  # others have to make it again, or to bring it up
+                    if not self._kernel.netlink.is_missing(plan.anchors):
+                        if plan.foreign or switches:
+                            self._journal.use_settings(plan)
+                        await self._kernel.mend(plan)
+                        if id in lost:
+                            await self._rebuild(self._registry.endpoints[id], plan)
+                        repaired.add(plan.owner)
+                        self.unsound.discard(id)
+                except PynetError as error:
+                    # A link that is going at this moment is told of once it is gone.
+                    is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
+                    if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
+                        log.error("cannot mend", owner=plan.owner, error=str(error))
+                    if id == network_id:
+                        self.unsound.add(id)
+                        return repaired
+        return repaired
+
+    async def _lost(self, endpoint_ids: Iterable[str]) -> set[str]:
+        """Tell which endpoints' links are nowhere, as far as one look shows."""
+        plans = {
+            id: self._registry.endpoint_plan(self._registry.endpoints[id])
+            for id in endpoint_ids
+            if id in self._registry.endpoints
+        }
+        there = await self._kernel.links_of_plans(plans.values())
+        return {id for id, plan in plans.items() if plan.lowers and not there.has(plan)}
+
+    async def _rebuild(self, endpoint: Endpoint, plan: Plan) -> bool:
+        """Make a link again that is nowhere, in the container that had it; tells whether it is there."""
+        if (await self._kernel.links_of_plans([plan])).has(plan):
+            return True
+        if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.lowers):
+            return False
+        await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.interior(endpoint))
+        return True
+
+    async def is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
+        """Tell whether a link is there after all or could be made again, what it stood on being back just now."""
+        async with self._lock(endpoint.id):
+            if self._registry.endpoints.get(endpoint.id) is not endpoint:
+                return True  # others see to it
+            with suppress(PynetError):
+                return await self._rebuild(endpoint, plan)
+            return False

@@ -1,0 +1,120 @@
+"""What a network stands on: the links of the host that it names, and the addresses that the host takes on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from math import inf
+
+import structlog
+from msgspec.structs import replace
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.errors import Conflict, Exhausted
+from pynetdriver.journal import Journal
+from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.model import Facts, Network, Subnet
+from pynetdriver.neighbours import Neighbours
+from pynetdriver.pool import last_free
+from pynetdriver.registry import Registry, backend_of
+
+log = structlog.get_logger()
+
+Reserve = Callable[[str, IPNetwork, IPAddress | None, Iterable[IPAddress]], IPAddress | None]
+
+#: Links on which networks stand are looked at as endpoints come, but not for each of many.
+FOLLOW_S = 1.0
+#: So many addresses of a subnet are tried for the host.
+HOST_ADDRESSES = 16
+
+
+class Siting:
+    """Finds networks their place on the host, and follows it."""
+
+    def __init__(
+        self, registry: Registry, journal: Journal, netlink: Netlink, neighbours: Neighbours, reserve: Reserve
+    ) -> None:
+        """Know of nothing yet.
+
+        Args:
+            reserve: holds an address of one of pynet's own pools, given by address space and subnet: the named one,
+                or the last that is free and not among others; answers None for a pool that is not pynet's.
+        """
+        self._registry = registry
+        self._journal = journal
+        self._netlink = netlink
+        self._neighbours = neighbours
+        self._reserve = reserve
+        self._followed: dict[str, float] = {}
+
+    async def facts(self, network: Network) -> Facts:
+        """Look at what a network to come stands on."""
+        uplink, mtu = await self._netlink.uplink() or (None, Facts().uplink_mtu)
+        names = backend_of(network).named_links(network, uplink)
+        await self._journal.finish_on(set(names))
+        found = [await self._netlink.describe(name) for name in names]
+        return Facts(mtu, uplink, tuple(one for one in found if one is not None))
+
+    async def follow_all(self) -> None:
+        """Take notice that the links on which networks stand have other addresses or MACs by now.
+
+        One that is not there (yet) is what it was: others make it, unless pynet did.
+        """
+        for network in list(self._registry.networks.values()):
+            await self.follow(network)
+
+    async def follow(self, network: Network, within_s: float = 0.0) -> Network:
+        """Do so for one network, unless that was done within so many seconds; returns what it is then."""
+        if time.monotonic() - self._followed.get(network.id, -inf) < within_s:
+            return network
+        if not backend_of(network).FOLLOWS_HOST:
+            return network
+        self._followed[network.id] = time.monotonic()
+        names = backend_of(network).named_links(network, network.facts.uplink)
+        former = [network.facts.link(name) for name in names]
+        found = [await self._netlink.describe(name) for name in names]
+        links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
+        facts = replace(network.facts, links=tuple(one for one in links if one is not None))
+        current = self._registry.networks.get(network.id)
+        # As text, since networks of one subnet are equal whatever their own addresses are.
+        if current is None or current.phase != network.phase or str(facts) == str(network.facts):
+            return network
+        self._registry.networks[network.id] = replace(network, facts=facts)
+        self._neighbours.know(self._registry.networks[network.id])
+        return self._registry.networks[network.id]
+
+    async def with_host_addresses(self, network: Network) -> Network:
+        """Choose the addresses that the host takes on a network, such as nobody on its LAN has.
+
+        Raises:
+            Conflict: the one that the user named is in use.
+            Exhausted: others have all that were tried.
+        """
+        wanted = backend_of(network).host_addresses(network)
+        own = {one.ip for link in network.facts.links for one in link.addresses}
+        subnets = []
+        for subnet in network.subnets:
+            if subnet.pool in wanted:
+                taken = own.union(subnet.aux, [subnet.gateway] if subnet.gateway else [])
+                subnet = replace(subnet, host=await self._host_address(network, subnet, wanted[subnet.pool], taken))
+            subnets.append(subnet)
+        return replace(network, subnets=tuple(subnets))
+
+    async def _host_address(
+        self, network: Network, subnet: Subnet, named: IPAddress | None, taken: set[IPAddress]
+    ) -> IPAddress:
+        for _ in range(HOST_ADDRESSES):
+            held = self._reserve(subnet.space, subnet.pool, named, taken)
+            address = held or named or last_free(subnet.pool, taken)
+            mac = await self._neighbours.holder(network, address)
+            if mac is None:
+                return address
+            if named is not None:
+                raise Conflict(f"address {address}, which is to be the host's own, is in use by {mac}; choose another")
+            log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
+            taken = taken | {address}
+        raise Exhausted(f"other machines have the last addresses of {subnet.pool}; name one with host_access=ADDRESS")
+
+    def forget(self, network_id: str) -> None:
+        """Drop a network."""
+        self._followed.pop(network_id, None)
