@@ -36,6 +36,7 @@ class Collector:
         self._delete = delete
         self._engine_since = -inf
         self._joined: dict[str, float] = {}
+        self._left: dict[str, float] = {}
         self._adrift: dict[str, float] = {}
 
     def engine_started(self) -> None:
@@ -46,9 +47,14 @@ class Collector:
         """Note that an endpoint's link is about to move."""
         self._joined[endpoint_id] = time.monotonic()
 
+    def left(self, endpoint_id: str) -> None:
+        """Note that an endpoint's link went with its sandbox, and that the engine will delete or join it at once."""
+        self._left[endpoint_id] = time.monotonic()
+
     def forget(self, endpoint_id: str) -> None:
         """Drop an endpoint."""
         self._joined.pop(endpoint_id, None)
+        self._left.pop(endpoint_id, None)
 
     async def collect_dead(self) -> None:
         """Remove endpoints that the engine will not mention again.
@@ -75,6 +81,7 @@ class Collector:
             gone = forgotten or not (there.has(plan) or self._kernel.netlink.is_missing(plan.lowers))
             if gone and not forgotten and plan.lowers:
                 gone = not await self._healing.is_revived(endpoint, plan)
+            gone = gone and now - self._left.get(id, -inf) >= DYING_S
             if gone and self._registry.endpoints.get(id) is endpoint:
                 log.info("endpoint is gone, removing what is left", endpoint=id[:12])
                 await self._delete(id)

@@ -209,6 +209,7 @@ class NetworkDriver:
             endpoint = self._registry.endpoints.get(request.endpoint_id)
             if endpoint is not None and endpoint.phase == "ready" and (endpoint.sandbox or endpoint.ports):
                 await self._set_ports(endpoint, replace(endpoint, sandbox=None, ports=()))
+                self.collector.left(endpoint.id)
         return wire.Empty()
 
     async def program(self, request: wire.ProgramRequest) -> wire.Empty:
