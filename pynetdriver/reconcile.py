@@ -75,8 +75,8 @@ class Reconciler:
         ]
         found += [(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
         found += [(owner, _UNFINISHED, "is removed, but not all of it is gone") for owner in self._journal.unfinished]
-        leavings = await left_over(self._kernel, links, self._wanted())
-        found += [(_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it") for name in leavings]
+        async for name, _ in left_over(self._kernel, links, self._wanted()):
+            found.append((_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
         found += [(_PYNET, _RULES, what) for what in await self._kernel.firewall.differences()]
         if await self._driver.forwarding_is_missing():
             found.append((_PYNET, _CHAIN, "the engine's chain DOCKER-USER lacks what lets pynet's packets through"))
@@ -92,7 +92,7 @@ class Reconciler:
         await self._healing.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
         if _LEFT in kinds:
             links = self._kernel.netlink.links()
-            for name, kind in (await left_over(self._kernel, links, self._wanted())).items():
+            async for name, kind in left_over(self._kernel, links, self._wanted()):
                 await self._kernel.netlink.remove_link(name, kind)
         if _RULES in kinds:
             await self._kernel.firewall.rewrite()

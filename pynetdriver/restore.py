@@ -7,7 +7,7 @@ record are collected, unless a container uses them. A failure in one place stops
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import AsyncIterator, Iterable, Set
 
 import structlog
 
@@ -110,7 +110,7 @@ async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: 
 
 async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     """Remove links of ours that no plan names."""
-    for name, kind in (await left_over(kernel, kernel.netlink.links(), plans)).items():
+    async for name, kind in left_over(kernel, kernel.netlink.links(), plans):
         try:
             log.info("removing a link that nothing names", link=name)
             await kernel.netlink.remove_link(name, kind)
@@ -118,13 +118,14 @@ async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
             log.error("could not remove a link that nothing names", link=name, error=str(error))
 
 
-async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> dict[str, str]:
-    """Map links of ours that no plan names to their kinds; a link whose other end is in a container is in use.
+async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> AsyncIterator[tuple[str, str]]:
+    """Go through links of ours that no plan names, with their kinds; one whose other end is in a container is in use.
+
+    The ports of a bridge come before it, which is out of use once they are removed.
 
     A container's end has no group, so it is never collected by itself but goes with the host's end.
     """
     wanted = {name for plan in plans for name in plan.links}
-    found = {}
     for name in sorted(links - wanted, reverse=True):
         try:
             may_be = OUR_NAMES.fullmatch(name) or VLAN_NAME.fullmatch(name)
@@ -135,7 +136,6 @@ async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> d
             if await kernel.netlink.is_in_use(name) or (kind == "vlan" and await kernel.has_links_elsewhere()):
                 log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
             else:
-                found[name] = kind
+                yield name, kind
         except PynetError as error:
             log.error("could not look at a link that nothing names", link=name, error=str(error))
-    return found
