@@ -89,7 +89,7 @@ def test_outcomes() -> None:
 def scraped(**changes: Any) -> Scrape:
     """Write a picture of a daemon that has nothing but what is named, and read it."""
     settings: dict[str, Any] = {"networks": {}, "endpoints": [], "pools": [], "repairs": {}, "conflicts": 0}
-    settings |= {"registry": CollectorRegistry(), "renewals": {}, "carried": None}
+    settings |= {"counted": CollectorRegistry(), "renewals": {}, "carried": None}
     return Scrape(generate_latest(Picture(**(settings | changes))).decode())
 
 
