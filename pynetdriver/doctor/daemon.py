@@ -79,8 +79,8 @@ def found_by_engine(host: Host) -> Iterator[Finding]:
         if plugin.name in ("pynet", "pynet:latest"):
             yield error(
                 "name",
-                f"a managed plugin is installed as {plugin.name}: the engine takes `-d pynet` for that, and does not find it"
-                " under so short a name. Install it with --alias pynet-plugin",
+                f"a managed plugin is installed as {plugin.name}: the engine takes `-d pynet` for that, and does not"
+                " find it under so short a name. Install it with --alias pynet-plugin",
                 command=f"docker plugin rm -f {plugin.name}",
             )
     sockets = (SOCKET, SOCKET.parent / SOCKET.stem / SOCKET.name)

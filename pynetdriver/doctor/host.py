@@ -6,6 +6,7 @@ Nothing here changes anything. What cannot be read is absent: the doctor goes on
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 import struct
@@ -27,6 +28,7 @@ from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
 from pynetdriver.host import seen
 from pynetdriver.kernel.settings import ROOT
+from pynetdriver.kernel.wire import HEADER, route_socket
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Bridge
 
@@ -34,6 +36,9 @@ from pynetdriver.plan import Bridge
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _ROUTE_TYPES = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _MAIN = 254
+#: linux/rtnetlink.h, linux/if_link.h: RTM_NEWLINK; with request, acknowledge, exclusive and create (linux/netlink.h).
+_NEWLINK, _MAKE, _IFINFOMSG = 16, 0x605, 16
+_ADDRESS, _LINKINFO, _INFO_KIND = 1, 18, 1
 #: linux/if_addr.h: the address was made of a router advertisement.
 _PROTOCOL_RA = 2
 #: linux/netfilter/nf_tables.h: families of tables, hooks, policies.
@@ -206,6 +211,19 @@ class Host:
             )
             for one in found
         }
+
+    def lacks(self, kind: str) -> bool:
+        """Ask the kernel whether it knows links of a kind, with a request that it refuses in any case.
+
+        It looks for the kind first and checks the request then, in which a MAC of one byte is wrong and a link below
+        is missing (net/core/rtnetlink.c, rtnl_newlink).
+        """
+        request = bytes(_IFINFOMSG) + _attribute(_ADDRESS, b"\0")
+        request += _attribute(_LINKINFO, _attribute(_INFO_KIND, kind.encode() + b"\0"))
+        with route_socket() as one:
+            one.send(HEADER.pack(HEADER.size + len(request), _NEWLINK, _MAKE, 0, 0) + request)
+            (code,) = struct.unpack_from("=i", one.recv(4096), HEADER.size)
+        return bool(-code == errno.EOPNOTSUPP)
 
     @cached_property
     def addresses(self) -> list[HostAddress]:
@@ -389,6 +407,11 @@ def peer(one: socket.socket) -> int:
     """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
     raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("=iII", raw)[0])
+
+
+def _attribute(kind: int, content: bytes) -> bytes:
+    """Write an attribute of netlink(7), with its padding."""
+    return struct.pack("=HH", 4 + len(content), kind) + content.ljust(len(content) + -len(content) % 4, b"\0")
 
 
 def _nft(question: str) -> list[Any]:

@@ -6,10 +6,42 @@ from collections.abc import Iterator
 
 from pynetdriver.answers import Finding, Network
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, Link, title, versions
+from pynetdriver.doctor.host import Host, Link, is_ours, title, versions
 from pynetdriver.names import VLAN_NAME, shim_link
+from pynetdriver.plan import Bridge, Veth
 
 _MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
+
+
+def kinds(host: Host) -> Iterator[Finding]:
+    """The kernel can make the links of all networks: it may be another one since they were made."""
+    needed: dict[str, list[str]] = {}
+    for network in host.networks:
+        for kind in (Bridge.kind, Veth.kind) if network in host.bridged else (network.backend,):
+            needed.setdefault(kind, []).append(title(network))
+    for kind, networks in needed.items():
+        if host.lacks(kind):
+            yield error(
+                "kernel",
+                f"this kernel cannot make links of the kind {kind}, which network {', '.join(networks)} consists of: no"
+                " container of it starts. Load the module, or install the package of the kernel's modules, or restart"
+                " the host if its kernel was upgraded",
+                command=f"modprobe {kind}",
+            )
+
+
+def adopted(host: Host) -> Iterator[Finding]:
+    """A bridge that a network took over from somebody else stays his to keep."""
+    for name in dict.fromkeys(str(one.link) for one in host.bridged if one.link and not is_ours(one.link)):
+        networks = ", ".join(title(one) for one in host.bridged if one.link == name)
+        link = host.links.get(name)
+        if link is None or not link.up:
+            yield error(
+                "bridge",
+                f"the bridge {name}, which network {networks} uses, {'is down' if link else 'is not on this host'}: its"
+                " containers reach nobody" + ("" if link else ". Make it again as it was"),
+                command=f"ip link set dev {name} up" if link else f"ip link add dev {name} up type {Bridge.kind}",
+            )
 
 
 def parents(host: Host) -> Iterator[Finding]:
@@ -116,4 +148,4 @@ def own_links(host: Host) -> Iterator[Finding]:
         )
 
 
-CHECKS = (parents, mtus, own_links)
+CHECKS = (kinds, adopted, parents, mtus, own_links)

@@ -19,14 +19,15 @@ def patient(lab: Lab) -> Iterator[Patient]:
         yield one
 
 
-def test_nothing_is_wrong_with_a_healthy_host(lab: Lab, site: Site, patient: Patient) -> None:
+@pytest.mark.parametrize("backend", ["macvlan", pytest.param("ipvlan", marks=pytest.mark.needs_kernel("ipvlan"))])
+def test_nothing_is_wrong_with_a_healthy_host(lab: Lab, site: Site, patient: Patient, backend: str) -> None:
     """With networks of all kinds, containers and ports; also without any."""
     assert patient.examine() == []
     lab.network("web", "--ipv6", "--subnet", "10.61.0.0/24", "--subnet", "fd00:61::/64")
     lab.network("kept", "--internal", "--subnet", "10.62.0.0/24")
     lab.network("apart", "--subnet", "10.63.0.0/24", "-o", "com.docker.network.bridge.enable_icc=false")
     lab.network(
-        *("lan", "-o", "backend=macvlan", "-o", f"parent={site.PARENT}", "-o", "host_access=198.51.100.200"),
+        *("lan", "-o", f"backend={backend}", "-o", f"parent={site.PARENT}", "-o", "host_access=198.51.100.200"),
         *("--subnet", site.SUBNET4, "--gateway", site.ROUTER4, "--ip-range", "198.51.100.128/26"),
     )
     lab.network("own", "--ipam-driver", "pynet")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.lab.ailing import Patient
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
+from tests.vm import kernel
 
 from .host import GENERIC, NETWORK, OTHER, PROGRAM, UNKNOWN, Host, both_firewalls, endpoint, network, port, program
 from .inside import inside
@@ -615,6 +617,34 @@ class TestParent:
 
 
 class TestLinks:
+    @pytest.mark.parametrize("happens", ["set br7 down", "delete br7"])
+    def test_adopted_bridge(self, ward: Ward, happens: str) -> None:
+        """pynet waits for who made it."""
+        ward.netns.run("ip", "link", "add", "br7", "up", "type", "bridge")
+        named = {GENERIC: {"com.docker.network.bridge.name": "br7"}}
+        ward.host.ok("CreateNetwork", {**network(OTHER, 7), "Options": named})
+        assert ward.examine() == []
+        ward.netns.run("ip", "link", *happens.split())
+        assert "br7" in ward.host.refused("CreateEndpoint", endpoint(3, OTHER, 7))
+        found = {one["check"]: one for one in ward.examine()}
+        assert found.keys() <= {"bridge", "networks"} and "br7" in found["bridge"]["what"]
+        ward.follow(found["bridge"]["command"])
+        eventually(lambda: ward.examine() == [])
+        ward.host.ok("CreateEndpoint", endpoint(3, OTHER, 7))
+
+    @pytest.mark.skipif(not kernel.lacks("ipvlan"), reason="this kernel has all kinds of links")
+    def test_kernel_without_the_kind(self, bare: Ward) -> None:
+        """The state is from another kernel, which had it."""
+        bare.host.daemon.kill()
+        with closing(sqlite3.connect(bare.host.daemon.state_dir / "pynet.db")) as store, store:
+            store.execute(
+                "UPDATE record SET data = CAST(replace(data, 'macvlan', 'ipvlan') AS BLOB) WHERE kind = 'network'"
+            )
+        bare.host.daemon.start()
+        assert "kernel" in bare.host.refused("CreateEndpoint", endpoint_on(3, address4="192.0.2.11/24"))
+        found = {one["check"]: one for one in bare.examine()}
+        assert found.keys() <= {"kernel", "networks"} and found["kernel"]["command"] == "modprobe ipvlan"
+
     @pytest.mark.parametrize("what", [BRIDGE, "pnh000200020002"])
     def test_own_link_is_down(self, ward: Ward, what: str) -> None:
         """While pynet is away; else it is up again at once."""

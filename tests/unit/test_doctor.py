@@ -1,0 +1,183 @@
+"""How the doctor reads rules, and what it says of what the daemon said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from netaddr import IPAddress
+
+from pynetdriver.answers import Network, PoolUse, Status, Subnet
+from pynetdriver.doctor import daemon
+from pynetdriver.doctor.host import Host, Link, Told
+from pynetdriver.doctor.kernel import dotted
+from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
+from pynetdriver.names import LINK_GROUP
+
+ID = "9f" * 32
+
+
+def link(name: str, group: int = 0) -> Link:
+    return Link(name, 1, "bridge", True, True, 1500, group, None, None, False)
+
+
+#: Out of a container, and in by a published port.
+OUT = Packet("", 4, IPAddress("10.9.0.2"), IPAddress("1.1.1.1"), 443, link("pn-x", LINK_GROUP), link("eth0"))
+IN = Packet(
+    "", 4, IPAddress("1.1.1.1"), IPAddress("10.9.0.2"), 80, link("eth0"), link("pn-x", LINK_GROUP), translated=True
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "out", "into"),
+    [
+        ("-A F -j ACCEPT", True, True),
+        ("-A F -i pn-x -j ACCEPT", True, False),
+        ("-A F ! -i pn-x -j ACCEPT", False, True),
+        ("-A F -i pn+ -o eth+ -j ACCEPT", True, False),
+        ("-A F -s 10.9.0.0/24 ! -d 10.9.0.0/24 -j ACCEPT", True, False),
+        ("-A F -p tcp -m tcp --dport 443 -j ACCEPT", True, False),
+        ("-A F -p tcp -m multiport --dports 22,80:90 -j ACCEPT", False, True),
+        ("-A F -p udp -m udp --dport 443 -j ACCEPT", False, False),
+        ("-A F -p icmp -m icmp --icmp-type 8 -j ACCEPT", False, False),
+        ("-A F -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", False, False),
+        ("-A F -m conntrack --ctstate NEW -j ACCEPT", True, True),
+        ("-A F -m conntrack --ctstate DNAT -j ACCEPT", False, True),
+        ("-A F -m devgroup --src-group 0x706e -j ACCEPT", True, False),
+        ('-A F -m comment --comment "any one" -m devgroup --dst-group 0x706e -j ACCEPT', False, True),
+        ("-A F -m set --match-set some dst -j ACCEPT", None, None),
+        ("-A F -i pn-x -m set ! --match-set some dst -j ACCEPT", None, False),
+    ],
+)
+def test_rules_of_iptables(rule: str, out: bool | None, into: bool | None) -> None:
+    assert read_iptables(rule, OUT) == ("F", Rule(out, "accept", "ACCEPT"))
+    assert read_iptables(rule, IN) == ("F", Rule(into, "accept", "ACCEPT"))
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict"),
+    [
+        ("-j DROP", "drop"),
+        ("-j REJECT --reject-with icmp-port-unreachable", "drop"),
+        ("-j RETURN", "return"),
+        ("-j ufw-forward", "jump"),
+        ("-g elsewhere", "goto"),
+    ],
+)
+def test_targets_of_iptables(target: str, verdict: str) -> None:
+    found = read_iptables(f"-A F {target}", OUT)
+    assert found is not None and found[1].verdict == verdict
+    assert read_iptables(":FORWARD DROP [0:0]", OUT) is None
+
+
+def match(left: Any, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+META, CT = "meta", "ct"
+
+
+@pytest.mark.parametrize(
+    ("one", "out", "into"),
+    [
+        (match({META: {"key": "iifname"}}, "pn-x"), True, False),
+        (match({META: {"key": "iifname"}}, "pn-*"), True, False),
+        (match({META: {"key": "oif"}}, "pn-x", "!="), True, False),
+        (match({META: {"key": "oifname"}}, {"set": ["eth0", "eth1"]}), True, False),
+        (match({META: {"key": "oifname"}}, "@some"), None, None),
+        (match({META: {"key": "iifgroup"}}, LINK_GROUP), True, False),
+        (match({META: {"key": "l4proto"}}, {"set": ["tcp", "udp"]}), True, True),
+        (match({META: {"key": "mark"}}, 7), None, None),
+        (match({CT: {"key": "state"}}, ["established", "related"], "in"), False, False),
+        (match({CT: {"key": "state"}}, "new", "in"), True, True),
+        (match({CT: {"key": "status"}}, "dnat", "in"), False, True),
+        (
+            match({"payload": {"protocol": "ip", "field": "saddr"}}, {"prefix": {"addr": "10.9.0.0", "len": 24}}),
+            True,
+            False,
+        ),
+        (match({"payload": {"protocol": "ip", "field": "daddr"}}, "10.9.0.2"), False, True),
+        (match({"payload": {"protocol": "ip6", "field": "daddr"}}, "fd00::2"), False, False),
+        (match({"payload": {"protocol": "tcp", "field": "dport"}}, {"set": [22, {"range": [80, 90]}]}), False, True),
+        (match({"payload": {"protocol": "udp", "field": "dport"}}, 80), False, False),
+        ({"xt": {"type": "match", "name": "set"}}, None, None),
+        ({"counter": {"packets": 0, "bytes": 0}}, True, True),
+    ],
+)
+def test_rules_of_nftables(one: dict[str, Any], out: bool | None, into: bool | None) -> None:
+    assert read_nft([one, {"accept": None}], OUT) == Rule(out, "accept")
+    assert read_nft([one, {"accept": None}], IN) == Rule(into, "accept")
+
+
+def test_verdict_maps() -> None:
+    """What is in the map decides; a map with a name may hold anything."""
+    key = {META: {"key": "iifname"}}
+    within = {"vmap": {"key": key, "data": {"set": [["eth0", {"drop": None}], ["pn-x", {"jump": {"target": "mine"}}]]}}}
+    assert read_nft([within], OUT) == Rule(True, "jump", "mine")
+    assert read_nft([within], IN) == Rule(True, "drop")
+    assert read_nft([{"vmap": {"key": key, "data": {"set": [["lo", {"accept": None}]]}}}], OUT).holds is False
+    assert read_nft([{"vmap": {"key": key, "data": "@zones"}}], OUT) == Rule(None, "accept")
+
+
+@pytest.mark.parametrize(
+    ("chains", "policy_drops", "where"),
+    [
+        ({"F": []}, False, None),
+        ({"F": []}, True, Drop("F", None)),
+        ({"F": [Rule(False, "accept"), Rule(True, "drop")]}, False, Drop("F", 2)),
+        ({"F": [Rule(None, "accept"), Rule(True, "drop")]}, True, None),
+        ({"F": [Rule(None, "drop")]}, False, None),
+        ({"F": [Rule(True, "jump", "a"), Rule(True, "accept")], "a": [Rule(True, "drop")]}, False, Drop("a", 1)),
+        ({"F": [Rule(None, "jump", "a")], "a": [Rule(True, "drop")]}, False, None),
+        ({"F": [Rule(None, "jump", "a")], "a": [Rule(True, "accept")]}, True, None),
+        ({"F": [Rule(True, "jump", "a")], "a": [Rule(True, "return"), Rule(True, "accept")]}, True, Drop("F", None)),
+        ({"F": [Rule(True, "goto", "a"), Rule(True, "accept")], "a": []}, True, Drop("F", None)),
+        ({"F": [Rule(True, "jump", "LOG"), Rule(True, "")]}, True, Drop("F", None)),
+        ({"F": [Rule(True, "jump", "F")]}, True, Drop("F", None)),
+    ],
+)
+def test_where_a_packet_is_dropped(chains: dict[str, list[Rule]], policy_drops: bool, where: Drop | None) -> None:
+    """Only what is certain is said: a rule that may hold accepts, and does not drop."""
+    assert dropped("F", lambda chain: chains.get(chain, []), policy_drops=policy_drops) == where
+
+
+def test_switches_of_links_with_dots() -> None:
+    """As sysctl(8) wants them."""
+    assert dotted("ipv4/ip_forward") == "net.ipv4.ip_forward"
+    assert dotted("ipv4/conf/eth0.50/rp_filter") == "net.ipv4.conf.eth0/50.rp_filter"
+
+
+def host(**changed: Any) -> Host:
+    said = {
+        **{"version": "1", "owner": "", "since": 0.0, "sockets": [], "state_dir": "/x", "firewall": "nftables"},
+        **{"networks": 1, "endpoints": 0, "ports": 0, "pools": [], "repairs": [], "metrics": []},
+        **{"unfinished": [], "unsound": [], **changed},
+    }
+    network = Network(
+        id=ID,
+        name="web",
+        backend="b",
+        internal=False,
+        options={},
+        sound=True,
+        endpoints=[],
+        subnets=[Subnet(pool="10.9.0.0/24")],
+    )
+    told = Told(sockets=[Path("/x.sock")], state_dir=Path("/x"), status=Status(**said), networks=[network])
+    return Host(told)
+
+
+def test_what_the_daemon_could_not_do() -> None:
+    """Networks by the names that users gave them."""
+    unsound, unfinished = daemon.soundness(host(unsound=[ID], unfinished=["endpoint:0123456789ab"]))
+    assert "network web is not on this host" in unsound.what and unsound.command == "pynet reconcile"
+    assert "endpoint:0123456789ab" in unfinished.what and unfinished.command == "pynet reconcile"
+    assert not list(daemon.soundness(host()))
+
+
+def test_full_pools() -> None:
+    """Told with the network whose it is."""
+    pool = PoolUse(subnet="10.9.0.0/24", space="x", size=253, used=253)
+    (finding,) = daemon.pools(host(pools=[pool]))
+    assert "network web" in finding.what and finding.command == "docker ps --filter network=web"
