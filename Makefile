@@ -35,7 +35,7 @@ test: deps lint ## run everything: lint, tests without root, in namespaces, thro
 	.venv/bin/pytest -n 3 --dist loadgroup
 	@$(MAKE) --no-print-directory test-vm
 
-test-vm: deps venv ## only the tests of ipvlan, VLANs and reboots, on Debian's kernel in QEMU (as root)
+test-vm: deps venv ## only the tests of ipvlan, VLANs, reboots and the service, on Debian's kernel in QEMU (as root)
 	@tests/lab/packages.sh --vm || true
 	.venv/bin/python -m tests.vm
 
