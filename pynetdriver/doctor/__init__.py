@@ -2,7 +2,8 @@
 
 | module | what |
 |---|---|
-| `host` | the facts, each looked up once |
+| `facts`, `host` | what was told, and what the kernel has, each looked up once |
+| `findings` | their form |
 | `daemon` | the daemon, its socket, its state |
 | `kernel` | switches and tables of the kernel |
 | `firewall`, `packets` | rules that are missing or in the way |
@@ -19,8 +20,9 @@ from collections.abc import Callable, Iterator
 
 from pynetdriver.answers import Finding
 from pynetdriver.doctor import addresses, daemon, firewall, kernel, links
+from pynetdriver.doctor.facts import Plugin, Told
 from pynetdriver.doctor.findings import error
-from pynetdriver.doctor.host import Host, Plugin, Told
+from pynetdriver.doctor.host import Host
 
 __all__ = ["Plugin", "Told", "examine"]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.facts import Way, title, versions
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, Way, text, title, versions
+from pynetdriver.doctor.host import Host, text
 from pynetdriver.names import shim_link
 
 _LISTENING = "0A"
@@ -36,7 +37,7 @@ def ways_in(host: Host) -> Iterator[Finding]:
     """The host's packets to a container have to take the network's link."""
     for network in host.networks:
         link = network.link if network in host.bridged else shim_link(network.link or "")
-        if link not in host.links:
+        if link not in host.links or not host.links[link].up:
             continue
         said: set[str] = set()
         for address in _targets(host, network):

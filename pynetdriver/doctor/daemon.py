@@ -9,13 +9,15 @@ from pathlib import Path
 
 from pynetdriver import __version__
 from pynetdriver.answers import SOCKET, Finding
+from pynetdriver.doctor.facts import title
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, peer, text, title
+from pynetdriver.doctor.host import Host, peer, text
 from pynetdriver.host import seen
 
 #: Where the engine looks after its own folder for sockets (moby, pkg/plugins/discovery.go).
 _SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 _CONNECT_S = 1.0
+_SERVICE_MANAGER = 1
 #: A published port takes two descriptors.
 _NEARLY_ALL = 0.9
 #: SQLite writes a page and its journal.
@@ -39,12 +41,14 @@ def serving(host: Host) -> Iterator[Finding]:
             yield error(
                 "daemon",
                 f"pynet is running, but somebody removed its socket {path}: the engine does not find it",
-                command=_again(host, host.daemon_pid),
+                command=host.again(host.daemon_pid),
             )
     except OSError as refusal:
         yield _absent(host, f"the socket {path} cannot be reached: {refusal.strerror or refusal}")
     else:
-        if host.status is None:
+        if host.status is None and host.daemon_pid is None and pid == _SERVICE_MANAGER:
+            yield _absent(host, f"systemd listens at {path}, but the service behind it does not run")
+        elif host.status is None:
             yield _silent(host, path, host.daemon_pid or pid)
 
 
@@ -62,15 +66,10 @@ def _silent(host: Host, path: Path, pid: int) -> Finding:
     if status.get("State", "").startswith(("T", "t")):
         what, command = f"{who} serves {path}, but somebody stopped it: every call waits", f"kill -CONT {pid}"
     elif pid == host.daemon_pid:
-        what, command = f"pynet, {who}, does not answer: {host.told.refusal}", _again(host, pid)
+        what, command = f"pynet, {who}, does not answer: {host.told.refusal}", host.again(pid)
     else:
-        what, command = f"{who} serves {path}, and it is not pynet: {host.told.refusal}", _again(host, pid)
+        what, command = f"{who} serves {path}, and it is not pynet: {host.told.refusal}", f"kill {pid} && {host.start}"
     return error("daemon", what, command=command)
-
-
-def _again(host: Host, pid: int | None) -> str:
-    """The command that ends a process that is in the way and starts pynet."""
-    return host.start if pid is None or host.start.startswith("systemctl") else f"kill {pid} && {host.start}"
 
 
 def found_by_engine(host: Host) -> Iterator[Finding]:
@@ -145,7 +144,7 @@ def versions_match(host: Host) -> Iterator[Finding]:
             "version",
             f"the daemon is pynet {host.status.version} and this command {__version__}: it was not started again since"
             " the upgrade",
-            command=_again(host, host.daemon_pid),
+            command=host.again(host.daemon_pid),
         )
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.facts import BaseChain, title, versions
 from pynetdriver.doctor.findings import error
-from pynetdriver.doctor.host import BaseChain, Host, title, versions
+from pynetdriver.doctor.host import Host
 from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
 from pynetdriver.firewall.engine import CHAIN, engine_bridges
 from pynetdriver.firewall.iptables import left_behind

@@ -11,8 +11,6 @@ import re
 import socket
 import struct
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,14 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
-from pynetdriver.answers import SOCKET, STATE_DIR, Network, Status, folder_beside
+from pynetdriver.answers import SOCKET, STATE_DIR, Network, folder_beside
+from pynetdriver.doctor.facts import BaseChain, HostAddress, HostRoute, Link, Table, Told, Way, is_ours
 from pynetdriver.errors import HostError, PynetError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
 from pynetdriver.host import seen
 from pynetdriver.kernel.settings import ROOT
 from pynetdriver.kernel.wire import HEADER, route_socket
-from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Bridge
 
 #: linux/if.h, linux/if_link.h: the link is up; something is at its other end.
@@ -46,107 +44,9 @@ _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 _NFT_DORMANT = 1
 _NF_DROP = 0
 _COMMAND_S = 3.0
-_UNIT = "pynet.service"
-_UNITS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A managed plugin of the engine's, by its whole name."""
-
-    name: str
-    enabled: bool
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the daemon and the engine said, or that they said nothing.
-
-    Args:
-        sockets: where pynet serves engines, the host's own first.
-        state_dir: where the daemon keeps its state, if it does not say so itself.
-        refusal: why there is no status.
-        plugins: the engine's managed plugins, None if the engine could not be asked.
-        names: of the engine's networks that are pynet's, by id; None if the engine could not be asked.
-    """
-
-    sockets: Sequence[Path]
-    state_dir: Path
-    status: Status | None = None
-    networks: Sequence[Network] = ()
-    refusal: str = ""
-    plugins: Sequence[Plugin] | None = None
-    names: dict[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Link:
-    """A link of this namespace; `running` says that there is something at its other end."""
-
-    name: str
-    index: int
-    kind: str
-    up: bool
-    running: bool
-    mtu: int
-    group: int
-    master: str | None
-    lower: str | None
-    elsewhere: bool
-
-    @property
-    def is_bridge(self) -> bool:
-        return self.kind == Bridge.kind
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is a bridge or port of pynet's own."""
-        return self.group == LINK_GROUP
-
-
-@dataclass(frozen=True)
-class HostAddress:
-    """An address of a link; `advertised` says that a router's advertisement brought it."""
-
-    link: str
-    address: IPNetwork
-    advertised: bool
-
-
-@dataclass(frozen=True)
-class HostRoute:
-    """A route of the main table to a prefix; None for a route by several links."""
-
-    to: IPNetwork
-    link: str | None
-
-
-@dataclass(frozen=True)
-class Way:
-    """Where this host sends a packet: `kind` is unicast, local, blackhole, unreachable or prohibit."""
-
-    kind: str
-    link: str | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of nftables."""
-
-    family: str
-    name: str
-    dormant: bool
-
-
-@dataclass(frozen=True)
-class BaseChain:
-    """A chain of nftables that packets enter at a hook, by its number in linux/netfilter.h."""
-
-    family: str
-    table: str
-    name: str
-    hook: int
-    drops: bool
+_SERVICE = "pynet.service"
+_UNITS = f"pynet.socket {_SERVICE}"
+_UNIT_FOLDERS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
 
 
 class Host:
@@ -160,17 +60,29 @@ class Host:
     @cached_property
     def start(self) -> str:
         """The command that starts pynet, the way it is installed here."""
+        if self.has_service:
+            return f"systemctl reset-failed {_UNITS} && systemctl start {_UNITS}"
         for plugin in self.told.plugins or ():
-            if "pynet" in plugin.name and not plugin.enabled:
-                return f"docker plugin enable {plugin.name}"
-        if any((folder / _UNIT).exists() for folder in _UNITS):
-            return f"systemctl restart {_UNIT}"
+            if re.search(r"\bpynet\b", plugin.name):
+                enable = f"docker plugin enable {plugin.name}"
+                return f"docker plugin disable -f {plugin.name} && {enable}" if plugin.enabled else enable
         words = ["pynet serve"]
         if tuple(self.told.sockets) != (SOCKET,):
             words += [f"--socket {path}" for path in self.told.sockets]
         if self.told.state_dir != STATE_DIR:
             words.append(f"--state-dir {self.told.state_dir}")
         return " ".join(words)
+
+    def again(self, pid: int | None) -> str:
+        """The command that ends a process which is in the way, and starts pynet."""
+        if self.has_service:
+            return f"systemctl restart {_SERVICE}"
+        return self.start if pid is None else f"kill {pid} && {self.start}"
+
+    @property
+    def has_service(self) -> bool:
+        """Whether pynet is installed as a service of this host."""
+        return any((folder / _SERVICE).exists() for folder in _UNIT_FOLDERS)
 
     @cached_property
     def daemon_pid(self) -> int | None:
@@ -370,21 +282,6 @@ class Host:
             if "filter" in xtables.present(version):
                 found[f"{command}-legacy"] = run(f"{command}-legacy-save", "-t", "filter").splitlines()
         return found
-
-
-def is_ours(name: str) -> bool:
-    """Tell whether a network's link is one that pynet makes for it alone."""
-    return re.fullmatch(r"pn-[0-9a-z]{12}", name) is not None
-
-
-def title(network: Network) -> str:
-    """What a user calls a network."""
-    return network.name or network.id[:12]
-
-
-def versions(network: Network) -> list[int]:
-    """The IP versions of a network."""
-    return sorted({IPNetwork(one.pool).version for one in network.subnets})
 
 
 def text(path: Path) -> str | None:

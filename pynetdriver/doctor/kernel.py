@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pynetdriver.answers import Finding
+from pynetdriver.doctor.facts import is_ours, title, versions
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, is_ours, title, versions
+from pynetdriver.doctor.host import Host
 
 _NAMES = {4: "ipv4", 6: "ipv6"}
 #: The host's switch: writing it sets every link's own.

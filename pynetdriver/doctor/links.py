@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pynetdriver.answers import Finding, Network
+from pynetdriver.doctor.facts import Link, is_ours, title, versions
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, Link, is_ours, title, versions
+from pynetdriver.doctor.host import Host
 from pynetdriver.names import VLAN_NAME, shim_link
 from pynetdriver.plan import Bridge, Veth
 
@@ -37,7 +38,7 @@ def adopted(host: Host) -> Iterator[Finding]:
         link = host.links.get(name)
         if link is None or not link.up:
             yield error(
-                "bridge",
+                "adopted",
                 f"the bridge {name}, which network {networks} uses, {'is down' if link else 'is not on this host'}: its"
                 " containers reach nobody" + ("" if link else ". Make it again as it was"),
                 command=f"ip link set dev {name} up" if link else f"ip link add dev {name} up type {Bridge.kind}",

@@ -14,7 +14,7 @@ from typing import Any
 
 from netaddr import AddrFormatError, IPAddress, IPNetwork
 
-from pynetdriver.doctor.host import Link
+from pynetdriver.doctor.facts import Link
 
 #: True, False, or None for what cannot be told.
 Holds = bool | None

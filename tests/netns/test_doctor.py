@@ -465,9 +465,7 @@ class TestFirewall:
     def test_a_policy_in_nftables(self, ward: Ward, adopted: bool) -> None:
         """As in a firewall by the book of the distribution; bridges of others are named by their name."""
         if adopted:
-            ward.netns.run("ip", "link", "add", "br7", "up", "type", "bridge")
-            named = {GENERIC: {"com.docker.network.bridge.name": "br7"}}
-            ward.host.ok("CreateNetwork", {**network(OTHER, 7), "Options": named})
+            _adopt(ward)
         ward.netns.run("nft", "-f", "-", input=DENYING)
         assert not ward.is_published()
         ward.cured("other-rules", lambda: ward.gets_out() and ward.gets_out_by_ipv6(), "inet filter forward")
@@ -617,18 +615,23 @@ class TestParent:
 
 
 class TestLinks:
-    @pytest.mark.parametrize("happens", ["set br7 down", "delete br7"])
-    def test_adopted_bridge(self, ward: Ward, happens: str) -> None:
+    def test_adopted_bridge_is_down(self, ward: Ward) -> None:
+        """pynet brings it up for the next container; those that are there wait."""
+        _adopt(ward)
+        with container(ward.host, 3, "10.7.0.3/24", network_id=OTHER) as sandbox:
+            eventually(lambda: reaches(sandbox, Lan.NEIGHBOUR4, 1))
+            assert ward.examine() == []
+            ward.netns.run("ip", "link", "set", "br7", "down")
+            ward.cured("adopted", lambda: reaches(sandbox, Lan.NEIGHBOUR4, 1), "br7", "is down")
+
+    def test_adopted_bridge_is_gone(self, ward: Ward) -> None:
         """pynet waits for who made it."""
-        ward.netns.run("ip", "link", "add", "br7", "up", "type", "bridge")
-        named = {GENERIC: {"com.docker.network.bridge.name": "br7"}}
-        ward.host.ok("CreateNetwork", {**network(OTHER, 7), "Options": named})
-        assert ward.examine() == []
-        ward.netns.run("ip", "link", *happens.split())
+        _adopt(ward)
+        ward.netns.run("ip", "link", "delete", "br7")
         assert "br7" in ward.host.refused("CreateEndpoint", endpoint(3, OTHER, 7))
         found = {one["check"]: one for one in ward.examine()}
-        assert found.keys() <= {"bridge", "networks"} and "br7" in found["bridge"]["what"]
-        ward.follow(found["bridge"]["command"])
+        assert found.keys() <= {"adopted", "networks"} and "not on this host" in found["adopted"]["what"]
+        ward.follow(found["adopted"]["command"])
         eventually(lambda: ward.examine() == [])
         ward.host.ok("CreateEndpoint", endpoint(3, OTHER, 7))
 
@@ -790,6 +793,14 @@ table inet TABLE {
   }
 }
 """.replace("meta l4proto { icmp, ipv6-icmp } accept;", "")
+
+
+def _adopt(ward: Ward) -> None:
+    """Make a network on a bridge of somebody else's."""
+    ward.netns.run("ip", "link", "add", "br7", "up", "type", "bridge")
+    named = {GENERIC: {"com.docker.network.bridge.name": "br7"}}
+    ward.host.ok("CreateNetwork", {**network(OTHER, 7), "Options": named})
+    ward.neighbour.run("ip", "route", "replace", "10.7.0.0/24", "via", Lan.HOST4)
 
 
 def _engine_rules(ward: Ward, kind: str) -> None:

@@ -10,7 +10,8 @@ from netaddr import IPAddress
 
 from pynetdriver.answers import Network, PoolUse, Status, Subnet
 from pynetdriver.doctor import daemon
-from pynetdriver.doctor.host import Host, Link, Told
+from pynetdriver.doctor.facts import Link, Told
+from pynetdriver.doctor.host import Host
 from pynetdriver.doctor.kernel import dotted
 from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
 from pynetdriver.names import LINK_GROUP
