@@ -14,6 +14,8 @@ from .roots import kept
 PROJECT = Path(__file__).resolve().parents[2]
 #: What decides on its content, besides Debian's packages.
 SOURCES = ("rootfs", "plugin", "pynetdriver", "pyproject.toml", "README.md")
+#: How many former ones are not removed: other checkouts may use them.
+KEPT = 3
 
 
 def built_plugin() -> Path:
@@ -64,6 +66,9 @@ def another_version(plugin: Path, folder: Path, version: str) -> None:
 def _build(folder: Path) -> None:
     folder.mkdir()
     (folder / "digest").write_text(build(folder / "plugin"))
+    former = sorted(folder.parent.glob("plugin-*[0-9a-f]"), key=lambda one: one.stat().st_ctime)
+    for one in former[:-KEPT]:
+        run("rm", "-rf", "--one-file-system", str(one))
 
 
 def _sources() -> Iterator[Path]:

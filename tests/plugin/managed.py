@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,18 +33,13 @@ def reference(version: str) -> str:
 class Losses:
     """What went lost between the neighbour and a container, of how many."""
 
-    pings: str = ""  #: what ping(8) said in the end
+    pings: int = 0  #: packets that were sent, but for the last, whose answer was not waited for
+    unanswered: int = 0
     pages: int = 0  #: that were asked for, each over a new connection
     missing: int = 0  #: that nobody answered
 
-    @property
-    def lost(self) -> int:
-        """Packets and pages together."""
-        sent, received = (int(word.split()[0]) for word in self.pings.split(", ")[:2])
-        return sent - received + self.missing
-
     def __str__(self) -> str:
-        return f"{self.pings}; {self.missing} of {self.pages} pages missing"
+        return f"{self.unanswered} of {self.pings} pings and {self.missing} of {self.pages} new connections lost"
 
 
 @dataclass
@@ -110,7 +106,7 @@ class Managed:
         """Ping the neighbour from a container, twenty times a second, and fetch a page over and over meanwhile."""
         losses, key = Losses(), self.docker("inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container)
         sandbox = self.engine.machine.path(f"/run/docker/netns/{Path(key).name}")
-        ping = ("ping", "-q", "-i0.05", Lan.NEIGHBOUR4)
+        ping = ("ping", "-n", "-i0.05", Lan.NEIGHBOUR4)
         pings = subprocess.Popen(["nsenter", f"--net={sandbox}", "--", *ping], stdout=subprocess.PIPE, text=True)
         # A line for each page, with its status: 000 if there was no answer.
         fetch = f"while sleep 0.05; do curl -sm2 -o /dev/null -w '%{{http_code}}\\n' {url}; done"
@@ -122,7 +118,9 @@ class Managed:
             said, _ = pings.communicate(timeout=10)
             fetches.kill()
             statuses = str(fetches.communicate(timeout=10)[0]).split()
-        losses.pings = next(line for line in said.splitlines() if "packets transmitted" in line)
+        answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)}
+        losses.pings = max(answered)
+        losses.unanswered = losses.pings - len(answered)
         losses.pages, losses.missing = len(statuses), sum(status != "200" for status in statuses)
 
     def plugin_id(self, name: str = ALIAS) -> str:
@@ -152,7 +150,8 @@ class Managed:
             "links": [line for line in host.run("ip", "-o", "link").splitlines() if ": pn" in line],
             "rules": host.run("nft", "list", "table", "inet", "pynet", check=False),
             "engine's chain": [line for lines in chains for line in lines if line.startswith("-A DOCKER-USER")],
-            "sockets": sorted(machine.run("find", "/run/docker/plugins", "-mindepth", "1").split()),
+            # A plugin that did not start leaves a folder with the engine's own pipes.
+            "sockets": sorted(machine.run("find", "/run/docker/plugins", "-name", "pynet*").split()),
             "plugins": machine.run("ls", "/var/lib/docker/plugins").split(),
             "forwarding": [host.sysctl(name).strip() for name in FORWARDING],
         }

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from tests.conftest import figures
-from tests.lab.lan import Lan
+from tests.lab.lan import Lan, Site
 from tests.lab.plugin import build, built_plugin
+from tests.lab.wait import eventually
 from tests.plugin.managed import ALIAS, OLD, Managed, reference
 
 #: Docker's default set with what `plugin/config.json` adds. Source: moby oci/caps/defaults.go, linux/capability.h.
@@ -44,7 +45,7 @@ def test_asks_for_no_more_than_it_needs(managed: Managed) -> None:
 
 
 def test_is_small_and_answers_soon(managed: Managed) -> None:
-    unpacked = sum(file.lstat().st_size for file in (built_plugin() / "plugin").rglob("*"))
+    unpacked = sum(file.lstat().st_size for file in (managed.engine.shared / OLD).rglob("*"))
     layers = sum(layer["size"] for layer in managed.pushed["layers"])
     assert unpacked <= 60e6
     assert layers <= 25e6
@@ -76,7 +77,7 @@ def test_settings(managed: Managed) -> None:
     managed.docker("plugin", "enable", ALIAS)
     managed.docker("network", "create", "-d", "pynet", "net")
     managed.web("web", "--network", "net", "-p", "8080:80")
-    assert managed.page(f"http://{Lan.HOST4}:8080/hostname") == "web"
+    assert eventually(lambda: managed.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
     assert "PYNET-" in managed.engine.netns.run("iptables-legacy-save")
     managed.clean()
     assert "PYNET-" not in managed.engine.netns.run("iptables-legacy-save")
@@ -130,6 +131,33 @@ def test_waits_for_the_lock_of_legacy_iptables(managed: Managed) -> None:
         managed.engine.machine.run("pkill", "-x", "sleep")
         hold.wait(10)
     assert "another program holds /run/xtables.lock" in said
+    managed.docker("network", "create", "-d", "pynet", "net")
+
+
+def test_reaches_into_containers(managed: Managed) -> None:
+    """A link that went with its parent is made again inside, for which the engine's folder and CAP_SYS_ADMIN are."""
+    managed.install()
+    with Site(managed.engine.netns) as site:
+        parent = ("-o", "backend=macvlan", "-o", f"parent={site.PARENT}")
+        subnet = ("--subnet", site.SUBNET4, "--gateway", site.ROUTER4, "--ip-range", "198.51.100.128/25")
+        managed.docker("network", "create", "-d", "pynet", *parent, *subnet, "lan")
+        managed.web("one", "--network", "lan")
+        assert managed.pings("one", site.PEER4)
+        managed.engine.netns.run("ip", "link", "delete", site.PARENT)
+        assert not managed.pings("one", site.PEER4)
+        site.plug_host()
+        eventually(lambda: managed.pings("one", site.PEER4))
+        managed.clean()
+
+
+def test_mends_rules_and_sets_switches(managed: Managed) -> None:
+    managed.install()
+    managed.docker("network", "create", "-d", "pynet", "net")
+    managed.web("web", "--network", "net", "-p", "127.0.0.1:8080:80")
+    host = managed.engine.netns
+    eventually(lambda: host.run("curl", "-sfm2", "http://127.0.0.1:8080/hostname") == "web\n")
+    host.run("nft", "delete", "table", "inet", "pynet")
+    eventually(lambda: host.run("curl", "-sfm2", "http://127.0.0.1:8080/hostname") == "web\n")
 
 
 def test_the_recipe_gives_the_same_again(tmp_path: Path) -> None:
