@@ -42,8 +42,9 @@ def _kind_of_host(nftables: Nftables) -> tuple[str, str]:
         for version in (4, 6)
         for name in xtables.present(version)
     )
-    tables = [one.get("table", {}) for one in _listed(nftables, "tables")]
-    modern = any(one.get("family") in ("ip", "ip6") and one["name"] in ("filter", "nat") for one in tables)
+    # Not by `list tables`, which libnftables 1.0.6 writes as broken JSON when anybody's table has flags.
+    chains = [one["chain"] for family in ("ip", "ip6") for one in _listed(nftables, f"chains {family}")]
+    modern = any(one["table"] in ("filter", "nat") for one in chains)
     if legacy and not modern:
         return "iptables", "there are rules in the legacy tables, and no such tables in nftables"
     if modern and not legacy:

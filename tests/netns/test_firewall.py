@@ -73,6 +73,12 @@ def said(host: Host) -> str:
         ("iptables-legacy -L", "nftables", "iptables says iptables v"),
         ("iptables-nft -A INPUT -j ACCEPT; iptables-legacy -A INPUT -j ACCEPT", "nftables", "iptables says iptables v"),
         ("true", "nftables", "iptables says iptables v"),
+        # A table with flags, whose listing libnftables 1.0.6 gets wrong.
+        (
+            "nft 'table inet asleep { flags dormant; }'; iptables-nft -A INPUT -j ACCEPT; iptables-legacy -L",
+            "nftables",
+            "are in nftables",
+        ),
     ],
 )
 def test_auto_is_the_kind_that_the_hosts_rules_are_of(host: Host, there: str, kind: str, why: str) -> None:
