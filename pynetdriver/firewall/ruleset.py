@@ -7,7 +7,7 @@ rules however many there are. Deltas come from what is known; the table is liste
 |---|---|
 | host port → container | `publish4`, `publish6` (any local address), `publish4_at`, `publish6_at` (one address) |
 | open ports of containers | `open4`, `open6` |
-| into, out of a network | `to`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
+| into, out of a network | `into`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | containers on links that others use too | `residents` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
 | what published ports carry | `traffic4`, `traffic6`: filled by the packets themselves |
@@ -29,12 +29,13 @@ TABLE = "inet pynet"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "user"
 
+# The word `to` is no name for libnftables 1.0.2.
 _MAPS = {
     "publish4": "type inet_proto . inet_service : ipv4_addr . inet_service;",
     "publish6": "type inet_proto . inet_service : ipv6_addr . inet_service;",
     "publish4_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
     "publish6_at": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
-    "to": "type ifname : verdict;",
+    "into": "type ifname : verdict;",
     "from": "type ifname : verdict;",
     "genuine": "type ifname : verdict;",
     "leave4": "type ipv4_addr : verdict; flags interval;",
@@ -132,7 +133,7 @@ _CHAINS = (
     jump user
     iifname vmap @from
     iifname vmap @genuine
-    oifname vmap @to
+    oifname vmap @into
     oifname @engine_bridges iifname @links goto engine
   }
   chain input {
@@ -318,7 +319,7 @@ def _bound(result: Content, segment: Segment) -> None:
             apart = [f"iifname . ether saddr @residents {rule}" for rule in beyond]
             among = [*(f"iifname {link} {rule}" for rule in apart), f"iifname {link} accept"]
     result.add_element("links", link)
-    result.add_element("to", link, f"jump {to}")
+    result.add_element("into", link, f"jump {to}")
     if segment.internal:
         result.chains[to] = [*among, *beyond]
         # Whatever conntrack remembers: an address may have been that of a container on another network.
