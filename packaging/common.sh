@@ -18,6 +18,6 @@ refuse() {
 
 refuse_elsewhere() {
     [ "$(id -u)" = 0 ] || refuse "this needs root; run: sudo make $verb"
-    [ -d /run/systemd/system ] || refuse "systemd does not run here, and pynet would be its service;" \
-        "install the managed plugin instead, or have something else run: pynet serve"
+    [ -d /run/systemd/system ] ||
+        refuse "systemd does not run here; without it use the managed plugin, or have something else run: pynet serve"
 }
