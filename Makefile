@@ -61,7 +61,7 @@ bench: deps venv ## compare pynet with the built-in bridge, into docs/benchmark.
 	@.venv/bin/python -m tests.bench
 
 docs: venv ## build the site into build/site and the man page into build/man, and look for dead links
-	@rm -rf build/site
+	@rm -rf build/site build/doctrees
 	.venv/bin/python -m sphinx -q -W -n -d build/doctrees -b html docs build/site
 	.venv/bin/python -m sphinx -q -W -n -d build/doctrees -b man docs build/man
 	.venv/bin/python docs/check.py build/site
