@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_dependency_is_locked_in_a_version_that_fits() -> None:
-    locked = {}
+    locked: dict[str, Version] = {}
     for name in ("requirements.txt", "source.txt"):
         lines = (ROOT / "rootfs" / name).read_text().splitlines()
         found = [line.removesuffix(" \\").split("==") for line in lines if "==" in line]
