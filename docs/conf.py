@@ -13,4 +13,5 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"pynet {release}"
 html_copy_source = False
+html_show_copyright = False
 man_pages = [("command", "pynet", "networks for Docker", author, 8)]
