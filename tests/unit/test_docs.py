@@ -55,7 +55,7 @@ def test_the_site_has_no_dead_link(tmp_path: Path) -> None:
         done = subprocess.run((*build, "docs", str(tmp_path / form)), cwd=ROOT, text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, "")
     assert script("check").dead_links(tmp_path / "html") == []
-    assert "\npynet ports" in (tmp_path / "man" / "pynet.8").read_text()
+    assert "\n.SS pynet ports\n" in (tmp_path / "man" / "pynet.8").read_text()
 
 
 @pytest.mark.parametrize(
