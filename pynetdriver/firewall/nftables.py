@@ -137,9 +137,12 @@ class NftablesFirewall:
         """Forget the counters of what is not published any more, so that who comes next begins with none."""
         await asyncio.sleep(_SETTLE_S)
         try:
-            await self.traffic()
-        except HostError as error:
-            log.warning("cannot look for counters of former ports", error=str(error))
+            _, stale = await asyncio.to_thread(self._attributed)
+            for start in range(0, len(stale), _FORGOTTEN):
+                await self._commit(ruleset.forget(stale[start : start + _FORGOTTEN]))
+        except (HostError, NftablesError) as error:
+            # Somebody may have removed the table meanwhile.
+            log.info("cannot forget counters of former ports", error=str(error))
 
     def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
         self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
@@ -191,12 +194,8 @@ class NftablesFirewall:
             return True
 
     async def traffic(self) -> dict[Flow, Count]:
-        """Read the counters; those of what is not published any more are forgotten."""
-        found, stale = await asyncio.to_thread(self._attributed)
-        if stale:
-            # Somebody may have removed the table meanwhile.
-            with contextlib.suppress(NftablesError):
-                await self._commit(ruleset.forget(stale[:_FORGOTTEN]))
+        """Read the counters."""
+        found, _ = await asyncio.to_thread(self._attributed)
         return found
 
     async def differences(self) -> list[str]:

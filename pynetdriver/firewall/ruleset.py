@@ -69,9 +69,9 @@ _WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 # never translated: the kernel then drops them as martians, or `raw` does where route_localnet is set.
 # ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone. Nor is
 # anything routed that comes from a link-local address: like that, it goes to the daemon, which relays it.
-# What goes through published ports is counted where each packet passes once, after all that may drop it: as it leaves
-# or, being an answer to the host itself, as it comes in. The library knows what the port of a flow is only beside its
-# protocol, and keys of five parts at most.
+# What goes through published ports is counted where each packet passes once: as it is forwarded, or as the host itself
+# sends it, when it is not known yet by which link, or gets it. The library knows what the port of a flow is only
+# beside its protocol, and keys of five parts at most.
 _COUNTING = "".join(
     f"    meta l4proto {protocol} add @traffic{version} {{ ct direction . ct original {ip} daddr . meta l4proto"
     f" . ct original proto-dst . ct reply {ip} saddr counter }} return\n"
@@ -117,29 +117,35 @@ _CHAINS = (
     ip saddr vmap @leave4
     ip6 saddr vmap @leave6
   }
-  chain passed {
-    type filter hook postrouting priority filter; policy accept;
-    ct status dnat oifname @links goto traffic
-    ct status dnat iifname @links goto traffic
-  }
   chain engine {
     ct state established,related accept
     ct status dnat accept
     drop
   }
+  chain entering {
+    oifname != @links accept
+    ct status dnat jump traffic
+    jump user
+    oifname vmap @into
+  }
   chain forward {
     type filter hook forward priority -10; policy accept;
-    iifname != @links oifname != @links accept
+    iifname != @links goto entering
+    ct status dnat jump traffic
     jump user
     iifname vmap @from
     iifname vmap @genuine
     oifname vmap @into
-    oifname @engine_bridges iifname @links goto engine
+    oifname @engine_bridges goto engine
   }
   chain input {
     type filter hook input priority -10; policy accept;
     iifname vmap @from
     ct status dnat iifname @links goto traffic
+  }
+  chain sent {
+    type filter hook output priority filter; policy accept;
+    ct status dnat goto traffic
   }
 """
 )

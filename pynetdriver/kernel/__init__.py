@@ -4,7 +4,7 @@
 |---|---|
 | `netlink` | links and addresses |
 | `watch`, `health` | what the kernel tells of changes, and what should be |
-| `sandbox` | links that went into containers |
+| `sandbox`, `traffic` | links that went into containers, and what links carried |
 | `settings` | switches: those under /proc/sys/net, and promiscuity |
 | `hostport`, `relay` | host ports held by sockets, and what reaches those |
 | `conntrack` | remembered flows that contradict what is published |
