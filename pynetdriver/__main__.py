@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def serve(
         from pynetdriver import serve as daemon
 
         _configure_log(log_level, log_format)
-        asyncio.run(daemon.serve(dict(zip(sockets, engines, strict=True)), admin, state_dir, firewall, metrics_address))
+        daemon.run(dict(zip(sockets, engines, strict=True)), admin, state_dir, firewall, metrics_address)
 
 
 def _configure_log(level: str, form: str) -> None:

@@ -96,6 +96,7 @@ class NetworkDriver:
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)
                 await self._journal.create(network, plan)
+                self._registry.networks[network.id] = network
                 try:
                     await self.allow_forwarding()
                 except BaseException:
@@ -105,7 +106,6 @@ class NetworkDriver:
             except BaseException:
                 del self._registry.networks[network.id]
                 raise
-            self._registry.networks[network.id] = network
             self._neighbours.know(network)
         return wire.Empty()
 

@@ -88,7 +88,7 @@ class HostError(PynetError):
         if code == errno.EOPNOTSUPP:
             return cls(f"cannot {what}: this kernel lacks the module for it")
         if code == errno.EPERM:
-            return cls(f"cannot {what}: not permitted; pynet needs to be root with the capabilities NET_ADMIN and NET_RAW")
+            return cls(f"cannot {what}: not permitted; pynet needs the capabilities NET_ADMIN, NET_RAW and SYS_ADMIN")
         return cls(f"cannot {what}: {os.strerror(code)}")
 
 

@@ -119,8 +119,9 @@ class Registry:
         yield from (self.endpoint_plan(one) for one in self.endpoints.values() if one.network_id in self.networks)
 
     def segments(self) -> list[Segment]:
-        """List the edges of networks whose packets pynet judges."""
-        return [one for network in self.networks.values() for one in self.network_plan(network).segments]
+        """List the edges of networks whose packets pynet judges, but for networks that may yet be refused."""
+        networks = (one for one in self.networks.values() if one.phase != "creating")
+        return [one for network in networks for one in self.network_plan(network).segments]
 
     def interior(self, endpoint: Endpoint) -> Interior:
         """Tell what an endpoint's link is in its container."""

@@ -50,7 +50,7 @@ log = structlog.get_logger()
 _DESCRIPTORS = 1_048_576
 
 
-async def serve(
+def run(
     engine_sockets: Mapping[Path, socket.socket],
     admin_socket: socket.socket,
     state_dir: Path,
@@ -62,6 +62,16 @@ async def serve(
     Raises:
         PynetError: it cannot.
     """
+    asyncio.run(_serve(engine_sockets, admin_socket, state_dir, firewall, metrics_address))
+
+
+async def _serve(
+    engine_sockets: Mapping[Path, socket.socket],
+    admin_socket: socket.socket,
+    state_dir: Path,
+    firewall: str,
+    metrics_address: str,
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -131,7 +131,6 @@ def test_waits_for_the_lock_of_legacy_iptables(managed: Managed) -> None:
         managed.engine.machine.run("pkill", "-x", "sleep")
         hold.wait(10)
     assert "another program holds /run/xtables.lock" in said
-    managed.docker("network", "create", "-d", "pynet", "net")
 
 
 def test_reaches_into_containers(managed: Managed) -> None:
