@@ -1,9 +1,10 @@
 """Run tests on Debian's kernel in virtual machines, then those that need a reboot or systemd.
 
-usage: python -m tests.vm                     what `@pytest.mark.needs_kernel` marks, reboots and the service
+usage: python -m tests.vm                     what `needs_kernel` and `debian13` mark, reboots and the service
        python -m tests.vm PYTEST-ARGUMENT…    only these, in one machine: `tests/netns -k vlan`
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ TEST_TIMEOUT_S = 120
 ENGINES = "own:nft"
 #: Machines at a time: each has one CPU, and takes two gigabytes of memory.
 MACHINES = 2
+MARKS = re.compile(r"mark\.(needs_kernel|debian13)")
 NO_TESTS = 5  #: pytest's exit code
 
 
@@ -39,7 +41,7 @@ def main() -> None:
 
 def shared_out(image: Image) -> int:
     """Run the marked tests in several machines at a time, each of which takes a share of them."""
-    arguments = ("-v", "-m", "needs_kernel", "--durations=5", *marked())
+    arguments = ("-v", "-m", "needs_kernel or debian13", "--durations=5", *marked())
     with ThreadPoolExecutor(MACHINES) as pool:
         shares = [f"{number}/{MACHINES}" for number in range(1, MACHINES + 1)]
         codes = list(pool.map(lambda share: inside(image, share, *arguments), shares))
@@ -59,7 +61,7 @@ def whole_hosts() -> int:
 def marked() -> list[str]:
     """Name the files with tests for in there: to collect them all would take 20 seconds."""
     files = sorted((PROJECT / "tests").glob("*/test_*.py"))
-    return [str(file.relative_to(PROJECT)) for file in files if "mark.needs_kernel" in file.read_text()]
+    return [str(file.relative_to(PROJECT)) for file in files if MARKS.search(file.read_text())]
 
 
 def inside(image: Image, share: str, *arguments: str) -> int:
