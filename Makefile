@@ -1,7 +1,7 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test test-vm run install uninstall demo bench docs dist clean root
+.PHONY: help venv deps lint test test-vm run install uninstall plugin lock demo bench docs dist clean root
 
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
