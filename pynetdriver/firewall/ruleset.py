@@ -58,7 +58,7 @@ _COUNTERS = {
     "traffic4": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
     "traffic6": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
 }
-#: Of so many ports and addresses of the host the kernel counts what goes either way.
+#: The most counters of each: one for each way, port and address of the host that clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 #: Into a container goes what goes the way of its flow's first packet.
