@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from tests.lab.unix import get
 from tests.lab.wait import eventually
 
 from .host import NETWORK, PROGRAM, REVOKE, Host, both_firewalls, endpoint_id, ids, network, port, program
-from .parents import on_lan
+from .parents import NEIGHBOUR4, endpoint_on, on_lan, on_parent
+from .parents import container as leased
+from .test_dhcp import Server
 from .test_relay import UDP, container
 
 #: Sends datagrams and waits for the answer to each: python3 -c ASK ADDRESS PORT COUNT BYTES
@@ -250,3 +253,44 @@ def test_the_status_has_the_same_values(host: Host) -> None:
     status, body = get(host.daemon.socket.with_suffix("") / "admin.sock", "/status")
     assert status == 200
     assert b'{"name":"pynet_networks","labels":{"backend":"bridge"},"value":1.0}' in body.replace(b"1}", b"1.0}")
+
+
+def test_addresses_of_others_on_the_lan_are_counted_once_each(host: Host, lan: Namespace) -> None:
+    """However often they are asked for, until they are free again."""
+    host.ok("CreateNetwork", on_parent())
+
+    def conflicts() -> float:
+        return Scrape.of(host.daemon.socket).value("pynet_conflicts_total")
+
+    assert conflicts() == 0
+    for _ in range(2):
+        host.refused("CreateEndpoint", endpoint_on(2, NETWORK, f"{NEIGHBOUR4}/24"))
+        assert conflicts() == 1
+    lan.run("ip", "address", "add", "192.0.2.77/24", "dev", "eth0")
+    host.refused("CreateEndpoint", endpoint_on(2, NETWORK, "192.0.2.77/24"))
+    assert conflicts() == 2
+    lan.run("ip", "address", "del", "192.0.2.77/24", "dev", "eth0")
+    host.ok("CreateEndpoint", endpoint_on(2, NETWORK, "192.0.2.77/24"))
+    assert conflicts() == 2
+
+
+@pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="no dnsmasq here: make deps installs dnsmasq-base")
+def test_leases_that_are_renewed_or_lost_are_counted(host: Host, lan: Namespace, folder: Path) -> None:
+    """The server says after how many seconds to renew; then it refuses, since it serves other addresses."""
+    server = Server(lan, folder / "server")
+    often = ("--dhcp-option=option:T1,3", "--dhcp-option=option:T2,100", "--dhcp-authoritative")
+
+    def renewals(outcome: str) -> float:
+        return Scrape.of(host.daemon.socket).value("pynet_lease_renewals_total", outcome=outcome)
+
+    try:
+        server.start(*often)
+        host.ok("CreateNetwork", on_parent(NETWORK, "", dhcp="true"))
+        with leased(host):
+            eventually(lambda: renewals("renewed") >= 1)
+            assert renewals("lost") == 0
+            server.forget()
+            server.start(*often, leases="192.0.2.200,192.0.2.220,255.255.255.0,120")
+            eventually(lambda: renewals("lost") == 1)
+    finally:
+        server.stop()
