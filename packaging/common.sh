@@ -1,10 +1,17 @@
 # shellcheck shell=sh
 # Where pynet is installed, and how the scripts beside this one refuse; they read it with `.`.
 : "${PREFIX:=/usr/local}"
+umask 022
+case $PREFIX in
+/*) ;;
+*) echo "$verb: PREFIX has to be an absolute path, not $PREFIX" >&2; exit 2 ;;
+esac
 home=$PREFIX/lib/pynet
 command=$PREFIX/bin/pynet
 units=/etc/systemd/system
-state=/var/lib/pynet
+# Where settings of the unit say that it is, if they do.
+state=$(systemctl show -P Environment pynet.service 2>/dev/null | tr ' ' '\n' | sed -n 's/^PYNET_STATE_DIR=//p')
+: "${state:=/var/lib/pynet}"
 manual=$PREFIX/share/man/man8/pynet.8
 bash_completion=$PREFIX/share/bash-completion/completions/pynet
 zsh_completion=$PREFIX/share/zsh/site-functions/_pynet

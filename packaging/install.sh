@@ -10,16 +10,28 @@ cd "$(dirname "$0")/.."
 
 refuse_elsewhere
 [ -n "$python" ] || refuse "there is no Python 3.11 or newer with its venv module; on Debian install python3-venv"
+# The service does not see the folders of users, so that nobody who breaks into it does.
+for path in "$("$python" -c 'import sys; print(sys.executable)')" "$PREFIX"; do
+    case $(readlink -m "$path") in
+    /root/* | /home/* | /run/user/*)
+        refuse "$path is in a user's folder, which the service cannot see; name others: make install PREFIX=/usr/local PYTHON=/usr/bin/python3"
+        ;;
+    esac
+done
 "$python" -c 'import ctypes; ctypes.CDLL("libnftables.so.1")' 2>/dev/null ||
     refuse "there is no libnftables.so.1, by which pynet writes its rules; on Debian install libnftables1"
 lock=/run/docker/plugins/pynet/lock
 if [ -e "$lock" ] && ! flock -n "$lock" true; then
     owner=$(cat "$lock")
+    : "${owner:=another pynet}"
     case $owner in
     pynet.service) ;;
     'the managed plugin')
-        name=$(docker plugin ls --filter enabled=true --filter capability=ipamdriver --format '{{.Name}}' | paste -sd/)
-        refuse "$owner serves this host's engine already; turn it off first: docker plugin disable ${name:-NAME}"
+        for name in $(docker plugin ls --filter enabled=true --filter capability=ipamdriver --format '{{.Name}}') NAME; do
+            # The last one stands for a plugin that an engine with another socket has.
+            [ "$(docker plugin inspect -f '{{.Config.Entrypoint}}' "$name" 2>/dev/null)" = '[/usr/bin/pynet serve]' ] && break
+        done
+        refuse "$owner serves this host's engine already; turn it off first: docker plugin disable -f $name"
         ;;
     *) refuse "$owner serves this host's engine already; stop it first" ;;
     esac

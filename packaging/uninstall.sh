@@ -3,10 +3,13 @@
 set -eu
 verb=uninstall
 cd "$(dirname "$0")/.."
+# What it was installed below, whatever is said now.
+unit=/etc/systemd/system/pynet.service
+[ ! -e "$unit" ] || PREFIX=$(sed -n 's,^ExecStart=\(.*\)/lib/pynet/bin/pynet serve$,\1,p' "$unit")
 . packaging/common.sh
 
 refuse_elsewhere
-[ -e "$units/pynet.service" ] || refuse "pynet is not installed as a service here"
+[ -e "$unit" ] || refuse "pynet is not installed as a service here"
 if [ -e "$state/pynet.db" ]; then
     networks=$("$home/bin/python" -c '
 import sys
@@ -23,7 +26,11 @@ for unit in pynet.socket pynet.service; do
     rm -rf "${units:?}/$unit" "${units:?}/$unit.d"
 done
 systemctl daemon-reload
-rm -rf "$home" "$state" "$command" "$manual" "$bash_completion" "$zsh_completion" "$fish_completion"
+for name in pynet.db pynet.db-wal pynet.db-shm lock machine-id; do
+    rm -f "$state/$name"
+done
+rmdir "$state" 2>/dev/null || true # if nobody put anything else there
+rm -rf "$home" "$command" "$manual" "$bash_completion" "$zsh_completion" "$fish_completion"
 # Folders that only such files make, if they are empty.
 for file in "$manual" "$bash_completion" "$zsh_completion" "$fish_completion"; do
     folder=$(dirname "$file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from pynetdriver import __version__
-from pynetdriver.answers import FIREWALLS, admin_socket
+from pynetdriver.answers import FIREWALLS, STATE_DIR, admin_socket
 from pynetdriver.claim import claim
 from pynetdriver.cli.doctor import doctor
 from pynetdriver.cli.options import sockets_option
@@ -43,7 +44,7 @@ for _command in (status, list_networks, inspect, ports, doctor, reconcile):
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
-    default=Path("/var/lib/pynet"),
+    default=STATE_DIR,
     show_default=True,
     help="Where networks, endpoints and leases are kept.",
 )
@@ -84,6 +85,8 @@ def serve(
     Every flag has an environment twin: PYNET_SOCKET, PYNET_STATE_DIR and so on. SIGTERM and SIGINT finish
     the calls in hand and leave links and rules in place.
     """
+    # Until the daemon waits for it itself; process 1 of a container would not be ended by it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with claim(sockets[0], state_dir), listening([admin_socket(sockets[0]), *sockets]) as (admin, *engines):
         # Only now, since to load all that the daemon needs takes a third of a second.
         from pynetdriver import serve as daemon

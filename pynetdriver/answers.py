@@ -10,8 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from pynetdriver.errors import PynetError
-
 #: Where engines look for a driver named pynet (libnetwork's discovery, moby pkg/plugins/discovery.go).
 SOCKET = Path("/run/docker/plugins/pynet.sock")
 
@@ -23,18 +21,12 @@ FIREWALLS = ("nftables", "iptables")
 
 
 def folder_beside(sock: Path) -> Path:
-    """Name the folder that belongs to a socket of the engine's: /run/docker/plugins/pynet for its pynet.sock.
-
-    Raises:
-        PynetError: the engine would not find the socket, since it looks for NAME.sock alone.
-    """
-    if sock.suffix != ".sock":
-        raise PynetError(f"the engine finds sockets whose name ends in .sock; choose another --socket than {sock}")
+    """Name the folder that belongs to a socket of the engine's: /run/docker/plugins/pynet for its pynet.sock."""
     return sock.with_suffix("")
 
 
 def admin_socket(sock: Path) -> Path:
-    """Name the socket that goes with one of the engine's. Raises PynetError as `folder_beside` does."""
+    """Name the socket that goes with one of the engine's."""
     return folder_beside(sock) / "admin.sock"
 
 

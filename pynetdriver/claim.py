@@ -3,7 +3,7 @@
 | lock | keeps out |
 |---|---|
 | `lock` in the folder beside the engine's socket | another daemon for that engine, whatever else it sees |
-| /run/pynet/NUMBER.lock, the network namespace's | another daemon with other sockets |
+| NUMBER.lock in the engine's folder for pynet, the network namespace's | another daemon with other sockets |
 | `lock` in the state folder | a daemon of another namespace |
 """
 
@@ -17,18 +17,26 @@ from pathlib import Path
 
 from pynetdriver.answers import folder_beside
 from pynetdriver.errors import PynetError
-from pynetdriver.host import MANAGED
+from pynetdriver.host import MANAGED, seen
 
-_LOCKS = Path("/run/pynet")
+#: Both seen and written to by service and managed plugin.
+_LOCKS = seen("/run/docker") / "plugins/pynet"
 
 
 def owner() -> str:
     """Say how this process was started, so that a user knows what to stop."""
     if MANAGED:
         return "the managed plugin"
-    if os.environ.get("NOTIFY_SOCKET"):
-        return "pynet.service"
+    unit = _group().rpartition("/")[2]
+    if os.environ.get("NOTIFY_SOCKET") and unit.endswith(".service"):
+        return unit
     return f"`pynet serve`, process {os.getpid()}"
+
+
+def _group() -> str:
+    """Name this process' control group, which systemd calls after the unit (cgroups(7))."""
+    groups = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    return next((path for _, controllers, path in groups if controllers in ("", "name=systemd")), "")
 
 
 @contextlib.contextmanager
@@ -52,14 +60,12 @@ def _locked(path: Path, what: str) -> Iterator[None]:
     """Hold a file that root alone can open; the kernel lets go of it with the process (flock(2))."""
     with contextlib.ExitStack() as held:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = _open_locked(path)
             held.callback(os.close, lock)
             os.truncate(lock, 0)
             os.write(lock, owner().encode())
         except BlockingIOError:
-            holder = path.read_text().strip() or "another pynet"
-            raise PynetError(f"{holder} {what} already; stop it first") from None
+            raise PynetError(f"{_holder(path)} {what} already; stop it first") from None
         except OSError as error:
             raise PynetError(f"cannot lock {path}: {error.strerror}") from error
         try:
@@ -73,7 +79,12 @@ def _locked(path: Path, what: str) -> Iterator[None]:
 def _open_locked(path: Path) -> int:
     """Raises BlockingIOError if another process holds it."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileExistsError):  # one that went just now
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # who held it removed its folder meanwhile
         try:
             os.fchmod(lock, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,3 +94,10 @@ def _open_locked(path: Path) -> int:
             os.close(lock)
             raise
         os.close(lock)  # its holder removed it meanwhile
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "another pynet"
+    except (OSError, ValueError):
+        return "another pynet"

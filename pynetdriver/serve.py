@@ -21,6 +21,7 @@ from pynetdriver.driver import NetworkDriver
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.healing import Healing
+from pynetdriver.host import MANAGED
 from pynetdriver.ipam import IpamDriver, unique_local_prefix
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
@@ -45,6 +46,9 @@ from pynetdriver.sockets import tcp_socket
 from pynetdriver.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
+
+#: An engine kills a plugin ten seconds after it told it to stop, which would leave the sockets on the host.
+_MANAGED_GRACE_S = 7
 
 #: What the kernel allows a process by default (fs.nr_open).
 _DESCRIPTORS = 1_048_576
@@ -102,7 +106,7 @@ async def _serve(
     gc.collect()
     gc.freeze()
     servers = [
-        Server(protocol.application(), engine_sockets.values(), DEADLINE_S + 5),
+        Server(protocol.application(), engine_sockets.values(), _MANAGED_GRACE_S if MANAGED else DEADLINE_S + 5),
         Server(
             admin_application(report.status, report.networks, metrics.exposition, reconciler.reconcile),
             [admin_socket],

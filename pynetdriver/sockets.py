@@ -60,9 +60,14 @@ def _passed_sockets() -> dict[str, socket.socket]:
     """Map paths to the sockets that a service manager passed (sd_listen_fds(3))."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
-    count = int(os.environ.get("LISTEN_FDS", "0"))
-    found = (socket.socket(fileno=one) for one in range(_FIRST_PASSED, _FIRST_PASSED + count))
-    return {str(one.getsockname()): one for one in found if one.family == socket.AF_UNIX}
+    try:
+        count = int(os.environ["LISTEN_FDS"])
+        found = [socket.socket(fileno=one) for one in range(_FIRST_PASSED, _FIRST_PASSED + count)]
+    except (KeyError, ValueError, OSError) as error:
+        raise PynetError(f"cannot take over what the service manager passes as LISTEN_FDS: {error}") from error
+    return {
+        str(one.getsockname()): one for one in found if (one.family, one.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    }
 
 
 def _unix_socket(path: Path) -> socket.socket:
@@ -99,9 +104,12 @@ def _clear_stale(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise PynetError(f"{path} exists and is not a socket; remove it or choose another --socket")
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # or else a listener that takes no connection is waited for
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass
     raise PynetError(f"another process serves {path} already; stop it first")

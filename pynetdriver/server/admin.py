@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from pynetdriver import answers
-from pynetdriver.errors import PynetError
+from pynetdriver.errors import InvalidRequest, PynetError, shortened
 from pynetdriver.messages import ErrorResponse
 
 log = structlog.get_logger()
@@ -42,7 +42,10 @@ def admin_application(
         return _json(await networks())
 
     async def post_reconcile(request: web.Request) -> web.Response:
-        return _json(await reconcile(request.query.get("dry_run") == "true"))
+        asked = request.query.get("dry_run", "false")
+        if asked not in ("true", "false"):
+            raise InvalidRequest(f'dry_run is "true" or "false", not "{shortened(asked)}"')
+        return _json(await reconcile(asked == "true"))
 
     application = web.Application(middlewares=[_refusals])
     application.router.add_get("/status", get_status)

@@ -112,8 +112,8 @@ class Protocol:
         started = time.perf_counter()
         body = b""
         try:
-            body = await request.read()
             async with asyncio.timeout(self._deadline_s):
+                body = await request.read()
                 if route.request is None:
                     result = await route.handler()
                 else:

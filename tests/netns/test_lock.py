@@ -45,7 +45,7 @@ def test_a_dead_daemon_and_other_users_keep_nobody_out(host: Host) -> None:
 
 def test_locks_are_for_root_alone(host: Host) -> None:
     """Whoever can open a lock file can hold it."""
-    lock = Path("/run/pynet") / f"{os.stat(host.netns.path).st_ino}.lock"
+    lock = Path("/run/docker/plugins/pynet") / f"{os.stat(host.netns.path).st_ino}.lock"
     beside = host.daemon.socket.with_suffix("")
     paths = {lock.parent: 0o700, beside: 0o700}
     paths |= dict.fromkeys((lock, beside / "lock", beside / "admin.sock", host.daemon.state_dir / "lock"), 0o600)
@@ -60,4 +60,4 @@ def test_a_lock_that_cannot_be_made_is_told_in_a_sentence(folder: Path) -> None:
     command = ("unshare", "--mount", "sh", "-c", READ_ONLY, sys.executable, "-m", "pynetdriver")
     with Namespace() as netns:
         refusal = refusal_of(Daemon(netns, folder / "b.sock", folder / "state", command=command))
-    assert "cannot lock /run/pynet/" in refusal and "Read-only file system" in refusal
+    assert "cannot lock /run/docker/plugins/pynet/" in refusal and "Read-only file system" in refusal

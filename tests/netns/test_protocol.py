@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 from tests.lab.unix import call
+from tests.lab.wait import eventually
 
 from .host import NETWORK, PROGRAM, Host, assert_refusal, network, port, program
 
@@ -233,6 +236,52 @@ def test_who_calls_while_pynet_starts_is_answered(netns: Namespace, folder: Path
         assert process.wait(20) == 0
 
 
-def test_a_socket_that_no_engine_looks_for_is_refused(netns: Namespace, folder: Path) -> None:
-    """A name is right or said to be wrong."""
-    assert "whose name ends in .sock" in refusal_of(Daemon(netns, folder / "pynet.socket", folder / "state"))
+@pytest.mark.parametrize("sockets", ["pynet.sock", "/x/pynet.socket", "/x/a.sock::/x/b.sock", "/x/a.sock:/x/a.sock"])
+def test_sockets_that_no_engine_looks_for_are_wrong_usage(netns: Namespace, folder: Path, sockets: str) -> None:
+    """Paths are right or said to be wrong, before anything is made."""
+    run = (sys.executable, "-m", "pynetdriver", "serve", "--state-dir", str(folder / "state"))
+    with pytest.raises(CommandFailed) as refused:
+        netns.run("env", f"PYNET_SOCKET={sockets}", *run)
+    assert "Invalid value for '--socket'" in refused.value.stderr and "Traceback" not in refused.value.stderr
+    assert not (folder / "state").exists()
+
+
+@pytest.mark.parametrize("passed", ["x", "", "7"])
+def test_descriptors_that_nobody_passed_are_refused(netns: Namespace, folder: Path, passed: str) -> None:
+    """What a service manager says of its sockets is not trusted blindly."""
+    claim = 'LISTEN_FDS="$0" LISTEN_PID=$$ exec "$@"'
+    run = ("serve", "--socket", str(folder / "pynet.sock"), "--state-dir", str(folder / "state"))
+    with pytest.raises(CommandFailed) as refused:
+        netns.run("sh", "-c", claim, passed, sys.executable, "-m", "pynetdriver", *run)
+    assert refused.value.stderr.startswith("Error: cannot take over what the service manager passes")
+
+
+def test_a_stop_during_the_start_leaves_nothing(netns: Namespace, folder: Path) -> None:
+    """Whenever SIGTERM comes, sockets and locks go with the daemon."""
+    sock = folder / "pynet.sock"
+    run = ("serve", "--socket", str(sock), "--state-dir", str(folder / "state"))
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        with netns.popen(sys.executable, "-m", "pynetdriver", *run, stdout=subprocess.DEVNULL) as process:
+            while not sock.exists():
+                time.sleep(0.001)
+            time.sleep(delay)
+            process.terminate()
+            assert process.wait(20) == 0
+        assert not sock.exists() and not sock.with_suffix("").exists()
+
+
+def test_many_daemons_at_one_instant_come_to_one(netns: Namespace, folder: Path) -> None:
+    """Whoever is late is told in a sentence, also while the first one goes again."""
+    run = ("serve", "--socket", str(folder / "pynet.sock"), "--state-dir", str(folder / "state"))
+    with ExitStack() as stack:
+        command = (sys.executable, "-m", "pynetdriver", *run)
+        streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        several = [stack.enter_context(netns.popen(*command, **streams)) for _ in range(6)]
+        eventually(lambda: len([one for one in several if one.poll() is None]) == 1, timeout_s=30)
+        (first,) = [one for one in several if one.poll() is None]
+        assert call(folder / "pynet.sock", "NetworkDriver.GetCapabilities")[1]["Scope"] == "local"
+        first.terminate()
+        assert first.wait(20) == 0
+        for one in several:
+            said = one.communicate()[1].decode()
+            assert one is first or (one.returncode == 1 and said.startswith("Error: `pynet serve`, process")), said

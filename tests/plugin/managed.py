@@ -119,7 +119,9 @@ class Managed:
             fetches.kill()
             statuses = str(fetches.communicate(timeout=10)[0]).split()
         answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)}
-        losses.pings = max(answered)
+        (sent,) = map(int, re.findall(r"(\d+) packets transmitted", said))
+        # The last one may be on its way still.
+        losses.pings = max(sent - 1, *answered)
         losses.unanswered = losses.pings - len(answered)
         losses.pages, losses.missing = len(statuses), sum(status != "200" for status in statuses)
 

@@ -45,7 +45,7 @@ ALLOWED = {
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
 ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", ""}
-ALLOWED["cli"] = CORE | {"doctor"}
+ALLOWED["cli"] = CORE | {"doctor", "host"}
 ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
 for _room in ("metrics", "report", "serve"):
     ALLOWED[_room] = ALLOWED[_room] | {""}
