@@ -55,9 +55,9 @@ class Daemon:
                 f"pynet does not answer at {self._path} ({getattr(error, 'strerror', None) or error}); is it running?"
                 " `pynet doctor` looks for the reason"
             ) from error
-        if status != 200:
-            raise PynetError(msgspec.json.decode(body, type=_Refusal).err)
         try:
+            if status != 200:
+                raise PynetError(msgspec.json.decode(body, type=_Refusal).err)
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise PynetError(
@@ -103,7 +103,7 @@ def named(networks: list[Network]) -> list[Network]:
 
 def ask_engine(target: str, kind: type[T]) -> T | None:
     """Get what the engine of this host says; None if it does not answer at once."""
-    address = os.environ.get("DOCKER_HOST", _ENGINE)
+    address = os.environ.get("DOCKER_HOST") or _ENGINE
     if not address.startswith("unix://"):
         return None
     try:
