@@ -57,7 +57,8 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
 
 
 def _name(body: bytes) -> str:
-    return next(value for kind, value in attributes(body, _INFO_BYTES) if kind == _IFNAME).rstrip(b"\0").decode()
+    name = next(value for kind, value in attributes(body, _INFO_BYTES) if kind == _IFNAME)
+    return name.rstrip(b"\0").decode(errors="replace")
 
 
 def _traffic(body: bytes) -> Traffic:

@@ -85,6 +85,18 @@ def links_here() -> None:
     assert len(found) == 2 and traffic_of([]) == {}
 
 
+def odd_name_here() -> None:
+    for name in (b"pnhaaaaaaaaaaaa", b"pn\xff\xfe"):
+        subprocess.run([b"ip", b"link", b"add", name, b"type", b"bridge"], check=True)
+    assert list(traffic_of(["a" * 64])) == ["a" * 64]
+
+
+def test_links_of_others_have_any_name() -> None:
+    """The kernel takes bytes that are no UTF-8."""
+    with Namespace() as netns:
+        inside(netns, odd_name_here)
+
+
 def test_links_that_have_not_moved_yet_are_found_and_others_are_left_out() -> None:
     """By their names alone."""
     with Namespace() as netns:
