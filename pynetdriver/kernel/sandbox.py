@@ -149,7 +149,7 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
 def names_inside() -> dict[str, str]:
     """Map pynet's links to what they are called in their containers: those that moved, and the host's ends of pairs.
 
-    For threads, like `aliases_elsewhere`.
+    What comes or goes meanwhile may be missing. For threads, like `aliases_elsewhere`.
 
     Raises:
         HostError: the kernel does not answer.
@@ -157,12 +157,12 @@ def names_inside() -> dict[str, str]:
     found = {}
     with told("look for links in containers"), route_socket() as one:
         ends = {}
-        for body in links(one, _WITHOUT_COUNTERS):
+        for body in links(one, _WITHOUT_COUNTERS, partly=True):
             values = dict(attributes(body, 16))
             name = values[_IFNAME].rstrip(b"\0").decode(errors="replace")
             if OUR_NAMES.fullmatch(name) and _LINK_NSID in values:
                 ends[struct.unpack("=i", values[_LINK_NSID]) + struct.unpack("=i", values[_LINK])] = name
-        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS):
+        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS, partly=True):
             name_here = alias_of(body) or ends.get((number, *struct.unpack_from("=i", body, 4)))
             if name_here is not None:
                 found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
@@ -181,13 +181,13 @@ def _elsewhere() -> dict[str, tuple[int, int]]:
         return found
 
 
-def links_elsewhere(one: socket.socket, request: bytes) -> Iterator[tuple[int, bytes]]:
+def links_elsewhere(one: socket.socket, request: bytes, *, partly: bool = False) -> Iterator[tuple[int, bytes]]:
     """Go through the links of all namespaces into which links were moved, each with its namespace's number.
 
-    Raises OSError.
+    `partly` is that of `dump`. Raises OSError.
     """
-    for number in [found for body in dump(one, _GETNSID, bytes(4)) for found in _number(body)]:
-        for body in links(one, request + struct.pack("=HHi", 8, _TARGET_NSID, number)):
+    for number in [found for body in dump(one, _GETNSID, bytes(4), partly=partly) for found in _number(body)]:
+        for body in links(one, request + struct.pack("=HHi", 8, _TARGET_NSID, number), partly=partly):
             yield number, body
 
 
@@ -197,10 +197,10 @@ def alias_of(body: bytes) -> str | None:
     return alias[1].decode() if alias is not None else None
 
 
-def links(one: socket.socket, request: bytes) -> list[bytes]:
-    """List the links of a namespace; none if it went meanwhile. Raises OSError."""
+def links(one: socket.socket, request: bytes, *, partly: bool = False) -> list[bytes]:
+    """List the links of a namespace; none if it went meanwhile. `partly` is that of `dump`. Raises OSError."""
     try:
-        return dump(one, _GETLINK, request)
+        return dump(one, _GETLINK, request, partly=partly)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -30,7 +30,8 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
     """Read what endpoints' links carried, by endpoint id; for threads.
 
     One dump of the host's links tells of pairs, of which one end stays here. Only if an endpoint has no such end the
-    namespaces into which links were moved are looked through, 0.1 ms each. A link that is nowhere is left out.
+    namespaces into which links were moved are looked through, 0.1 ms each. A link that is nowhere is left out, and may
+    be so while links come and go.
 
     Raises:
         HostError: the kernel does not answer.
@@ -39,7 +40,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
     moving = {container_link(id): id for id in endpoint_ids}
     whole: dict[str, Traffic] = {}
     with told("read the counters of links"), route_socket() as one:
-        there = {_name(body): body for body in links(one, WITH_COUNTERS)}
+        there = {_name(body): body for body in links(one, WITH_COUNTERS, partly=True)}
         for name, id in ends.items():
             if name in there:
                 here = _traffic(there[name])
@@ -49,7 +50,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
             if id not in whole and name in there:
                 whole[id] = _traffic(there[name])
         if len(whole) < len(ends):
-            for _, body in links_elsewhere(one, WITH_COUNTERS):
+            for _, body in links_elsewhere(one, WITH_COUNTERS, partly=True):
                 moved = moving.get(alias_of(body) or "")
                 if moved is not None:
                     whole[moved] = _traffic(body)

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 from netaddr import IPAddress, IPNetwork
@@ -20,8 +21,8 @@ ERROR, DONE, REQUEST, DUMP, INTERRUPTED = 2, 3, 0x1, 0x301, 0x10
 _SOL_NETLINK, _GET_STRICT_CHECK = 270, 12
 _GETADDR, _ADDRESS, _LOCAL = 22, 1, 2
 _WAIT_S = 5.0
-#: A list that changed while it was read is read again so often.
-_TRIES = 5
+#: A list that changed while it was read is read again: so often at once, then so often with a pause before each.
+_AT_ONCE, _LATER, _PAUSE_S = 5, 20, 0.03
 
 
 def route_socket() -> socket.socket:
@@ -33,9 +34,18 @@ def route_socket() -> socket.socket:
     return one
 
 
-def dump(one: socket.socket, kind: int, request: bytes) -> list[bytes]:
-    """Ask for a list, and return the bodies of its messages. Raises OSError."""
-    for _ in range(_TRIES):
+def dump(one: socket.socket, kind: int, request: bytes, *, partly: bool = False) -> list[bytes]:
+    """Ask for a list, and return the bodies of its messages; one that changes all the time is for threads.
+
+    Args:
+        partly: what comes or goes meanwhile may be missing, and rarely a neighbour of it.
+
+    Raises:
+        OSError: the kernel refuses, or the list changes for half a second and longer and is needed whole.
+    """
+    for number in range(_AT_ONCE + _LATER):
+        if number >= _AT_ONCE:
+            time.sleep(_PAUSE_S)
         bodies, whole = [], True
         one.send(HEADER.pack(HEADER.size + len(request), kind, DUMP, kind, 0) + request)
         for found, flags, body in _messages(one):
@@ -46,7 +56,7 @@ def dump(one: socket.socket, kind: int, request: bytes) -> list[bytes]:
             if found == DONE:
                 break
             bodies.append(body)
-        if whole:
+        if whole or (partly and number + 1 == _AT_ONCE):
             return bodies
     raise OSError(errno.EAGAIN, "a list changes faster than it can be read")
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pynetdriver.kernel.compare import differences
+from pynetdriver.kernel.sandbox import names_inside
 from pynetdriver.kernel.traffic import Traffic, traffic_of
 from tests.lab.netns import Namespace
 from tests.lab.scrape import Scrape
@@ -83,6 +86,34 @@ def links_here() -> None:
     assert found["a" * 64] == Traffic(0, 0, 0, 0)
     assert found["b" * 64].sent_packets > 0 == found["b" * 64].received_packets
     assert len(found) == 2 and traffic_of([]) == {}
+
+
+def busy_host_here() -> None:
+    """Have links that come in bursts, and take longer to list than there is between two of a burst."""
+    over = threading.Event()
+
+    def links_come() -> None:
+        for burst in range(15):
+            batch = "".join(f"link add b{burst}x{number} type bridge\n" for number in range(30))
+            subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
+            over.wait(0.05)
+
+    subprocess.run("ip link add pnhaaaaaaaaaaaa type veth peer name pncaaaaaaaaaaaa".split(), check=True)
+    others = threading.Thread(target=links_come)
+    others.start()
+    try:
+        while others.is_alive():
+            assert list(traffic_of(["a" * 64])) == ["a" * 64]
+            assert not names_inside() and not differences([])
+    finally:
+        over.set()
+        others.join()
+
+
+def test_links_that_come_and_go_meanwhile_do_not_keep_the_kernel_from_answering() -> None:
+    """As on a host where containers start all the time."""
+    with Namespace() as netns:
+        inside(netns, busy_host_here)
 
 
 def odd_name_here() -> None:
