@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,15 +45,17 @@ def test_killing_the_daemon_loses_no_packet(lab: Lab) -> None:
     names = _crowd(lab)
     target = lab.addresses(names[7], "net")["IPAddress"]
     url = f"http://{lab.lan.HOST4}:8007/hostname"
-    ping = lab.host.popen("ping", "-nc", "40", "-i", "0.1", target, stdout=subprocess.PIPE)
+    ping = lab.host.popen("ping", "-n", "-i", "0.1", target, stdout=subprocess.PIPE)
     assert lab.page(lab.neighbour, url) == names[7]
     lab.daemon.kill()
     assert [lab.page(lab.neighbour, url) for _ in range(5)] == [names[7]] * 5
     lab.daemon.start()
     assert [lab.page(lab.neighbour, url) for _ in range(5)] == [names[7]] * 5
-    assert ping.poll() is None
+    ping.send_signal(signal.SIGINT)
     output = ping.communicate()[0].decode()
-    assert "40 packets transmitted, 40 received" in output, output[-300:]
+    sent, received = map(int, re.findall(r"(\d+) packets transmitted, (\d+) received", output)[0])
+    # The last one may be on its way still.
+    assert received >= sent - 1 and sent > 5, output[-300:]
     lab.docker("stop", "-t0", *names[:10], timeout_s=120)
     lab.docker("start", names[0])
     assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8000/hostname") == names[0]
