@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from netaddr import IPAddress, IPNetwork
+from pyroute2 import DiagSocket
+from pyroute2.netlink.exceptions import NetlinkError
 
-from pynetdriver.answers import Finding, Network
+from pynetdriver.answers import Finding, Network, Port
 from pynetdriver.doctor.facts import Way, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, text
 from pynetdriver.names import shim_link
 
-_LISTENING = "0A"
+#: A set of states; TCP_LISTEN is 10 (linux/tcp_states.h).
+_LISTENING = 1 << 10
+_ANY = {4: IPAddress("0.0.0.0"), 6: IPAddress("::")}
 #: A network of so many containers is judged by some of them.
 _SAMPLES = 64
 
@@ -98,39 +104,66 @@ def _route(host: Host, address: IPAddress, link: str) -> IPNetwork | None:
 
 def ports(host: Host) -> Iterator[Finding]:
     """A published port that somebody else listens on as well is reached at the container or there, by who asks."""
-    published = {
-        (one.protocol, one.host_port): (one.host_address, network)
+    published = [
+        (one, network)
         for network in host.networks
         for endpoint in network.endpoints
         for one in endpoint.ports
-        if one.host_port
-    }
+        if one.host_port and one.protocol == "tcp"
+    ]
     if not published:
         return
-    for port, inode in _listeners():
-        if ("tcp", port) not in published:
-            continue
-        holder = _holder(inode)
+    for listener in listeners():
+        shared = [(port, network) for port, network in published if listener.takes(port)]
+        holder = _holder(listener.inode) if shared else None
         if holder is not None and holder[1] != host.daemon_pid:
-            name, pid = holder
+            (port, network), (name, pid) = shared[0], holder
             yield error(
                 "ports",
-                f"port {port}/tcp is published by network {title(published['tcp', port][1])}, and {name} (process"
-                f" {pid}) listens on it as well: clients elsewhere reach the container, and the program gets nothing",
+                f"port {port.host_port}/tcp of {port.host_address} is published by network {title(network)}, and"
+                f" {name} (process {pid}) listens on it at {listener.address} as well: clients elsewhere reach the"
+                " container, and the program gets nothing",
                 command=f"kill {pid}",
             )
 
 
-def _listeners() -> Iterator[tuple[int, str]]:
-    """Port and inode of the TCP sockets that listen here (proc(5), /proc/net/tcp)."""
-    for table in ("tcp", "tcp6"):
-        for line in (text(Path("/proc/self/net") / table) or "").splitlines()[1:]:
-            words = line.split()
-            if words[3] == _LISTENING:
-                yield int(words[1].rpartition(":")[2], 16), words[9]
+@dataclass(frozen=True)
+class Listener:
+    """A TCP socket that listens here; `both` says that one for IPv6 gets what comes by IPv4 too."""
+
+    address: IPAddress
+    port: int
+    inode: int
+    both: bool = False
+
+    def takes(self, published: Port) -> bool:
+        """Tell whether some of what comes for a published port is meant for this socket as well."""
+        wanted = IPAddress(published.host_address)
+        if published.host_port != self.port:
+            return False
+        if wanted.version != self.address.version:
+            return self.both and self.address == _ANY[self.address.version]
+        return wanted == self.address or _ANY[wanted.version] in (wanted, self.address)
 
 
-def _holder(inode: str) -> tuple[str, int] | None:
+def listeners() -> Iterator[Listener]:
+    """Ask the kernel for the TCP sockets that listen (sock_diag(7)); it may lack the module that tells."""
+    try:
+        with DiagSocket() as diag:
+            diag.bind()
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for one in diag.get_sock_stats(family=family, states=_LISTENING):
+                    yield Listener(
+                        IPAddress(one["idiag_src"]),
+                        one["idiag_sport"],
+                        one["idiag_inode"],
+                        both=one.get_attr("INET_DIAG_SKV6ONLY") == 0,
+                    )
+    except (NetlinkError, OSError):
+        return
+
+
+def _holder(inode: int) -> tuple[str, int] | None:
     """Name and id of a process that has a socket open."""
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import socket
 import struct
@@ -22,7 +23,7 @@ from pyroute2.nftables.main import NFTables
 
 from pynetdriver.answers import SOCKET, STATE_DIR, Network, folder_beside
 from pynetdriver.doctor.facts import BaseChain, HostAddress, HostRoute, Link, Table, Told, Way, is_ours
-from pynetdriver.errors import HostError, PynetError
+from pynetdriver.errors import HostError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
 from pynetdriver.host import seen
@@ -88,12 +89,14 @@ class Host:
     def daemon_pid(self) -> int | None:
         """The process that holds the daemon's lock (flock(2), proc_locks(5)); a socket's may be a service manager."""
         try:
-            inode = (seen(folder_beside(self.told.sockets[0])) / "lock").stat().st_ino
-        except (OSError, PynetError):
+            found = (seen(folder_beside(self.told.sockets[0])) / "lock").stat()
+        except OSError:
             return None
+        # Inode numbers repeat from file system to file system.
+        lock = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
         for line in (text(Path("/proc/locks")) or "").splitlines():
             words = line.split()
-            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            if words[1] == "FLOCK" and words[5] == lock:
                 return int(words[4])
         return None
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from netaddr import IPAddress
 
-from pynetdriver.answers import Network, PoolUse, Status, Subnet
+from pynetdriver.answers import Network, PoolUse, Port, Status, Subnet
 from pynetdriver.doctor import daemon
+from pynetdriver.doctor.addresses import Listener, listeners
 from pynetdriver.doctor.facts import Link, Told
 from pynetdriver.doctor.host import Host
 from pynetdriver.doctor.kernel import dotted
@@ -147,6 +153,68 @@ def test_switches_of_links_with_dots() -> None:
     """As sysctl(8) wants them."""
     assert dotted("ipv4/ip_forward") == "net.ipv4.ip_forward"
     assert dotted("ipv4/conf/eth0.50/rp_filter") == "net.ipv4.conf.eth0/50.rp_filter"
+
+
+@pytest.mark.parametrize(
+    ("listens", "both", "published", "taken"),
+    [
+        ("0.0.0.0", False, "192.0.2.1", True),
+        ("192.0.2.1", False, "0.0.0.0", True),
+        ("192.0.2.1", False, "192.0.2.1", True),
+        ("127.0.0.53", False, "192.0.2.1", False),
+        ("::", True, "192.0.2.1", True),
+        ("::", False, "0.0.0.0", False),
+        ("fd00::1", True, "0.0.0.0", False),
+        ("0.0.0.0", False, "::", False),
+        ("::", False, "fd00::1", True),
+    ],
+)
+def test_who_shares_a_port(listens: str, both: bool, published: str, taken: bool) -> None:
+    """A program on another address is in nobody's way."""
+    port = Port(protocol="tcp", host_address=published, host_port=53, address="10.9.0.2", port=53)
+    assert Listener(IPAddress(listens), 53, 1, both).takes(port) is taken
+    assert not Listener(IPAddress(listens), 54, 1, both).takes(port)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_who_listens(both: bool) -> None:
+    """As the kernel tells it."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=both) as one:
+        wanted = Listener(IPAddress("::"), one.getsockname()[1], os.fstat(one.fileno()).st_ino, both)
+        assert wanted in list(listeners())
+
+
+#: Somebody else holds a file whose inode number is that of the lock on another file system.
+SAME_INODE = """
+set -e
+mount --make-rprivate /
+for one in pynet other; do mkdir $one; mount -t tmpfs tmpfs $one; touch $one/lock; done
+[ $(stat -c %i pynet/lock) = $(stat -c %i other/lock) ]
+exec 9>other/lock
+flock 9
+exec "$0" -c "$1"
+"""
+DAEMON_PID = """
+from pathlib import Path
+from pynetdriver.doctor import Told
+from pynetdriver.doctor.host import Host
+print(Host(Told(sockets=[Path("pynet.sock").absolute()], state_dir=Path("/x"))).daemon_pid)
+"""
+
+
+def test_the_holder_of_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "pynet/lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert Host(Told(sockets=[tmp_path / "pynet.sock"], state_dir=tmp_path)).daemon_pid == os.getpid()
+
+
+def test_another_lock_of_that_number(tmp_path: Path) -> None:
+    """Inode numbers repeat from file system to file system."""
+    command = ("unshare", "--mount", "sh", "-c", SAME_INODE, sys.executable, DAEMON_PID)
+    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert found.stdout == "None\n"
 
 
 def host(**changed: Any) -> Host:
