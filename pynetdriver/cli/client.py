@@ -15,6 +15,11 @@ from pynetdriver.errors import PynetError
 
 T = TypeVar("T")
 
+
+class Silence(PynetError):
+    """Nobody answered: what is at the socket may be no daemon, or one that hangs."""
+
+
 _DAEMON_S = 60.0
 #: Names are a nicety: an engine that is busy is not waited for.
 _ENGINE_S = 2.0
@@ -47,11 +52,9 @@ class Daemon:
         except PermissionError:
             raise PynetError("only root may ask pynet: try again with sudo") from None
         except TimeoutError:
-            raise PynetError(
-                f"pynet does not answer within {self._wait_s:g} s; its log says what it waits for"
-            ) from None
+            raise Silence(f"pynet does not answer within {self._wait_s:g} s; its log says what it waits for") from None
         except (OSError, http.client.HTTPException) as error:
-            raise PynetError(
+            raise Silence(
                 f"pynet does not answer at {self._path} ({getattr(error, 'strerror', None) or error}); is it running?"
                 " `pynet doctor` looks for the reason"
             ) from error
@@ -85,8 +88,11 @@ class _NamedNetwork(msgspec.Struct):
 
 def named(networks: list[Network]) -> list[Network]:
     """Put in the names that the engine of this host knows, if it answers."""
-    known, running = ask_engine("/networks", list[_NamedNetwork]), ask_engine("/containers/json", list[_Container])
-    names = {one.id: one.name for one in known or ()}
+    known = ask_engine("/networks", list[_NamedNetwork])
+    if known is None:
+        return networks
+    running = ask_engine("/containers/json", list[_Container])
+    names = {one.id: one.name for one in known}
     containers = {
         attached.endpoint: one.names[0].removeprefix("/")
         for one in running or ()

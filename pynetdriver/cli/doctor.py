@@ -9,12 +9,12 @@ import msgspec
 
 from pynetdriver.answers import STATE_DIR, Network, Status
 from pynetdriver.cli import tables
-from pynetdriver.cli.client import Daemon, ask_engine, named
+from pynetdriver.cli.client import Daemon, Silence, T, ask_engine, named
 from pynetdriver.cli.options import json_option, sockets_option
 from pynetdriver.errors import PynetError
 
 #: A daemon that is silent for so long is a finding.
-_DAEMON_S = 1.0
+_DAEMON_S = 5.0
 _DRIVER = "pynet"
 
 
@@ -50,26 +50,42 @@ def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, a
     # It loads what reads links and rules, for which the other commands have no use.
     from pynetdriver.doctor import Plugin, Told, examine
 
-    answer: Status | None = None
-    networks: list[Network] = []
-    refusal = ""
     daemon = Daemon(sockets[0], _DAEMON_S)
-    try:
-        answer, networks = daemon.ask("/status", Status), named(daemon.ask("/networks", list[Network]))
-    except PynetError as error:
-        refusal = str(error)
+    refusals: list[PynetError] = []
+    status = _ask(daemon, "/status", Status, refusals)
+    networks = _ask(daemon, "/networks", list[Network], refusals)
     plugins = ask_engine("/plugins", list[_Plugin])
     known = ask_engine("/networks", list[_EngineNetwork])
+    lost = {one.id: one.name for one in known or () if one.driver == _DRIVER}
+    lost = _unknown(lost, networks)
+    if lost:  # or made between the two questions
+        lost = _unknown(lost, _ask(daemon, "/networks", list[Network], refusals))
     findings = examine(
         Told(
             sockets=sockets,
             state_dir=state_dir,
-            status=answer,
-            networks=networks,
-            refusal=refusal,
+            status=status,
+            networks=None if networks is None else named(networks),
+            answers=status is not None or any(not isinstance(one, Silence) for one in refusals),
+            refusal=str(refusals[0]) if refusals else "",
             plugins=None if plugins is None else [Plugin(one.name, one.enabled) for one in plugins],
-            names=None if known is None else {one.id: one.name for one in known if one.driver == _DRIVER},
+            lost=lost,
         )
     )
     click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else tables.findings(findings))
     context.exit(1 if findings else 0)
+
+
+def _ask(daemon: Daemon, path: str, kind: type[T], refusals: list[PynetError]) -> T | None:
+    """Get an answer of a kind; None if there is none, and why is added to the refusals."""
+    try:
+        return daemon.ask(path, kind)
+    except PynetError as error:
+        refusals.append(error)
+        return None
+
+
+def _unknown(names: dict[str, str], networks: list[Network] | None) -> dict[str, str]:
+    """Keep the names of networks that the daemon did not list; none if it said nothing."""
+    known = None if networks is None else {one.id for one in networks}
+    return {id: name for id, name in names.items() if known is not None and id not in known}

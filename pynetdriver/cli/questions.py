@@ -58,7 +58,7 @@ def ports(network: str | None, sockets: tuple[Path, ...], as_json: bool) -> None
             endpoint=endpoint.id,
             container=endpoint.container,
         )
-        for one in ([_chosen(networks, network)] if network else networks)
+        for one in (networks if network is None else [_chosen(networks, network)])
         for endpoint in one.endpoints
         for port in endpoint.ports
     ]
@@ -89,6 +89,8 @@ def _networks(sockets: tuple[Path, ...]) -> list[Network]:
 
 
 def _chosen(networks: list[Network], wanted: str) -> Network:
+    if not wanted:
+        raise click.BadParameter("it is empty", param_hint="NETWORK")
     found = [one for one in networks if one.name == wanted] or [one for one in networks if one.id.startswith(wanted)]
     if len(found) == 1:
         return found[0]
