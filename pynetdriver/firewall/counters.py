@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Direction, Flow
@@ -33,13 +33,18 @@ _WAIT_S = 5.0
 _TRIES = 5
 
 #: Parts of a key, each in registers of 4 bytes.
-_SETS = {"traffic4": struct.Struct("=B3x4sB3x2s2x4s"), "traffic6": struct.Struct("=B3x16sB3x2s2x16s")}
+_SETS = {
+    "traffic4": struct.Struct("=B3xB3x2s2x4s"),
+    "traffic6": struct.Struct("=B3xB3x2s2x16s"),
+    "traffic4_at": struct.Struct("=B3x4sB3x2s2x4s"),
+    "traffic6_at": struct.Struct("=B3x16sB3x2s2x16s"),
+}
 _WAYS: tuple[Direction, Direction] = ("in", "out")  # IP_CT_DIR_ORIGINAL and IP_CT_DIR_REPLY
 _PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 
 
 class Counted(NamedTuple):
-    """What the kernel tells apart: clients asked for the host's address `asked`, the address `container` answers."""
+    """What the kernel tells apart: a port on the address `asked`, 0.0.0.0 or :: for any; `container` answers."""
 
     direction: Direction
     asked: str
@@ -51,17 +56,13 @@ class Counted(NamedTuple):
 def attributed(
     counters: Mapping[Counted, Count], published: Iterable[Publication]
 ) -> tuple[dict[Flow, Count], list[Counted]]:
-    """Add up counters by published port; also name those of what is not published."""
+    """Assign counters to published ports; also name those of what is not published."""
     ports = {(one.protocol, one.host_port, str(one.host_address)): str(one.address) for one in published}
     found: dict[Flow, Count] = {}
     stale = []
-    for one, more in counters.items():
-        for address in (one.asked, "::" if ":" in one.asked else "0.0.0.0"):
-            if ports.get((one.protocol, one.host_port, address)) == one.container:
-                flow = Flow(one.direction, one.protocol, address, one.host_port)
-                packets, octets = found.get(flow, (0, 0))
-                found[flow] = Count(packets + more.packets, octets + more.octets)
-                break
+    for one, carried in counters.items():
+        if ports.get((one.protocol, one.host_port, one.asked)) == one.container:
+            found[Flow(one.direction, one.protocol, one.asked, one.host_port)] = carried
         else:
             stale.append(one)
     return found, stale
@@ -95,7 +96,7 @@ class Counters:
                 parts = dict(_attributes(element))
                 counter = dict(_attributes(dict(_attributes(parts[_EXPRESSION]))[_DATA]))
                 key = form.unpack(dict(_attributes(parts[_KEY]))[_VALUE])
-                found[_counted(key)] = Count(int.from_bytes(counter[_PACKETS]), int.from_bytes(counter[_BYTES]))
+                found[_counted(*key)] = Count(int.from_bytes(counter[_PACKETS]), int.from_bytes(counter[_BYTES]))
         return found
 
     def _elements(self, name: str) -> list[bytes]:
@@ -130,12 +131,12 @@ class Counters:
                 start += (length + 3) & ~3
 
 
-def _counted(key: tuple[int, bytes, int, bytes, bytes]) -> Counted:
-    way, asked, protocol, port, container = key
-    family = socket.AF_INET if len(asked) == 4 else socket.AF_INET6
+def _counted(way: int, *parts: Any) -> Counted:
+    *asked, protocol, port, container = parts
+    family, any_address = (socket.AF_INET, bytes(4)) if len(container) == 4 else (socket.AF_INET6, bytes(16))
     return Counted(
         _WAYS[way],
-        socket.inet_ntop(family, asked),
+        socket.inet_ntop(family, *asked or [any_address]),
         _PROTOCOLS[protocol],
         int.from_bytes(port),
         socket.inet_ntop(family, container),

@@ -10,7 +10,8 @@ rules however many there are. Deltas come from what is known; the table is liste
 | into, out of a network | `into`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | containers on links that others use too | `residents` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
-| what published ports carry | `traffic4`, `traffic6`: filled by the packets themselves |
+| whose packets are counted | `counted4`, `counted6`, `counted4_at`, `counted6_at`, keyed like `publish4`, … |
+| what published ports carry | `traffic4`, `traffic6`, `traffic4_at`, `traffic6_at`: filled by the packets themselves |
 | the host's administrator | chains, sets and maps whose name begins with `user`; never written here |
 """
 
@@ -20,6 +21,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from netaddr import IPAddress
 
 from pynetdriver.firewall import Direction
 from pynetdriver.firewall.counters import Counted
@@ -42,6 +45,11 @@ _MAPS = {
     "leave6": "type ipv6_addr : verdict; flags interval;",
 }
 _SETS = {
+    # Older kernels do not look for a key in a map whose data is not used.
+    "counted4": "type inet_proto . inet_service;",
+    "counted6": "type inet_proto . inet_service;",
+    "counted4_at": "type ipv4_addr . inet_proto . inet_service;",
+    "counted6_at": "type ipv6_addr . inet_proto . inet_service;",
     "apart4": "type ifname . inet_proto . inet_service;",
     "apart6": "type ifname . inet_proto . inet_service;",
     "apart4_at": "type ifname . ipv4_addr . inet_proto . inet_service;",
@@ -52,13 +60,15 @@ _SETS = {
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
 }
-#: Sets that packets fill, which are kept when the table is written anew: the way that a packet goes, the address,
-#: protocol and port that its flow was to at first, and the container that answers.
+#: Sets that packets fill, which are kept when the table is written anew: the way that a packet goes, what its flow
+#: was to at first (the address, of ports that are published on one; protocol and port), and who answers.
 _COUNTERS = {
-    "traffic4": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
-    "traffic6": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
+    "traffic4": ("ct_dir", "inet_proto", "inet_service", "ipv4_addr"),
+    "traffic6": ("ct_dir", "inet_proto", "inet_service", "ipv6_addr"),
+    "traffic4_at": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
+    "traffic6_at": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
 }
-#: The most counters of each: one for each way, port and address of the host that clients ask for.
+#: The most counters of each: two for each port, whatever clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
 #: Into a container goes what goes the way of its flow's first packet.
@@ -70,13 +80,18 @@ _WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 # ::1 has no route_localnet: an answer from a container could not come back to it, so it is left alone. Nor is
 # anything routed that comes from a link-local address: like that, it goes to the daemon, which relays it.
 # What goes through published ports is counted where each packet passes once: as it is forwarded, or as the host itself
-# sends it, when it is not known yet by which link, or gets it. The library knows what the port of a flow is only
-# beside its protocol, and keys of five parts at most.
+# sends it, when it is not known yet by which link, or gets it. Flows that others translate are left out: clients could
+# fill the sets with what these go to. The library knows what the port of a flow is only beside its protocol, and keys
+# of five parts at most.
 _COUNTING = "".join(
-    f"    meta l4proto {protocol} add @traffic{version} {{ ct direction . ct original {ip} daddr . meta l4proto"
-    f" . ct original proto-dst . ct reply {ip} saddr counter }} return\n"
+    f"    meta l4proto {protocol} {asked} @counted{which}"
+    f" add @traffic{which} {{ ct direction . {asked} . ct reply {ip} saddr counter }} return\n"
     for protocol in ("tcp", "udp", "sctp")
     for version, ip in ((4, "ip"), (6, "ip6"))
+    for which, asked in (
+        (f"{version}_at", f"ct original {ip} daddr . meta l4proto . ct original proto-dst"),
+        (f"{version}", "meta l4proto . ct original proto-dst"),
+    )
 )
 _CHAINS = (
     f"""
@@ -299,18 +314,23 @@ def forget(counted: Iterable[Counted]) -> str:
     """Write the command that forgets counters, such as those of ports that are not published any more."""
     elements: dict[str, list[str]] = {}
     for one in counted:
-        parts = (_WAYS[one.direction], one.asked, one.protocol, str(one.host_port), one.container)
-        elements.setdefault("traffic6" if ":" in one.asked else "traffic4", []).append(" . ".join(parts))
+        key, which = _asked(IPAddress(one.asked), one.protocol, one.host_port)
+        elements.setdefault(f"traffic{which}", []).append(f"{_WAYS[one.direction]} . {key} . {one.container}")
     return "".join(f"{line}\n" for into, keys in elements.items() for line in _elements("delete", into, keys))
 
 
 def _publish(result: Content, one: Publication) -> None:
-    key, which = f"{one.protocol} . {one.host_port}", f"{one.host_address.version}"
-    if int(one.host_address) != 0:
-        key, which = f"{one.host_address} . {key}", f"{which}_at"
+    key, which = _asked(one.host_address, one.protocol, one.host_port)
     result.add_element(f"publish{which}", key, f"{one.address} . {one.port}")
+    result.add_element(f"counted{which}", key)
     if one.but_from is not None:
         result.add_element(f"apart{which}", f'"{one.but_from}" . {key}')
+
+
+def _asked(address: IPAddress, protocol: str, port: int) -> tuple[str, str]:
+    """Write what clients ask for as part of a key, and the ending of what is keyed by that."""
+    key, which = f"{protocol} . {port}", f"{address.version}"
+    return (f"{address} . {key}", f"{which}_at") if int(address) else (key, which)
 
 
 def _bound(result: Content, segment: Segment) -> None:

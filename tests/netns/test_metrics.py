@@ -144,6 +144,40 @@ def test_what_is_not_to_a_published_port_is_not_counted_there(host: Host, lan: N
         assert carried(host, host_port="53", host_address="0.0.0.0") == times(0, 4)
 
 
+#: As a transparent proxy has it: what containers ask anybody's port 53 goes to this host.
+PROXY = """
+table ip proxy {
+  chain asked {
+    type nat hook prerouting priority -100;
+    ip daddr 203.0.113.0/24 udp dport 53 redirect to :5300
+  }
+}
+"""
+
+
+def counters(host: Host) -> int:
+    """How many there are in the kernel."""
+    return host.netns.run("nft", "list", "table", "inet", "pynet").count("counter packets")
+
+
+def test_clients_do_not_make_more_counters_than_there_are_ports(host: Host, lan: Namespace) -> None:
+    """Sets that are full would count nothing for who comes next."""
+    send = "import socket; one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    send += "for last in range(1, 20): one.sendto(b'x', (f'203.0.113.{last}', 53))"
+    host.netns.run("nft", "-f", "-", input=PROXY)
+    host.ok("CreateNetwork", network())
+    with container(host, 2, listening="") as web, container(host, 3, listening="") as other, echoing(web, "10.9.0.2"):
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP), port(5354, 53, UDP, HOST4)))
+        other.run(sys.executable, "-c", send)
+        assert counters(host) == 0
+        for last in (1, 2, 3):
+            ask(host.netns, f"127.0.0.{last}", 5353)
+        ask(lan, HOST4, 5354)
+        assert counters(host) == 4
+        assert carried(host, host_port="5353", host_address="0.0.0.0") == times(3 * TIMES, 4)
+        assert carried(host, host_port="5354", host_address=HOST4) == times(TIMES, 4)
+
+
 def test_a_stream_is_counted_to_its_end(host: Host, lan: Namespace) -> None:
     """All of a connection, not only what began it."""
     host.ok("CreateNetwork", network())

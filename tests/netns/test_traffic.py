@@ -98,7 +98,8 @@ def busy_host_here() -> None:
             subprocess.run(["ip", "-batch", "-"], input=batch, text=True, check=True)
             over.wait(0.05)
 
-    subprocess.run("ip link add pnhaaaaaaaaaaaa type veth peer name pncaaaaaaaaaaaa".split(), check=True)
+    pair = ["pnhaaaaaaaaaaaa", "type", "veth", "peer", "name", "pncaaaaaaaaaaaa"]
+    subprocess.run(["ip", "link", "add", *pair], check=True)
     others = threading.Thread(target=links_come)
     others.start()
     try:

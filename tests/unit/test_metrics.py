@@ -29,20 +29,19 @@ def counted(asked: str, container: str = WEB, **changes: Any) -> Counted:
     return Counted("in", asked, "tcp", 8080, container)._replace(**changes)
 
 
-def test_what_clients_asked_for_adds_up_by_published_port() -> None:
-    """A port on all addresses carries what came to any; one on an address of its own has that to itself."""
+def test_counters_are_those_of_published_ports() -> None:
+    """A port on all addresses has one, a port on an address of its own another."""
     ports = [published(ANY, WEB), published(HERE, "10.9.0.3"), published("::", "fd00:9::2")]
     counters = {
-        counted("127.0.0.1"): Count(1, 100),
-        counted("192.0.2.7"): Count(2, 200),
-        counted("192.0.2.7", direction="out"): Count(3, 300),
+        counted(ANY): Count(1, 100),
+        counted(ANY, direction="out"): Count(3, 300),
         counted(HERE, "10.9.0.3"): Count(4, 400),
-        counted("2001:db8::1", "fd00:9::2"): Count(5, 500),
+        counted("::", "fd00:9::2"): Count(5, 500),
     }
     found, stale = attributed(counters, ports)
     assert not stale
     assert found == {
-        Flow("in", "tcp", ANY, 8080): Count(3, 300),
+        Flow("in", "tcp", ANY, 8080): Count(1, 100),
         Flow("out", "tcp", ANY, 8080): Count(3, 300),
         Flow("in", "tcp", HERE, 8080): Count(4, 400),
         Flow("in", "tcp", "::", 8080): Count(5, 500),
@@ -51,7 +50,7 @@ def test_what_clients_asked_for_adds_up_by_published_port() -> None:
 
 @pytest.mark.parametrize(
     "one",
-    [counted(HERE, "10.9.0.9"), counted(HERE, protocol="udp"), counted(HERE, host_port=8081), counted("fd00::1", WEB)],
+    [counted(ANY, "10.9.0.9"), counted(ANY, protocol="udp"), counted(ANY, host_port=8081), counted(HERE)],
 )
 def test_counters_of_what_is_not_published_are_stale(one: Counted) -> None:
     """Another container had the port, or it was another port."""
@@ -60,18 +59,18 @@ def test_counters_of_what_is_not_published_are_stale(one: Counted) -> None:
 
 def test_stale_counters_are_deleted_by_one_command_a_set() -> None:
     """As elements that read as the rules write them."""
-    stale = [counted(HERE), counted(HERE, direction="out"), counted("fd00::1", "fd00:9::2", protocol="sctp")]
+    stale = [counted(ANY), counted(ANY, direction="out"), counted(HERE), counted("::", "fd00:9::2", protocol="sctp")]
     assert forget(stale).splitlines() == [
-        "delete element inet pynet traffic4 { original . 192.0.2.1 . tcp . 8080 . 10.9.0.2,"
-        " reply . 192.0.2.1 . tcp . 8080 . 10.9.0.2 }",
-        "delete element inet pynet traffic6 { original . fd00::1 . sctp . 8080 . fd00:9::2 }",
+        "delete element inet pynet traffic4 { original . tcp . 8080 . 10.9.0.2, reply . tcp . 8080 . 10.9.0.2 }",
+        "delete element inet pynet traffic4_at { original . 192.0.2.1 . tcp . 8080 . 10.9.0.2 }",
+        "delete element inet pynet traffic6 { original . sctp . 8080 . fd00:9::2 }",
     ]
     assert forget([]) == ""
 
 
 def test_counters_stay_when_the_table_is_written_anew() -> None:
     """Unless it goes for good, or somebody else made a set of that name."""
-    ours = {"name": "traffic4", "type": ["ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"]}
+    ours = {"name": "traffic4", "type": ["ct_dir", "inet_proto", "inet_service", "ipv4_addr"]}
     other = {"name": "links", "type": "ifname"}
     kept_by_user = {"rule": {"chain": "user", "expr": []}}
     listed: list[dict[str, Any]] = [{"set": ours}, {"set": other}, kept_by_user]
