@@ -35,7 +35,7 @@ def serving(host: Host) -> Iterator[Finding]:
     except ConnectionRefusedError:
         yield _absent(host, f"the socket {path} is there, but nobody serves it: pynet was killed")
     except FileNotFoundError:
-        if host.status is None:
+        if not host.told.answers:
             yield _absent(host, f"pynet is not running: there is no socket {path}")
         else:
             yield error(
@@ -46,9 +46,11 @@ def serving(host: Host) -> Iterator[Finding]:
     except OSError as refusal:
         yield _absent(host, f"the socket {path} cannot be reached: {refusal.strerror or refusal}")
     else:
-        if host.status is None and host.daemon_pid is None and pid == _SERVICE_MANAGER:
+        if host.told.answers:
+            yield from _refusal(host)
+        elif host.daemon_pid is None and pid == _SERVICE_MANAGER:
             yield _absent(host, f"systemd listens at {path}, but the service behind it does not run")
-        elif host.status is None:
+        else:
             yield _silent(host, path, host.daemon_pid or pid)
 
 
@@ -58,6 +60,18 @@ def _absent(host: Host, what: str) -> Finding:
         f"{what}. The engine waits 15 seconds for each call and fails; containers that run go on",
         command=host.start,
     )
+
+
+def _refusal(host: Host) -> Iterator[Finding]:
+    """A daemon that answers is at work, even if it cannot say all."""
+    asked = {"status": host.status, "ls": host.told.networks}
+    for command in (command for command, answer in asked.items() if answer is None):
+        yield warning(
+            "daemon",
+            f"pynet runs, but there is no answer to `pynet {command}`, so what depends on that was not looked at:"
+            f" {host.told.refusal}",
+            command=f"pynet {command}",
+        )
 
 
 def _silent(host: Host, path: Path, pid: int) -> Finding:
@@ -83,7 +97,7 @@ def found_by_engine(host: Host) -> Iterator[Finding]:
                 command=f"docker plugin rm -f {plugin.name}",
             )
     sockets = (SOCKET, SOCKET.parent / SOCKET.stem / SOCKET.name)
-    if any(seen(one).is_socket() for one in sockets) or (SOCKET in host.told.sockets and host.status):
+    if any(seen(one).is_socket() for one in sockets) or (SOCKET in host.told.sockets and host.told.answers):
         return
     spec = next((one for folder in _SPECS for name in _spec_names() if (one := seen(folder / name)).exists()), None)
     addresses = [f"unix://{path}" for path in host.told.sockets]
@@ -183,23 +197,21 @@ def pools(host: Host) -> Iterator[Finding]:
 
 def known_networks(host: Host) -> Iterator[Finding]:
     """Engine and daemon know the same networks."""
-    if host.status is None or host.told.names is None:
-        return
-    for id, name in host.told.names.items():
-        if id not in {one.id for one in host.networks}:
-            yield error(
-                "networks",
-                f"the engine has a network {name} that pynet does not know, since its state was lost or is in another"
-                " folder: no container of it starts. Remove it and make it again",
-                command=f"docker network rm {name}",
-            )
+    for name in host.told.lost.values():
+        yield error(
+            "networks",
+            f"the engine has a network {name} that pynet does not know, since its state was lost or is in another"
+            " folder: no container of it starts. Remove it and make it again",
+            command=f"docker network rm {name}",
+        )
 
 
 def soundness(host: Host) -> Iterator[Finding]:
     """What pynet could not put right by itself so far."""
     if host.status is None:
         return
-    names = [title(one) for one in host.networks if one.id in host.status.unsound]
+    known = {one.id: title(one) for one in host.networks}
+    names = [known.get(id, id[:12]) for id in host.status.unsound]
     if names:
         yield error(
             "networks",

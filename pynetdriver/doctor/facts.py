@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from netaddr import IPNetwork
@@ -29,18 +29,22 @@ class Told:
     Args:
         sockets: where pynet serves engines, the host's own first.
         state_dir: where the daemon keeps its state, if it does not say so itself.
-        refusal: why there is no status.
+        status: what the daemon is, None if it did not say so.
+        networks: those that the daemon knows, None if it did not say so.
+        answers: whether the daemon answered anything, be it a refusal.
+        refusal: why status or networks are not there.
         plugins: the engine's managed plugins, None if the engine could not be asked.
-        names: of the engine's networks that are pynet's, by id; None if the engine could not be asked.
+        lost: names of the engine's networks that are pynet's and that the daemon does not know, by id.
     """
 
     sockets: Sequence[Path]
     state_dir: Path
     status: Status | None = None
-    networks: Sequence[Network] = ()
+    networks: Sequence[Network] | None = None
+    answers: bool = False
     refusal: str = ""
     plugins: Sequence[Plugin] | None = None
-    names: dict[str, str] | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

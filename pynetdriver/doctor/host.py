@@ -56,7 +56,7 @@ class Host:
     def __init__(self, told: Told) -> None:
         self.told = told
         self.status = told.status
-        self.networks = told.networks
+        self.networks = told.networks or ()
 
     @cached_property
     def start(self) -> str:
@@ -103,7 +103,7 @@ class Host:
     @property
     def mend(self) -> str:
         """The command that has pynet put right what is its own: a running one is told, one that starts does it."""
-        return "pynet reconcile" if self.status else self.start
+        return "pynet reconcile" if self.told.answers else self.start
 
     @cached_property
     def links(self) -> dict[str, Link]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import pytest
@@ -217,12 +223,16 @@ def test_another_lock_of_that_number(tmp_path: Path) -> None:
     assert found.stdout == "None\n"
 
 
-def host(**changed: Any) -> Host:
-    said = {
+def status(**changed: Any) -> dict[str, Any]:
+    """Write what a daemon says of itself."""
+    return {
         **{"version": "1", "owner": "", "since": 0.0, "sockets": [], "state_dir": "/x", "firewall": "nftables"},
         **{"networks": 1, "endpoints": 0, "ports": 0, "pools": [], "repairs": [], "metrics": []},
         **{"unfinished": [], "unsound": [], **changed},
     }
+
+
+def host(**changed: Any) -> Host:
     network = Network(
         id=ID,
         name="web",
@@ -233,7 +243,7 @@ def host(**changed: Any) -> Host:
         endpoints=[],
         subnets=[Subnet(pool="10.9.0.0/24")],
     )
-    told = Told(sockets=[Path("/x.sock")], state_dir=Path("/x"), status=Status(**said), networks=[network])
+    told = Told(sockets=[Path("/x.sock")], state_dir=Path("/x"), status=Status(**status(**changed)), networks=[network])
     return Host(told)
 
 
@@ -250,3 +260,82 @@ def test_full_pools() -> None:
     pool = PoolUse(subnet="10.9.0.0/24", space="x", size=253, used=253)
     (finding,) = daemon.pools(host(pools=[pool]))
     assert "network web" in finding.what and finding.command == "docker ps --filter network=web"
+
+
+Answers = dict[str, tuple[int, Any]]
+
+
+@contextmanager
+def answering(path: Path, answers: Answers) -> Iterator[None]:
+    """Serve answers at a Unix socket, as code and body; a body may be a function that gives it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, body = answers.get(self.path, (200, []))
+            body = body() if callable(body) else body
+            data = json.dumps(body).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def address_string(self) -> str:
+            return "a client"
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    path.parent.mkdir(exist_ok=True)
+    with ThreadingUnixStreamServer(str(path), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[None]:
+    """Listen at a Unix socket, and answer nobody."""
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+        one.listen()
+        yield
+
+
+def doctor(folder: Path) -> list[dict[str, Any]]:
+    """Run the command beside these sockets; what it finds of the daemon."""
+    command = (sys.executable, "-m", "pynetdriver", "doctor", "--json", "--socket", str(folder / "pynet.sock"))
+    environment = {**os.environ, "DOCKER_HOST": f"unix://{folder / 'engine.sock'}"}
+    out = subprocess.run(command, env=environment, capture_output=True, check=False).stdout
+    return [one for one in json.loads(out) if one["check"] in ("daemon", "networks")]
+
+
+def test_a_network_made_meanwhile(tmp_path: Path) -> None:
+    """Between what is asked of daemon and engine; only what the daemon never knows is lost."""
+    made = {"id": ID, "backend": "macvlan", "internal": False, "options": {}, "sound": True}
+    made |= {"endpoints": [], "subnets": []}
+    listed = iter([[], [made]])
+    daemon_answers: Answers = {"/status": (200, status()), "/networks": (200, lambda: next(listed))}
+    known = [{"Id": id, "Name": name, "Driver": "pynet"} for id, name in ((ID, "fresh"), ("8e" * 32, "old"))]
+    with (
+        listening(tmp_path / "pynet.sock"),
+        answering(tmp_path / "pynet/admin.sock", daemon_answers),
+        answering(tmp_path / "engine.sock", {"/networks": (200, known)}),
+    ):
+        (finding,) = doctor(tmp_path)
+    assert finding["command"] == "docker network rm old"
+
+
+@pytest.mark.parametrize(("refused", "command"), [("/networks", "pynet ls"), ("/status", "pynet status")])
+def test_a_daemon_that_cannot_say_all(tmp_path: Path, refused: str, command: str) -> None:
+    """It is at work, so it is not to be killed; and no network is lost of which it said nothing."""
+    answers: Answers = {"/status": (200, status()), "/networks": (200, [])}
+    known = [{"Id": ID, "Name": "web", "Driver": "pynet"}] if refused == "/networks" else []
+    with (
+        listening(tmp_path / "pynet.sock"),
+        answering(tmp_path / "pynet/admin.sock", answers | {refused: (500, {"Err": "the disk is full"})}),
+        answering(tmp_path / "engine.sock", {"/networks": (200, known)}),
+    ):
+        (finding,) = doctor(tmp_path)
+    assert finding["severity"] == "warning" and finding["command"] == command
+    assert "the disk is full" in finding["what"]
