@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
@@ -29,8 +30,8 @@ _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _KEY, _EXPRESSION, _VALUE, _DATA = 1, 7, 1, 2
 _BYTES, _PACKETS = 1, 2
 _WAIT_S = 5.0
-#: A set that changed while it was read is read again so often.
-_TRIES = 5
+#: A set is read again so often if rules changed meanwhile, with pauses, since more of them may.
+_TRIES, _PAUSE_S = 25, 0.03
 
 #: Parts of a key, each in registers of 4 bytes.
 _SETS = {
@@ -94,6 +95,8 @@ class Counters:
         for name, form in _SETS.items():
             for element in elements[name]:
                 parts = dict(_attributes(element))
+                if _EXPRESSION not in parts:
+                    continue  # somebody else's
                 counter = dict(_attributes(dict(_attributes(parts[_EXPRESSION]))[_DATA]))
                 key = form.unpack(dict(_attributes(parts[_KEY]))[_VALUE])
                 found[_counted(*key)] = Count(int.from_bytes(counter[_PACKETS]), int.from_bytes(counter[_BYTES]))
@@ -119,7 +122,8 @@ class Counters:
                 elements += [element for _, element in _attributes(listed)]
             if whole:
                 return elements
-        raise OSError(errno.EAGAIN, "a set changes faster than it can be read")
+            time.sleep(_PAUSE_S)
+        raise OSError(errno.EAGAIN, "rules change faster than a set can be read")
 
     def _messages(self, wanted: int) -> Iterator[tuple[int, int, bytes]]:
         while True:

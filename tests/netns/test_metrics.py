@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from netaddr import IPAddress
 
+from pynetdriver.errors import HostError
+from pynetdriver.firewall import Count
+from pynetdriver.firewall.counters import Counted, Counters
+from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
+from pynetdriver.firewall.ruleset import render
+from pynetdriver.plan import Publication
 from tests.lab.netns import Namespace
 from tests.lab.scrape import Scrape
 from tests.lab.unix import get
 from tests.lab.wait import eventually
 
 from .host import NETWORK, PROGRAM, REVOKE, Host, both_firewalls, endpoint_id, ids, network, port, program
+from .inside import inside
 from .parents import NEIGHBOUR4, endpoint_on, on_lan, on_parent
 from .parents import container as leased
 from .test_dhcp import Server
@@ -244,6 +254,52 @@ def test_a_new_publication_begins_with_nothing(host: Host, lan: Namespace) -> No
             eventually(lambda: "5353" not in host.netns.run("nft", "list", "set", "inet", "pynet", "traffic4"))
             host.ok("Leave", ids(2))
             host.ok("DeleteEndpoint", ids(2))
+
+
+def many_are_forgotten() -> None:
+    async def scenario() -> None:
+        firewall, counters = NftablesFirewall(Nftables()), Counters()
+        port = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+        await firewall.set("network:1", [port])
+        await firewall.set("endpoint:1", [replace(port, host_port=8081)])
+        stale = (f"original . tcp . {number} . 10.9.0.{last}" for number in range(2000) for last in range(3, 13))
+        add_counters(f"{one} counter packets 1 bytes 1" for one in stale)
+
+        def forgotten() -> None:
+            while True:
+                with suppress(HostError):  # a set that changes
+                    if not counters.read():
+                        return
+                time.sleep(0.2)
+
+        began = latest = time.monotonic()
+        longest = 0.0
+        await firewall.set("endpoint:1", [])
+        waiting = asyncio.create_task(asyncio.to_thread(forgotten))
+        while not waiting.done():
+            await asyncio.sleep(0.005)
+            longest, latest = max(longest, time.monotonic() - latest), time.monotonic()
+        assert longest < (latest - began) / 5
+
+    asyncio.run(scenario())
+
+
+def add_counters(elements: Iterable[str]) -> None:
+    commands = f"add element inet pynet traffic4 {{ {', '.join(elements)} }}"
+    subprocess.run(["nft", "-f", "-"], input=commands, text=True, check=True)
+
+
+def elements_without_counters() -> None:
+    Nftables().commit(render([], []))
+    add_counters(["original . tcp . 8080 . 10.9.0.2", "reply . tcp . 8080 . 10.9.0.2 counter packets 1 bytes 2"])
+    assert Counters().read() == {Counted("out", "0.0.0.0", "tcp", 8080, "10.9.0.2"): Count(1, 2)}
+
+
+@pytest.mark.parametrize("what", [many_are_forgotten, elements_without_counters])
+def test_what_others_put_among_the_counters(what: Callable[[], None]) -> None:
+    """The daemon goes on meanwhile, and what has no counter is not read as one."""
+    with Namespace() as netns:
+        inside(netns, what)
 
 
 @both_firewalls
