@@ -71,8 +71,9 @@ class Patient:
 
     def examine(self, *arguments: str) -> list[dict[str, Any]]:
         """Run `pynet doctor` and return what it found; its exit code says whether that is something."""
-        process = self.popen("pynet", "doctor", "--json", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=30)
+        command = (sys.executable, "-m", "pynetdriver", "doctor", "--json", *arguments)
+        process = self.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate(timeout=120)
         assert not err and process.returncode in (0, 1), (process.returncode, err.decode())
         found: list[dict[str, Any]] = json.loads(out)
         assert process.returncode == (1 if found else 0)
