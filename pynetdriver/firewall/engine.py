@@ -204,4 +204,4 @@ async def _run(command: str, *arguments: str) -> str:
         # Before the reason stand hints, and a line for each second that the lock was waited for.
         *_, reason = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise HostError(f'"{what}" failed: {reason}')
-    return output.decode()
+    return output.decode(errors="replace")
