@@ -16,12 +16,14 @@ A check is a function that takes the host and yields findings; it finds nothing 
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from pynetdriver.answers import Finding
 from pynetdriver.doctor import addresses, daemon, firewall, kernel, links
 from pynetdriver.doctor.facts import Plugin, Told
-from pynetdriver.doctor.findings import error
+from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host
 
 __all__ = ["Plugin", "Told", "examine"]
@@ -41,4 +43,19 @@ def examine(told: Told) -> list[Finding]:
         what = "only root sees what is wrong with links, rules and the daemon"
         return [error("root", what, command="sudo pynet doctor")]
     host = Host(told)
-    return [finding for check in _CHECKS for finding in check(host)]
+    return [finding for check in _CHECKS for finding in _guarded(check, host)]
+
+
+def _guarded(check: Callable[[Host], Iterator[Finding]], host: Host) -> Iterator[Finding]:
+    """Find what a check finds; what nobody thought of on this host does not hide what others find."""
+    try:
+        yield from check(host)
+    except Exception as fault:
+        place = traceback.extract_tb(fault.__traceback__)[-1]
+        yield warning(
+            "doctor",
+            f"the doctor could not look at everything, which is a fault of its own: {check.__name__} failed with"
+            f" {type(fault).__name__}: {fault} ({Path(place.filename).name}, line {place.lineno}). Please report it"
+            " with the version",
+            command="pynet --version",
+        )

@@ -122,7 +122,7 @@ def _spec_names() -> Iterator[str]:
 
 def state_folder(host: Host) -> Iterator[Finding]:
     """What pynet answers is written down first, so that folder has to take it; seen as the daemon sees it."""
-    named = Path(host.status.state_dir) if host.status else host.told.state_dir
+    named = (Path(host.status.state_dir) if host.status else host.told.state_dir).absolute()
     inside = Path(f"/proc/{host.daemon_pid}/root") if host.daemon_pid else Path("/")
     folder = inside / named.relative_to("/")
     try:

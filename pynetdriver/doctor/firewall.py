@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from netaddr import IPAddress, IPNetwork
 
@@ -11,7 +11,7 @@ from pynetdriver.answers import Finding, Network
 from pynetdriver.doctor.facts import BaseChain, title, versions
 from pynetdriver.doctor.findings import error
 from pynetdriver.doctor.host import Host
-from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
+from pynetdriver.doctor.packets import UNREAD, Drop, Packet, Rule, dropped, read_nft, rules_of_iptables
 from pynetdriver.firewall.engine import CHAIN, engine_bridges
 from pynetdriver.firewall.iptables import left_behind
 from pynetdriver.firewall.ruleset import TABLE
@@ -27,6 +27,7 @@ _COMMANDS = {4: "iptables", 6: "ip6tables"}
 _ENGINE = ("filter", CHAIN)
 #: Its chains are its own to write; it is told by its own command.
 _FIREWALLD = "firewalld"
+_INTENDED = "Unless that is intended, this lets what is pynet's pass there"
 
 
 def own_rules(host: Host) -> Iterator[Finding]:
@@ -160,13 +161,8 @@ def _by_iptables(host: Host, packet: Packet, network: Network) -> Iterator[Findi
     for command, lines in host.filters.items():
         if command.startswith("ip6") != (packet.version == 6) or not any(one.startswith(":FORWARD") for one in lines):
             continue
-        read = [one for one in (read_iptables(line, packet) for line in lines) if one is not None]
-
-        def rules_of(chain: str, read: Sequence[tuple[str, Rule]] = read) -> Iterable[Rule]:
-            return [rule for name, rule in read if name == chain]
-
         policy_drops = any(line.startswith(":FORWARD DROP") for line in lines)
-        found = dropped("FORWARD", rules_of, policy_drops=policy_drops)
+        found = dropped("FORWARD", rules_of_iptables(lines, packet), policy_drops=policy_drops)
         if found is not None and not (found.rule is None and command in _incomplete(host)):
             yield _iptables_finding(host, command, packet, network, found)
 
@@ -175,6 +171,9 @@ def _iptables_finding(host: Host, command: str, packet: Packet, network: Network
     by_policy = found.rule is None
     with_chain = [one for one in _with_engine_chain(host) if one.startswith("ip6") == (packet.version == 6)]
     place = f"the {'policy' if by_policy else f'rule {found.rule}'} of the chain {found.chain} in {command}"
+    if found.rule is not None:
+        rules_there = [one for one in host.filters[command] if one.startswith(f"-A {found.chain} ")]
+        place += f", `{rules_there[found.rule - 1]}`"
     lost = f"{packet.what} of network {title(network)} is dropped by {place}"
     if by_policy and not with_chain and engine_bridges(host.links):
         return error(
@@ -189,6 +188,7 @@ def _iptables_finding(host: Host, command: str, packet: Packet, network: Network
     else:
         rules = [f"-{way} {network.link} -j ACCEPT" for way in ("i", "o")]
     chain = CHAIN if by_policy and command in with_chain else "FORWARD"
+    lost += f". {_INTENDED}"
     return error("other-rules", lost, command=" && ".join(f"{command} -I {chain} {one}" for one in rules))
 
 
@@ -198,7 +198,8 @@ def _by_nftables(host: Host, packet: Packet, network: Network) -> Iterator[Findi
             continue
 
         def rules_of(chain: str, base: BaseChain = base) -> Iterable[Rule]:
-            return [read_nft(one, packet) for one in host.rules(base.family, base.table, chain)]
+            rules = host.rules(base.family, base.table, chain)
+            return [UNREAD] if rules is None else [read_nft(one, packet) for one in rules]
 
         found = dropped(base.name, rules_of, policy_drops=base.drops)
         if found is not None:
@@ -215,7 +216,8 @@ def _is_known(host: Host, base: BaseChain) -> bool:
 
 def _nftables_finding(base: BaseChain, packet: Packet, network: Network, found: Drop) -> Finding:
     where = f"{base.family} {base.table} {base.name}"
-    by = "the policy" if found.rule is None else f"rule {found.rule} of the chain {found.chain}"
+    by = "the policy" if found.rule is None else f"rule {found.rule}"
+    dropping = f"{base.family} {base.table} {found.chain}"
     if base.table == _FIREWALLD:
         command = f"firewall-cmd --permanent --zone=trusted --add-interface={network.link} && firewall-cmd --reload"
     else:
@@ -224,8 +226,8 @@ def _nftables_finding(base: BaseChain, packet: Packet, network: Network, found: 
         command = " && ".join(f"nft insert rule {where} {way}if{kind} {value} accept" for way in ("i", "o"))
     return error(
         "other-rules",
-        f"{packet.what} of network {title(network)} is dropped by {by} of the nftables chain {where}, which somebody"
-        " else made; no accept elsewhere helps",
+        f"{packet.what} of network {title(network)} is dropped by {by} of the nftables chain {dropping}, which somebody"
+        f" else made (`nft list chain {dropping}` shows it); no accept elsewhere helps. {_INTENDED}",
         command=command,
     )
 

@@ -263,14 +263,14 @@ class Host:
                 found.append(BaseChain(family, table, name, hook.get_attr("NFTA_HOOK_HOOKNUM"), policy == _NF_DROP))
         return found
 
-    def rules(self, family: str, table: str, chain: str) -> list[list[dict[str, Any]]]:
-        """List the rules of a chain, each as the statements of libnftables-json(5)."""
+    def rules(self, family: str, table: str, chain: str) -> list[list[dict[str, Any]]] | None:
+        """List the rules of a chain, each as the statements of libnftables-json(5); None if they cannot be read."""
         if self._nftables is None:
-            return []
+            return None
         try:
             listed = self._nftables.listing(f"chain {family} {table} {chain}")
         except NftablesError:
-            return []
+            return None
         return [one["rule"]["expr"] for one in listed if "rule" in one]
 
     @cached_property
@@ -298,7 +298,7 @@ def text(path: Path) -> str | None:
 def run(*command: str) -> str:
     """Run a command that only looks; what it says is empty if it fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S).stdout
+        return subprocess.run(command, capture_output=True, errors="replace", timeout=_COMMAND_S).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 

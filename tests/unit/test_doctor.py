@@ -19,13 +19,15 @@ from typing import Any
 import pytest
 from netaddr import IPAddress
 
-from pynetdriver.answers import Network, PoolUse, Port, Status, Subnet
+from pynetdriver import doctor
+from pynetdriver.answers import Finding, Network, PoolUse, Port, Status, Subnet
 from pynetdriver.doctor import daemon
 from pynetdriver.doctor.addresses import Listener, listeners
 from pynetdriver.doctor.facts import Link, Told
-from pynetdriver.doctor.host import Host
+from pynetdriver.doctor.findings import warning
+from pynetdriver.doctor.host import Host, run
 from pynetdriver.doctor.kernel import dotted
-from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft
+from pynetdriver.doctor.packets import Drop, Packet, Rule, dropped, read_iptables, read_nft, rules_of_iptables
 from pynetdriver.names import LINK_GROUP
 
 ID = "9f" * 32
@@ -60,6 +62,9 @@ IN = Packet(
         ("-A F -m devgroup --src-group 0x706e -j ACCEPT", True, False),
         ('-A F -m comment --comment "any one" -m devgroup --dst-group 0x706e -j ACCEPT', False, True),
         ("-A F -m set --match-set some dst -j ACCEPT", None, None),
+        ("-A F -m rpfilter -j ACCEPT", None, None),
+        ("-A F -m devgroup --src-group 0x6e/0xff -j ACCEPT", True, False),
+        ('-A F -m comment --comment "-j DROP" -i pn-x -j ACCEPT', True, False),
         ("-A F -i pn-x -m set ! --match-set some dst -j ACCEPT", None, False),
     ],
 )
@@ -82,6 +87,32 @@ def test_targets_of_iptables(target: str, verdict: str) -> None:
     found = read_iptables(f"-A F {target}", OUT)
     assert found is not None and found[1].verdict == verdict
     assert read_iptables(":FORWARD DROP [0:0]", OUT) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['-A F -m comment --comment "two', "-A F -p tcp --dport what -j DROP", "-A F -s nowhere -j DROP", "-A F -j"],
+)
+def test_rules_that_cannot_be_read(line: str) -> None:
+    """Such as one whose comment has two lines: it may let all pass."""
+    assert read_iptables(line, OUT) == ("F", Rule(None, "accept"))
+    assert read_iptables('lines" -j ACCEPT', OUT) is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "where"),
+    [
+        (["-A FORWARD -j NFQUEUE --queue-num 0"], None),
+        (["-A FORWARD -j LOG --log-prefix x"], Drop("FORWARD", None)),
+        (["-A FORWARD -j own"], Drop("FORWARD", None)),
+        (["-A FORWARD -j own", "-A own -j SYNPROXY"], None),
+        (["-A FORWARD -j own", "-A own -j DROP"], Drop("own", 1)),
+    ],
+)
+def test_targets_that_are_no_chains(rules: list[str], where: Drop | None) -> None:
+    """Some judge, as a program does that reads a queue."""
+    lines = [":FORWARD DROP [0:0]", ":own - [0:0]", *rules]
+    assert dropped("FORWARD", rules_of_iptables(lines, OUT), policy_drops=True) == where
 
 
 def match(left: Any, right: Any, op: str = "==") -> dict[str, Any]:
@@ -116,11 +147,27 @@ META, CT = "meta", "ct"
         (match({"payload": {"protocol": "udp", "field": "dport"}}, 80), False, False),
         ({"xt": {"type": "match", "name": "set"}}, None, None),
         ({"counter": {"packets": 0, "bytes": 0}}, True, True),
+        ({"mangle": {"key": {META: {"key": "mark"}}, "value": 7}}, True, True),
+        (match({"payload": {"protocol": "ip6", "field": "daddr"}}, "fd00::2", "!="), False, False),
+        (match({"payload": {"protocol": "udp", "field": "dport"}}, 53, "!="), False, False),
+        (match({"payload": {"protocol": "icmp", "field": "type"}}, "echo-request", "!="), False, False),
+        (match({"payload": {"protocol": "tcp", "field": "dport"}}, "https"), None, None),
+        ({"ct count": {"val": 100000, "inv": True}}, None, None),
+        ({"quota": {"val": 10, "val_unit": "gbytes", "inv": True}}, None, None),
+        ({"set": {"op": "add", "elem": 1, "set": "@m", "stmt": [{"limit": {"rate": 1}}]}}, None, None),
     ],
 )
 def test_rules_of_nftables(one: dict[str, Any], out: bool | None, into: bool | None) -> None:
     assert read_nft([one, {"accept": None}], OUT) == Rule(out, "accept")
     assert read_nft([one, {"accept": None}], IN) == Rule(into, "accept")
+
+
+def test_statements_that_may_judge() -> None:
+    """A queue's reader does, and what is not known here may."""
+    assert read_nft([{"queue": {"num": 0, "flags": "bypass"}}], OUT) == Rule(None, "accept")
+    assert read_nft([{"xt": {"type": "target", "name": "NFQUEUE"}}], OUT) == Rule(None, "accept")
+    other = match({META: {"key": "iifname"}}, "elsewhere")
+    assert read_nft([other, {"queue": {"num": 0}}], OUT).holds is False
 
 
 def test_verdict_maps() -> None:
@@ -148,6 +195,10 @@ def test_verdict_maps() -> None:
         ({"F": [Rule(True, "goto", "a"), Rule(True, "accept")], "a": []}, True, Drop("F", None)),
         ({"F": [Rule(True, "jump", "LOG"), Rule(True, "")]}, True, Drop("F", None)),
         ({"F": [Rule(True, "jump", "F")]}, True, Drop("F", None)),
+        ({"F": [Rule(True, "jump", "a")], "a": [Rule(None, "return"), Rule(True, "drop")]}, False, None),
+        ({"F": [Rule(None, "return"), Rule(True, "drop")]}, True, Drop("F", None)),
+        ({"F": [Rule(None, "goto", "a"), Rule(True, "drop")], "a": []}, False, None),
+        ({"F": [Rule(None, "goto", "a"), Rule(True, "drop")], "a": [Rule(True, "drop")]}, False, Drop("F", 2)),
     ],
 )
 def test_where_a_packet_is_dropped(chains: dict[str, list[Rule]], policy_drops: bool, where: Drop | None) -> None:
@@ -247,6 +298,33 @@ def host(**changed: Any) -> Host:
     return Host(told)
 
 
+def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told with what it failed, and does not hide what others find."""
+
+    def failing(host: Host) -> Iterator[Finding]:
+        yield warning("x", "found before", command="true")
+        raise KeyError("eth0")
+
+    def working(host: Host) -> Iterator[Finding]:
+        yield warning("y", "found after", command="true")
+
+    monkeypatch.setattr(doctor, "_CHECKS", (failing, working))
+    before, fault, after = doctor.examine(Told(sockets=[Path("/x.sock")], state_dir=Path("/x")))
+    assert (before.check, fault.check, after.check) == ("x", "doctor", "y")
+    assert "failing" in fault.what and "KeyError: 'eth0'" in fault.what
+
+
+def test_a_state_folder_from_here(tmp_path: Path) -> None:
+    """Named as from the working directory, of a daemon that does not run."""
+    told = Told(sockets=[tmp_path / "pynet.sock"], state_dir=Path("state"))
+    assert list(daemon.state_folder(Host(told))) == []
+
+
+def test_words_in_any_encoding() -> None:
+    """As a comment of a rule may be, written long ago."""
+    assert run("printf", r"Stra\337e") == "Stra\ufffde"
+
+
 def test_what_the_daemon_could_not_do() -> None:
     """Networks by the names that users gave them."""
     unsound, unfinished = daemon.soundness(host(unsound=[ID], unfinished=["endpoint:0123456789ab"]))
@@ -302,7 +380,7 @@ def listening(path: Path) -> Iterator[None]:
         yield
 
 
-def doctor(folder: Path) -> list[dict[str, Any]]:
+def examined(folder: Path) -> list[dict[str, Any]]:
     """Run the command beside these sockets; what it finds of the daemon."""
     command = (sys.executable, "-m", "pynetdriver", "doctor", "--json", "--socket", str(folder / "pynet.sock"))
     environment = {**os.environ, "DOCKER_HOST": f"unix://{folder / 'engine.sock'}"}
@@ -322,7 +400,7 @@ def test_a_network_made_meanwhile(tmp_path: Path) -> None:
         answering(tmp_path / "pynet/admin.sock", daemon_answers),
         answering(tmp_path / "engine.sock", {"/networks": (200, known)}),
     ):
-        (finding,) = doctor(tmp_path)
+        (finding,) = examined(tmp_path)
     assert finding["command"] == "docker network rm old"
 
 
@@ -336,6 +414,6 @@ def test_a_daemon_that_cannot_say_all(tmp_path: Path, refused: str, command: str
         answering(tmp_path / "pynet/admin.sock", answers | {refused: (500, {"Err": "the disk is full"})}),
         answering(tmp_path / "engine.sock", {"/networks": (200, known)}),
     ):
-        (finding,) = doctor(tmp_path)
+        (finding,) = examined(tmp_path)
     assert finding["severity"] == "warning" and finding["command"] == command
     assert "the disk is full" in finding["what"]
