@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +36,13 @@ def listening(start: Start, *command: str) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def sniffed(start: Start, link: str, act: Callable[[], object], mark: str = "forged", seconds: str = "1") -> str:
-    """What arrives on a link with a mark in it while something is done."""
-    with listening(start, SNIFF, link, mark, seconds) as process:
+def sniffed(start: Start, link: str, act: Callable[[], object], mark: str = "forged") -> str:
+    """What arrives on a link with a mark in it while something is done, and in half a second after that."""
+    with listening(start, SNIFF, link, mark) as process:
         act()
         assert process.stdout is not None
-        return process.stdout.readline().decode().strip()
+        seen, _, _ = select.select([process.stdout], [], [], 0.5)
+        return process.stdout.readline().decode().strip() if seen else "nothing"
 
 
 def inside(lab: Lab, container: str) -> Start:
