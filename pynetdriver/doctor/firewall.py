@@ -10,15 +10,14 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.answers import Finding, Network
 from pynetdriver.doctor.facts import BaseChain, title, versions
 from pynetdriver.doctor.findings import error
-from pynetdriver.doctor.host import Host
+from pynetdriver.doctor.host import SOMEWHERE, Host
 from pynetdriver.doctor.packets import UNREAD, Drop, Packet, Rule, dropped, read_nft, rules_of_iptables
 from pynetdriver.firewall.engine import CHAIN, engine_bridges
 from pynetdriver.firewall.iptables import left_behind
 from pynetdriver.firewall.ruleset import TABLE
 from pynetdriver.names import LINK_GROUP
 
-#: Addresses in the internet, and a port there that containers ask for.
-_SOMEWHERE = {4: IPAddress("1.1.1.1"), 6: IPAddress("2606:4700::1111")}
+#: A port in the internet that containers ask for.
 _HTTPS = 443
 #: linux/netfilter.h: NF_INET_FORWARD.
 _FORWARD = 2
@@ -124,8 +123,8 @@ def _packets(host: Host, network: Network, version: int) -> Iterator[Packet]:
     bridge = host.links.get(network.link or "")
     if bridge is None:
         return
-    own, somewhere = _containers(network, version), _SOMEWHERE[version]
-    way = next((host.links[one] for one in host.default_links(version) if one), None)
+    own, somewhere = _containers(network, version), SOMEWHERE[version]
+    way = host.way_out(version)
     if way is not None and not network.internal:
         yield Packet("what its containers send out", version, own[0], somewhere, _HTTPS, bridge, way)
         for target, port in _published(network, version):

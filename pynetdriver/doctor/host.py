@@ -45,6 +45,8 @@ _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 _NFT_DORMANT = 1
 _NF_DROP = 0
 _COMMAND_S = 3.0
+#: Addresses in the internet.
+SOMEWHERE = {4: IPAddress("1.1.1.1"), 6: IPAddress("2606:4700::1111")}
 _SERVICE = "pynet.service"
 _UNITS = f"pynet.socket {_SERVICE}"
 _UNIT_FOLDERS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
@@ -175,15 +177,20 @@ class Host:
         """The links by which the default routes of an IP version lead."""
         return [one.link for one in self.routes if one.to.version == version and one.to.prefixlen == 0]
 
-    def way(self, address: IPAddress) -> Way:
-        """Ask the kernel where it would send a packet."""
+    def way(self, address: IPAddress, source: IPAddress | None = None) -> Way:
+        """Ask the kernel where it would send a packet, that has a source of this host's already or gets one."""
+        own = {} if source is None else {"src": str(source)}
         try:
             with IPRoute() as netlink:
-                (route,) = netlink.route("get", dst=str(address))
+                (route,) = netlink.route("get", dst=str(address), **own)
         except NetlinkError:
             return Way("unreachable", None)
         names = {one.index: one.name for one in self.links.values()}
         return Way(_ROUTE_TYPES.get(route["type"], "other"), names.get(route.get("oif")))
+
+    def way_out(self, version: int) -> Link | None:
+        """The link by which this host reaches the internet: of several default routes the one that is in use."""
+        return self.links.get(self.way(SOMEWHERE[version]).link or "")
 
     def switch(self, name: str) -> str | None:
         """Read a switch below /proc/sys/net, e.g. "ipv4/ip_forward"."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from netaddr import IPAddress
+
 from pynetdriver.answers import Finding
-from pynetdriver.doctor.facts import is_ours, title, versions
+from pynetdriver.doctor.facts import HostAddress, is_ours, title, versions
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host
+from pynetdriver.doctor.host import SOMEWHERE, Host
 
 _NAMES = {4: "ipv4", 6: "ipv6"}
 #: The host's switch: writing it sets every link's own.
@@ -69,21 +71,32 @@ def router_advertisements(host: Host) -> Iterator[Finding]:
 
 
 def reverse_path(host: Host) -> Iterator[Finding]:
-    """With several ways out, a strict filter drops what does not come by the way of its answer."""
+    """A strict filter drops what comes by another link than its answer leaves by; the counter alone is old news."""
     lost = host.counter("TcpExt", "IPReversePathFilter")
-    outer = sorted(
-        {one.link for one in host.addresses if one.address.version == 4 and not is_ours(one.link)} - {"lo", ""}
-    )
-    outer = [one for one in outer if not host.links[one].is_bridge or one in host.default_links(4)]
     everywhere = int(host.switch("ipv4/conf/all/rp_filter") or 0)
-    strict = [one for one in outer if max(everywhere, int(host.switch(f"ipv4/conf/{one}/rp_filter") or 0)) == 1]
-    for link in strict if lost and len(outer) > 1 and host.networks else ():
-        yield warning(
-            "reverse-path",
-            f"the kernel has dropped {lost} packets since the answer would leave by another link, and {link} is held to"
-            " that (rp_filter=1): who comes in by one of several links and is answered by another reaches no container",
-            command=f"sysctl -w net.ipv4.conf.{link}.rp_filter=2",
-        )
+    for one in host.addresses if lost and host.networks else ():
+        strict = max(everywhere, int(host.switch(f"ipv4/conf/{one.link}/rp_filter") or 0)) == 1
+        if one.address.version != 4 or is_ours(one.link) or not strict:
+            continue
+        for peer in _beyond(host, one):
+            way = host.way(peer, one.address.ip)
+            if way.kind == "unicast" and way.link != one.link:
+                yield warning(
+                    "reverse-path",
+                    f"the kernel has dropped {lost} packets since their answer would leave by another link, and"
+                    f" {one.link} is held to that (rp_filter=1), though this host sends what is for {peer} to"
+                    f" {way.link}: who comes in by {one.link} and is answered by {way.link} reaches no container",
+                    command=f"sysctl -w {dotted(f'ipv4/conf/{one.link}/rp_filter')}=2",
+                )
+                break
+
+
+def _beyond(host: Host, own: HostAddress) -> Iterator[IPAddress]:
+    """Addresses that a link with this address has on its side: of its subnet, and by its default route."""
+    if own.address.size > 2:
+        yield next(one for one in own.address.iter_hosts() if one != own.address.ip)
+    if own.link in host.default_links(4):
+        yield SOMEWHERE[4]
 
 
 def connections(host: Host) -> Iterator[Finding]:

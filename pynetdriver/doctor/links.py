@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from pynetdriver.answers import Finding, Network
@@ -114,8 +115,8 @@ def mtus(host: Host) -> Iterator[Finding]:
                 command=f"ip link set dev {link.name} mtu {wanted}",
             )
         elif network in host.outgoing:
-            ways = {host.links[one] for version in versions(network) for one in host.default_links(version) if one}
-            yield from (_narrow(network, wanted, way) for way in ways if way.mtu < wanted)
+            ways = {host.way_out(version) for version in versions(network)} - {None, link}
+            yield from (_narrow(network, wanted, way) for way in ways if way and way.mtu < wanted)
 
 
 def _narrow(network: Network, mtu: int, way: Link) -> Finding:
@@ -123,9 +124,22 @@ def _narrow(network: Network, mtu: int, way: Link) -> Finding:
         "mtu",
         f"network {title(network)} has the MTU {mtu}, and {way.name}, the way out, has {way.mtu}: large packets of"
         " containers are lost wherever ICMP is filtered, so connections hang once they carry much. Make the network"
-        f" again with -o mtu={way.mtu} or, if what is at the other end of {way.name} can do it, raise its MTU",
-        command=f"ip link set dev {way.name} mtu {mtu}",
+        f" again with -o mtu={way.mtu} and what else it was made with",
+        command=f"docker network rm {title(network)} && {_anew(network, way.mtu)}",
     )
+
+
+def _anew(network: Network, mtu: int) -> str:
+    """Write the command that makes a network with another MTU."""
+    words = ["docker", "network", "create", "-d", "pynet"]
+    for subnet in network.subnets:
+        words += ["--subnet", subnet.pool] + (["--gateway", subnet.gateway] if subnet.gateway else [])
+    if 6 in versions(network):
+        words.append("--ipv6")
+    options = {key: value for key, value in network.options.items() if key not in _MTU_OPTIONS} | {"mtu": str(mtu)}
+    for key, value in options.items():
+        words += ["-o", f"{key}={value}"]
+    return shlex.join([*words, title(network)])
 
 
 def _mtu(host: Host, network: Network) -> int | None:

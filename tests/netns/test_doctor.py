@@ -378,7 +378,7 @@ class TestKernel:
         assert ward.examine() == []
 
     def test_a_strict_reverse_path(self, ward: Ward) -> None:
-        """A client comes in by the second link, and the way back to it is the first."""
+        """A client comes in by the second way out, and the way back to it is the first."""
         with Namespace() as far:
             connect(Plug(ward.netns, "wan1", ("198.51.100.1/24",)), Plug(far, "eth0", ("198.51.100.2/24",)))
             far.run("ip", "address", "add", "203.0.113.1/32", "dev", "lo")
@@ -386,6 +386,7 @@ class TestKernel:
             ward.neighbour.run("ip", "route", "add", "203.0.113.1/32", "via", Lan.HOST4)
             far.run("ping", "-c1", "198.51.100.1")
             ward.netns.write_sysctl("net/ipv4/conf/wan1/rp_filter", "1")
+            ward.netns.run("ip", "route", "add", "default", "via", "198.51.100.2", "metric", "500")
             sends = ("ping", "-c1", "-W1", "-I", "203.0.113.1", "198.51.100.1")
 
             def arrives() -> bool:
@@ -394,6 +395,18 @@ class TestKernel:
                 return _echoes(ward.netns) > before
 
             ward.cured("reverse-path", arrives, "wan1")
+
+    def test_a_strict_reverse_path_that_was_right(self, ward: Ward) -> None:
+        """What it dropped since the start of the host says nothing if no link's own side is reached by another."""
+        with Namespace() as far:
+            connect(Plug(ward.netns, "wan1", ("198.51.100.1/24",)), Plug(far, "eth0", ("198.51.100.2/24",)))
+            far.run("ip", "address", "add", "203.0.113.1/32", "dev", "lo")
+            for link in ("wan1", PARENT):
+                ward.netns.write_sysctl(f"net/ipv4/conf/{link}/rp_filter", "1")
+            far.run("ping", "-c1", "198.51.100.1")
+            far.run("ping", "-c1", "-W1", "-I", "203.0.113.1", "198.51.100.1", check=False)
+            dropped = ward.netns.run("nstat", "-asz", "TcpExtIPReversePathFilter").split()[-2]
+            assert int(dropped) > 0 and ward.examine() == []
 
 
 def _echoes(netns: Namespace) -> int:
@@ -688,7 +701,20 @@ class TestLinks:
             )
 
         ward.netns.run("ip", "link", "set", PARENT, "mtu", "1400")
-        ward.cured("mtu", large_fits, PARENT, "1400")
+        assert not large_fits()
+        (finding,) = ward.examine()
+        assert finding["check"] == "mtu" and PARENT in finding["what"]
+        remove, make = finding["command"].split(" && ")
+        assert remove.startswith("docker network rm") and "-o mtu=1400" in make and "--subnet 10.9.0.0/24" in make
+        ward.netns.run("ip", "link", "set", PARENT, "mtu", "1500")
+        assert large_fits() and ward.examine() == []
+
+    def test_a_narrower_way_out_that_is_not_in_use(self, ward: Ward) -> None:
+        """As a VPN's, that stands by."""
+        ward.netns.run("ip", "link", "add", "tun7", "mtu", "1400", "up", "type", "bridge")
+        ward.netns.run("ip", "address", "add", "198.51.100.1/24", "dev", "tun7")
+        ward.netns.run("ip", "route", "add", "default", "via", "198.51.100.2", "dev", "tun7", "metric", "500")
+        assert ward.examine() == []
 
 
 class TestAddresses:
