@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -52,8 +53,10 @@ def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, a
 
     daemon = Daemon(sockets[0], _DAEMON_S)
     refusals: list[PynetError] = []
-    status = _ask(daemon, "/status", Status, refusals)
-    networks = _ask(daemon, "/networks", list[Network], refusals)
+    with ThreadPoolExecutor() as both:  # so that silence is waited for once
+        asked = both.submit(_ask, daemon, "/status", Status, refusals)
+        networks = _ask(daemon, "/networks", list[Network], refusals)
+        status = asked.result()
     plugins = ask_engine("/plugins", list[_Plugin])
     known = ask_engine("/networks", list[_EngineNetwork])
     lost = {one.id: one.name for one in known or () if one.driver == _DRIVER}
@@ -66,7 +69,7 @@ def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, a
             state_dir=state_dir,
             status=status,
             networks=None if networks is None else named(networks),
-            answers=status is not None or any(not isinstance(one, Silence) for one in refusals),
+            answers=not all(isinstance(one, Silence) for one in refusals) or (status, networks) != (None, None),
             refusal=str(refusals[0]) if refusals else "",
             plugins=None if plugins is None else [Plugin(one.name, one.enabled) for one in plugins],
             lost=lost,

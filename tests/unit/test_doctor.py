@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -417,3 +418,15 @@ def test_a_daemon_that_cannot_say_all(tmp_path: Path, refused: str, command: str
         (finding,) = examined(tmp_path)
     assert finding["severity"] == "warning" and finding["command"] == command
     assert "the disk is full" in finding["what"]
+
+
+@pytest.mark.parametrize(("slow", "command"), [("/networks", "pynet ls"), ("/status", "pynet status")])
+def test_a_daemon_that_is_slow_to_say_one_thing(tmp_path: Path, slow: str, command: str) -> None:
+    answers: Answers = {"/status": (200, status()), "/networks": (200, []), slow: (200, lambda: time.sleep(6))}
+    with (
+        listening(tmp_path / "pynet.sock"),
+        answering(tmp_path / "pynet/admin.sock", answers),
+        answering(tmp_path / "engine.sock", {}),
+    ):
+        (finding,) = examined(tmp_path)
+        assert finding["severity"] == "warning" and finding["command"] == command
