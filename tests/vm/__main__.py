@@ -53,7 +53,8 @@ def shared_out(image: Image) -> int:
 def whole_hosts() -> int:
     """Run the tests that start machines of their own: out here, in processes like any other."""
     say("reboots, and the service under systemd")
-    pytest = (sys.executable, "-m", "pytest", f"--timeout={TEST_TIMEOUT_S * PATIENCE}", "-n", str(MACHINES))
+    # Each of them is the whole life of a host.
+    pytest = (sys.executable, "-m", "pytest", f"--timeout={2 * TEST_TIMEOUT_S * PATIENCE}", "-n", str(MACHINES))
     files = (str(file) for file in sorted(HERE.glob("test_*.py")))
     return subprocess.run((*pytest, *files), cwd=PROJECT, check=False).returncode
 
