@@ -27,7 +27,7 @@ from tests.lab.wait import eventually
 ENGINES = ("own", "26.1", "28.5", "20.10")
 PAGE = "hello from web"
 SERVE = f'mkdir /www; echo "{PAGE}" >/www/index.html; exec httpd -f -h /www'
-PINGS = 30
+PINGS = 100
 
 
 def main() -> None:
