@@ -120,8 +120,8 @@ class Managed:
             statuses = str(fetches.communicate(timeout=10)[0]).split()
         answered = {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)}
         (sent,) = map(int, re.findall(r"(\d+) packets transmitted", said))
-        # The last one may be on its way still.
-        losses.pings = max(sent - 1, *answered)
+        # The last ones, of a quarter of a second, may be on their way, or not read yet by a ping that had to wait.
+        losses.pings = max(sent - 5, *answered)
         losses.unanswered = losses.pings - len(answered)
         losses.pages, losses.missing = len(statuses), sum(status != "200" for status in statuses)
 
