@@ -53,7 +53,7 @@ def test_over_restarts_and_crashes(managed: Managed) -> None:
         managed.docker("plugin", "disable", ALIAS)
         managed.docker("plugin", "enable", ALIAS)
         works(managed)
-    # With 26.1 one ping of twenty a second is mostly lost as the plugin is back after `kill -9`; the cause is not known yet.
+    # With 26.1 one of twenty a second is mostly lost as the plugin is back after `kill -9`; why is not known yet.
     figures.append(f"engine {managed.engine.version}, kill -9 of the plugin, disable and enable: {losses}")
     assert losses.unanswered <= 1 and losses.missing == 0, losses
 
