@@ -110,7 +110,13 @@ def test_every_example_is_run_and_shown() -> None:
 
 def test_every_flag_has_its_environment_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """PYNET_STATE_DIR sets --state-dir, and so on: that is how a managed plugin is configured."""
-    given = {"socket": "/s.sock:/t.sock", "state-dir": "/d", "firewall": "nftables", "log-level": "error", "log-format": "json"}
+    given = {
+        "socket": "/s.sock:/t.sock",
+        "state-dir": "/d",
+        "firewall": "nftables",
+        "log-level": "error",
+        "log-format": "json",
+    }
     given["metrics-address"] = "127.0.0.1:9478"
     for flag, value in given.items():
         monkeypatch.setenv(f"PYNET_{flag.upper().replace('-', '_')}", value)
