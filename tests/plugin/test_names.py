@@ -49,13 +49,12 @@ def test_over_restarts_and_crashes(managed: Managed) -> None:
         managed.engine.machine.run("kill", "-KILL", str(before))
         eventually(lambda: managed.pid() != before)
         eventually(lambda: managed.inside("pynet", "status"))
-        works(managed)
         managed.docker("plugin", "disable", ALIAS)
         managed.docker("plugin", "enable", ALIAS)
-        works(managed)
-    # With 26.1 one of twenty a second is mostly lost as the plugin is back after `kill -9`; why is not known yet.
+    # Not meanwhile: up to engine 27 a network that is made costs all others a packet (docs/limits.md).
+    works(managed)
     figures.append(f"engine {managed.engine.version}, kill -9 of the plugin, disable and enable: {losses}")
-    assert losses.unanswered <= 1 and losses.missing == 0, losses
+    assert losses.unanswered == losses.missing == 0, losses
 
     managed.engine.restart()
     eventually(is_back)
