@@ -7,7 +7,7 @@ Needs root. Nothing of the machine's own network, mounts or engine is touched.
 | command | running one command with a time limit and a readable failure       |
 | netns   | network namespaces, and the cables between them                    |
 | unix    | HTTP over a Unix socket, as the engine speaks to a plugin          |
-| wait    | polling for a condition                                            |
+| wait    | polling for a condition, or waiting for one's turn                 |
 | roots   | root file systems of the engines, built once and kept              |
 | image   | the busybox image that every engine gets                           |
 | machine | a root file system, a mount and a pid namespace: all but the kernel |

@@ -4,17 +4,16 @@ They are kept in the folder named by PYNET_LAB, or in `.lab` beside `tests`, and
 never written to again: an engine runs on an overlay.
 """
 
-import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .command import CommandFailed, Unavailable, run
+from .wait import alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def kept(name: str, build: Callable[[Path], None]) -> Path:
     path, half = folder / name, folder / f"{name}.half"
     if path.exists():
         return path
-    with _locked(folder / f"{name}.lock"):
+    with alone(folder / f"{name}.lock"):
         if not path.exists():
             _remove(half)
             try:
@@ -113,13 +112,6 @@ def _folder() -> Path:
     folder = Path(os.environ.get("PYNET_LAB") or default)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _remove(path: Path) -> None:

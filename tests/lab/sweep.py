@@ -10,10 +10,19 @@ from pathlib import Path
 from . import cgroup
 from .command import run
 from .netns import FOLDER, PREFIX, Namespace
+from .wait import alone
+
+#: Tests run in several processes, each of which sweeps at first.
+LOCK = Path("/run/pnlab.lock")
 
 
 def sweep() -> list[str]:
-    """Remove what runs that are no more have left, and return its names."""
+    """Remove what runs that are no more have left, and return its names; one process at a time."""
+    with alone(LOCK):
+        return _sweep()
+
+
+def _sweep() -> list[str]:
     temporary = Path(tempfile.gettempdir())
     found = [path.name for place in (FOLDER, temporary) for path in place.glob(f"{PREFIX}*-*")]
     dead = sorted({name for name in found if not _alive(name)})

@@ -1,7 +1,10 @@
-"""Wait for a condition by asking again and again; owns the one loop of that kind."""
+"""Wait for a condition by asking again and again, or for others to be done; owns the one loop of that kind."""
 
+import contextlib
+import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from .command import PATIENCE, LabError
@@ -32,3 +35,11 @@ def eventually(condition: Callable[[], T], timeout_s: float = 10, every_s: float
         if time.monotonic() > end:
             raise TimeoutError(f"not true after {timeout_s} s; last: {last!r}") from failure
         time.sleep(every_s)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in here with the same file, which is made and stays."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -51,7 +51,7 @@ def test_over_restarts_and_crashes(managed: Managed) -> None:
         eventually(lambda: managed.inside("pynet", "status"))
         managed.docker("plugin", "disable", ALIAS)
         managed.docker("plugin", "enable", ALIAS)
-    # Not meanwhile: up to engine 27 a network that is made costs all others a packet (docs/limits.md).
+    # Not meanwhile: with engine 26.1 a network that is made may cost the others a packet (docs/limits.md).
     works(managed)
     figures.append(f"engine {managed.engine.version}, kill -9 of the plugin, disable and enable: {losses}")
     assert losses.unanswered == losses.missing == 0, losses
