@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from pynetdriver import __version__
-from pynetdriver.answers import FIREWALLS, STATE_DIR, admin_socket
 from pynetdriver.claim import claim
 from pynetdriver.cli.doctor import doctor
 from pynetdriver.cli.options import sockets_option
 from pynetdriver.cli.questions import inspect, list_networks, ports, reconcile, status
 from pynetdriver.errors import PynetError
+from pynetdriver.host import STATE_DIR, admin_socket
 from pynetdriver.sockets import listening
 
 
@@ -50,7 +50,7 @@ for _command in (status, list_networks, inspect, ports, doctor, reconcile):
 )
 @click.option(
     "--firewall",
-    type=click.Choice(("auto", *FIREWALLS)),
+    type=click.Choice(["auto", "nftables", "iptables"]),
     default="auto",
     show_default=True,
     help="What holds pynet's rules: a table of nftables, or chains in the tables of legacy iptables. auto is iptables "
@@ -89,10 +89,13 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with claim(sockets[0], state_dir), listening([admin_socket(sockets[0]), *sockets]) as (admin, *engines):
         # Only now, since to load all that the daemon needs takes a third of a second.
+        import asyncio
+
         from pynetdriver import serve as daemon
 
         _configure_log(log_level, log_format)
-        daemon.run(dict(zip(sockets, engines, strict=True)), admin, state_dir, firewall, metrics_address)
+        sockets_by_path = dict(zip(sockets, engines, strict=True))
+        asyncio.run(daemon.serve(sockets_by_path, admin, state_dir, firewall, metrics_address))
 
 
 def _configure_log(level: str, form: str) -> None:

@@ -5,29 +5,9 @@ Fields are only ever added, so that what programs read stays. Times are seconds 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import msgspec
-
-#: Where engines look for a driver named pynet (libnetwork's discovery, moby pkg/plugins/discovery.go).
-SOCKET = Path("/run/docker/plugins/pynet.sock")
-
-#: Where the daemon keeps networks, endpoints and leases.
-STATE_DIR = Path("/var/lib/pynet")
-
-#: What may hold pynet's rules.
-FIREWALLS = ("nftables", "iptables")
-
-
-def folder_beside(sock: Path) -> Path:
-    """Name the folder that belongs to a socket of the engine's: /run/docker/plugins/pynet for its pynet.sock."""
-    return sock.with_suffix("")
-
-
-def admin_socket(sock: Path) -> Path:
-    """Name the socket that goes with one of the engine's."""
-    return folder_beside(sock) / "admin.sock"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,9 +15,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pynetdriver.answers import folder_beside
 from pynetdriver.errors import PynetError
-from pynetdriver.host import MANAGED, seen
+from pynetdriver.host import MANAGED, folder_beside, seen
 
 #: Both seen and written to by service and managed plugin.
 _LOCKS = seen("/run/docker") / "plugins/pynet"

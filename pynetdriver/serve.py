@@ -54,7 +54,7 @@ _MANAGED_GRACE_S = 7
 _DESCRIPTORS = 1_048_576
 
 
-def run(
+async def serve(
     engine_sockets: Mapping[Path, socket.socket],
     admin_socket: socket.socket,
     state_dir: Path,
@@ -66,16 +66,6 @@ def run(
     Raises:
         PynetError: it cannot.
     """
-    asyncio.run(_serve(engine_sockets, admin_socket, state_dir, firewall, metrics_address))
-
-
-async def _serve(
-    engine_sockets: Mapping[Path, socket.socket],
-    admin_socket: socket.socket,
-    state_dir: Path,
-    firewall: str,
-    metrics_address: str,
-) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pynetdriver.answers import Network, admin_socket
+from pynetdriver.answers import Network
 from pynetdriver.errors import PynetError
+from pynetdriver.host import admin_socket
 
 T = TypeVar("T")
 

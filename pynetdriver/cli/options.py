@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from pynetdriver.answers import SOCKET
-from pynetdriver.host import HOST, MANAGED
+from pynetdriver.host import HOST, MANAGED, SOCKET
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -21,12 +21,12 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
-from pynetdriver.answers import SOCKET, STATE_DIR, Network, folder_beside
+from pynetdriver.answers import Network
 from pynetdriver.doctor.facts import BaseChain, HostAddress, HostRoute, Link, Table, Told, Way, is_ours
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
-from pynetdriver.host import seen
+from pynetdriver.host import SOCKET, STATE_DIR, folder_beside, seen
 from pynetdriver.kernel.settings import ROOT
 from pynetdriver.kernel.wire import HEADER, route_socket
 from pynetdriver.plan import Bridge

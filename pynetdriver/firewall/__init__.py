@@ -37,7 +37,7 @@ class Count(NamedTuple):
 class Firewall(Protocol):
     """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
 
-    #: One of `answers.FIREWALLS`.
+    #: nftables or iptables.
     kind: str
     #: How often `mend` is to be called: often where the kernel does not tell of changes.
     mend_every_s: float
