@@ -36,11 +36,14 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     if passed is not None:
         yield passed
         return
-    with _unix_socket(path) as one:
+    with socket.socket(socket.AF_UNIX) as one:
         try:
+            _bind(one, path)
             yield one
         finally:
-            path.unlink(missing_ok=True)
+            # It was bound, also if a signal came right after that, or served, and closed by who did.
+            if one.fileno() < 0 or one.getsockname():
+                path.unlink(missing_ok=True)
 
 
 def tcp_socket(address: str) -> socket.socket:
@@ -70,13 +73,12 @@ def _passed_sockets() -> dict[str, socket.socket]:
     }
 
 
-def _unix_socket(path: Path) -> socket.socket:
+def _bind(one: socket.socket, path: Path) -> None:
     """Listen at a path; who connects waits until a server takes the connection.
 
     Raises:
         PynetError: the path is in use, or is something else than a socket.
     """
-    one = socket.socket(socket.AF_UNIX)
     try:
         _clear_stale(path)
         former = os.umask(0o177)
@@ -86,12 +88,7 @@ def _unix_socket(path: Path) -> socket.socket:
             os.umask(former)
         one.listen(BACKLOG)
     except OSError as error:
-        one.close()
         raise PynetError(f"cannot listen on {path}: {error.strerror or error}") from error
-    except PynetError:
-        one.close()
-        raise
-    return one
 
 
 def _clear_stale(path: Path) -> None:

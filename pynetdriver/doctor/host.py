@@ -28,15 +28,16 @@ from pynetdriver.firewall import xtables
 from pynetdriver.firewall.nftables import Nftables, NftablesError
 from pynetdriver.host import SOCKET, STATE_DIR, folder_beside, seen
 from pynetdriver.kernel.settings import ROOT
-from pynetdriver.kernel.wire import HEADER, route_socket
+from pynetdriver.kernel.wire import route_socket
+from pynetdriver.nlmsg import attribute, order
 from pynetdriver.plan import Bridge
 
 #: linux/if.h, linux/if_link.h: the link is up; something is at its other end.
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _ROUTE_TYPES = {1: "unicast", 2: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _MAIN = 254
-#: linux/rtnetlink.h, linux/if_link.h: RTM_NEWLINK; with request, acknowledge, exclusive and create (linux/netlink.h).
-_NEWLINK, _MAKE, _IFINFOMSG = 16, 0x605, 16
+#: linux/rtnetlink.h, linux/if_link.h: RTM_NEWLINK; exclusive and create (linux/netlink.h).
+_NEWLINK, _MAKE, _IFINFOMSG = 16, 0x600, 16
 _ADDRESS, _LINKINFO, _INFO_KIND = 1, 18, 1
 #: linux/if_addr.h: the address was made of a router advertisement.
 _PROTOCOL_RA = 2
@@ -135,12 +136,14 @@ class Host:
         It looks for the kind first and checks the request then, in which a MAC of one byte is wrong and a link below
         is missing (net/core/rtnetlink.c, rtnl_newlink).
         """
-        request = bytes(_IFINFOMSG) + _attribute(_ADDRESS, b"\0")
-        request += _attribute(_LINKINFO, _attribute(_INFO_KIND, kind.encode() + b"\0"))
-        with route_socket() as one:
-            one.send(HEADER.pack(HEADER.size + len(request), _NEWLINK, _MAKE, 0, 0) + request)
-            (code,) = struct.unpack_from("=i", one.recv(4096), HEADER.size)
-        return bool(-code == errno.EOPNOTSUPP)
+        request = bytes(_IFINFOMSG) + attribute(_ADDRESS, b"\0")
+        request += attribute(_LINKINFO, attribute(_INFO_KIND, kind.encode() + b"\0"))
+        try:
+            with route_socket() as one:
+                order(one, _NEWLINK, _MAKE, request)
+        except OSError as error:
+            return error.errno == errno.EOPNOTSUPP
+        return False
 
     @cached_property
     def addresses(self) -> list[HostAddress]:
@@ -314,11 +317,6 @@ def peer(one: socket.socket) -> int:
     """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
     raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("=iII", raw)[0])
-
-
-def _attribute(kind: int, content: bytes) -> bytes:
-    """Write an attribute of netlink(7), with its padding."""
-    return struct.pack("=HH", 4 + len(content), kind) + content.ljust(len(content) + -len(content) % 4, b"\0")
 
 
 def _nft(question: str) -> list[Any]:

@@ -7,31 +7,25 @@ Messages: linux/netfilter/nf_tables.h.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import count
 from typing import Any, NamedTuple
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Direction, Flow
+from pynetdriver.nlmsg import attribute, attributes, dump
 from pynetdriver.plan import Publication
 
 _NETLINK_NETFILTER = 12
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr; struct nfgenmsg follows
-_GENERAL = struct.Struct("=BBH")
+_GENERAL = struct.Struct("=BBH")  # struct nfgenmsg; messages begin with it
 _GET_ELEMENTS = 10 << 8 | 13  # NFNL_SUBSYS_NFTABLES and NFT_MSG_GETSETELEM
-_ERROR, _DONE, _REQUEST_DUMP, _INTERRUPTED = 2, 3, 0x301, 0x10
 _INET = 1  # NFPROTO_INET
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _KEY, _EXPRESSION, _VALUE, _DATA = 1, 7, 1, 2
 _BYTES, _PACKETS = 1, 2
 _WAIT_S = 5.0
-#: A set is read again so often if rules changed meanwhile, with pauses, since more of them may.
-_TRIES, _PAUSE_S = 25, 0.03
 
 #: Parts of a key, each in registers of 4 bytes.
 _SETS = {
@@ -75,7 +69,6 @@ class Counters:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         self._socket.settimeout(_WAIT_S)
-        self._asked = count()
         self._one_at_a_time = threading.Lock()
 
     def read(self) -> dict[Counted, Count]:
@@ -87,52 +80,28 @@ class Counters:
         found: dict[Counted, Count] = {}
         try:
             with self._one_at_a_time:
-                elements = {name: self._elements(name) for name in _SETS}
+                elements = {name: list(self._elements(name)) for name in _SETS}
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise HostError.of(error.errno or errno.EIO, "read the counters of published ports") from error
             return found
         for name, form in _SETS.items():
             for element in elements[name]:
-                parts = dict(_attributes(element))
+                parts = dict(attributes(element))
                 if _EXPRESSION not in parts:
                     continue  # somebody else's
-                counter = dict(_attributes(dict(_attributes(parts[_EXPRESSION]))[_DATA]))
-                key = form.unpack(dict(_attributes(parts[_KEY]))[_VALUE])
+                counter = dict(attributes(dict(attributes(parts[_EXPRESSION]))[_DATA]))
+                key = form.unpack(dict(attributes(parts[_KEY]))[_VALUE])
                 found[_counted(*key)] = Count(int.from_bytes(counter[_PACKETS]), int.from_bytes(counter[_BYTES]))
         return found
 
-    def _elements(self, name: str) -> list[bytes]:
+    def _elements(self, name: str) -> Iterator[bytes]:
         """List the elements of a set. Raises OSError."""
         request = _GENERAL.pack(_INET, 0, 0)
-        request += _attribute(_LIST_TABLE, b"pynet\0") + _attribute(_LIST_SET, name.encode() + b"\0")
-        for _ in range(_TRIES):
-            sequence = next(self._asked)
-            header = _HEADER.pack(_HEADER.size + len(request), _GET_ELEMENTS, _REQUEST_DUMP, sequence, 0)
-            self._socket.send(header + request)
-            elements, whole = [], True
-            for kind, flags, body in self._messages(sequence):
-                if kind == _ERROR:
-                    (code,) = struct.unpack_from("=i", body)
-                    raise OSError(-code, os.strerror(-code))
-                whole &= not flags & _INTERRUPTED
-                if kind == _DONE:
-                    break
-                listed = dict(_attributes(body[_GENERAL.size :])).get(_LIST_ELEMENTS, b"")
-                elements += [element for _, element in _attributes(listed)]
-            if whole:
-                return elements
-            time.sleep(_PAUSE_S)
-        raise OSError(errno.EAGAIN, "rules change faster than a set can be read")
-
-    def _messages(self, wanted: int) -> Iterator[tuple[int, int, bytes]]:
-        while True:
-            data, start = self._socket.recv(1 << 17), 0
-            while start < len(data):
-                length, kind, flags, sequence, _ = _HEADER.unpack_from(data, start)
-                if sequence == wanted:
-                    yield kind, flags, data[start + _HEADER.size : start + length]
-                start += (length + 3) & ~3
+        request += attribute(_LIST_TABLE, b"pynet\0") + attribute(_LIST_SET, name.encode() + b"\0")
+        for body in dump(self._socket, _GET_ELEMENTS, request):
+            listed = dict(attributes(body, _GENERAL.size)).get(_LIST_ELEMENTS, b"")
+            yield from (element for _, element in attributes(listed))
 
 
 def _counted(way: int, *parts: Any) -> Counted:
@@ -145,15 +114,3 @@ def _counted(way: int, *parts: Any) -> Counted:
         int.from_bytes(port),
         socket.inet_ntop(family, container),
     )
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    start = 0
-    while start + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, start)
-        yield kind & 0x3FFF, data[start + 4 : start + length]
-        start += (length + 3) & ~3

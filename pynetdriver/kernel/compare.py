@@ -13,7 +13,8 @@ from pynetdriver.kernel import settings
 from pynetdriver.kernel.health import Damage, Health
 from pynetdriver.kernel.netlink import ROUTE_PROTOCOL
 from pynetdriver.kernel.watch import tell_of_address, tell_of_link
-from pynetdriver.kernel.wire import attributes, dump, route_socket, told
+from pynetdriver.kernel.wire import route_socket, told
+from pynetdriver.nlmsg import attributes, dump
 from pynetdriver.plan import LinkSysctl, Plan, Route
 
 # linux/rtnetlink.h, linux/if_link.h: struct ifinfomsg with an attribute, struct ifaddrmsg, struct rtmsg.

@@ -11,7 +11,7 @@ which a host with 10,000 of them would feel.
 from __future__ import annotations
 
 import asyncio
-import errno
+import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -22,6 +22,7 @@ from typing import Literal
 import structlog
 from netaddr import IPAddress
 
+from pynetdriver.nlmsg import DUMP, NESTED, ask, attribute, attributes, order
 from pynetdriver.plan import Publication
 
 log = structlog.get_logger()
@@ -29,11 +30,8 @@ log = structlog.get_logger()
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _NETLINK_NETFILTER = 12
-_MESSAGE = struct.Struct("=IHHIIBBH")  # struct nlmsghdr and struct nfgenmsg
+_GENERAL = struct.Struct("=BBH")  # struct nfgenmsg; messages begin with it
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET, _DELETE
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _FILTER = 1, 2, 12, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUM, _TARGET_PORT = 1, 3
@@ -142,75 +140,46 @@ def _entries(ports: frozenset[Port]) -> list[_Entry]:
     if count > _FEW and len(ports) <= _FILTERED:
         walks = [(family, _filter(port)) for family in (socket.AF_INET, socket.AF_INET6) for port in ports]
     with _socket() as one:
-        found = {entry.key: entry for walk in walks for entry in _dump(one, *walk) if entry.port in ports}
+        found = {entry.key: entry for walk in walks for entry in _walk(one, *walk) if entry.port in ports}
     return list(found.values())
 
 
-def _dump(one: socket.socket, family: int, attributes: bytes) -> Iterator[_Entry]:
-    _send(one, _GET, _DUMP, family, attributes)
-    while True:
-        data = one.recv(1 << 20)
-        start = 0
-        while start < len(data):
-            length, kind, _, _, _, of, *_ = _MESSAGE.unpack_from(data, start)
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", data, start + 16)
-                raise OSError(-code, f"conntrack: {errno.errorcode.get(-code, code)}")
-            entry = _parsed(data[start + _MESSAGE.size : start + length], of) if of in _FAMILIES else None
-            if entry is not None:
-                yield entry
-            start += (length + 3) & ~3
+def _walk(one: socket.socket, family: int, wanted: bytes) -> Iterator[_Entry]:
+    for _, _, body in ask(one, _GET, DUMP, _GENERAL.pack(family, 0, 0) + wanted):
+        entry = _parsed(body) if body[0] in _FAMILIES else None
+        if entry is not None:
+            yield entry
 
 
-def _parsed(data: bytes, family: int) -> _Entry | None:
-    entry = _attributes(data)
-    origin = _attributes(entry[_TUPLE_ORIG])
-    protocol = _attributes(origin[_TUPLE_PROTO])
+def _parsed(body: bytes) -> _Entry | None:
+    family = body[0]
+    entry = dict(attributes(body, _GENERAL.size))
+    origin = dict(attributes(entry[_TUPLE_ORIG]))
+    protocol = dict(attributes(origin[_TUPLE_PROTO]))
     if _TARGET_PORT not in protocol:
         return None
     (number,) = struct.unpack("!H", protocol[_TARGET_PORT])
     # CTA_IP_V4_SRC and _DST are 1 and 2, CTA_IP_V6_SRC and _DST 3 and 4.
     source, target = (1, 2) if family == socket.AF_INET else (3, 4)
-    replier = _attributes(_attributes(entry[_TUPLE_REPLY])[_TUPLE_IP])[source]
-    key = bytes([family]) + _attribute(_TUPLE_ORIG | _NESTED, entry[_TUPLE_ORIG]) + _attribute(_ID, entry[_ID])
+    replier = dict(attributes(dict(attributes(entry[_TUPLE_REPLY]))[_TUPLE_IP]))[source]
+    key = body[: _GENERAL.size] + attribute(_TUPLE_ORIG | NESTED, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID])
     version: Literal[4, 6] = 4 if family == socket.AF_INET else 6
-    asked = IPAddress(int.from_bytes(_attributes(origin[_TUPLE_IP])[target]), version)
+    asked = IPAddress(int.from_bytes(dict(attributes(origin[_TUPLE_IP]))[target]), version)
     return _Entry((protocol[_PROTO_NUM][0], number), asked, IPAddress(int.from_bytes(replier), version), key)
 
 
 def _delete(entries: Iterable[_Entry]) -> None:
     with _socket() as one:
         for entry in entries:
-            _send(one, _DELETE, _ACK, entry.key[0], entry.key[1:])
-            (code,) = struct.unpack_from("=i", one.recv(4096), 16)
-            if -code not in (0, errno.ENOENT):
-                raise OSError(-code, f"conntrack: {errno.errorcode.get(-code, code)}")
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                order(one, _DELETE, 0, entry.key)
 
 
 def _socket() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
 
 
-def _send(one: socket.socket, kind: int, flags: int, family: int, attributes: bytes) -> None:
-    one.send(_MESSAGE.pack(_MESSAGE.size + len(attributes), kind, _REQUEST | flags, 1, 0, family, 0, 0) + attributes)
-
-
 def _filter(port: Port) -> bytes:
-    protocol = _attribute(_PROTO_NUM, bytes([port[0]])) + _attribute(_TARGET_PORT, struct.pack("!H", port[1]))
-    wanted = _attribute(_TUPLE_ORIG | _NESTED, _attribute(_TUPLE_PROTO | _NESTED, protocol))
-    return wanted + _attribute(_FILTER | _NESTED, _attribute(1, struct.pack("=I", _FILTER_BY)))
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found, start = {}, 0
-    while start + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, start)
-        found[kind & ~_NESTED] = data[start + 4 : start + length]
-        start += (length + 3) & ~3
-    return found
+    protocol = attribute(_PROTO_NUM, bytes([port[0]])) + attribute(_TARGET_PORT, struct.pack("!H", port[1]))
+    wanted = attribute(_TUPLE_ORIG | NESTED, attribute(_TUPLE_PROTO | NESTED, protocol))
+    return wanted + attribute(_FILTER | NESTED, attribute(1, struct.pack("=I", _FILTER_BY)))

@@ -20,16 +20,17 @@ from typing import Any
 import structlog
 from netaddr import IPAddress, IPNetwork
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, nla
+from pyroute2.netlink import nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_DELLINK
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.sandbox import Place
-from pynetdriver.kernel.wire import HEADER, addresses_of, told
+from pynetdriver.kernel.wire import addresses_of, told
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
+from pynetdriver.nlmsg import order
 from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, Route, Up, Upper, Veth
 
 log = structlog.get_logger()
@@ -472,13 +473,13 @@ class Netlink:
 
 
 def _remove_link(index: int) -> None:
-    """Send RTM_DELLINK and wait for the answer (rtnetlink(7)); NetlinkError if it is a refusal."""
+    """Send RTM_DELLINK and wait for the answer (rtnetlink(7)); OSError if it is a refusal."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as one:
-        flags = NLM_F_REQUEST | NLM_F_ACK
-        one.send(HEADER.pack(HEADER.size + _LINK.size, RTM_DELLINK, flags, 1, 0) + _LINK.pack(0, 0, index, 0, 0))
-        (code,) = struct.unpack_from("=i", one.recv(4096), HEADER.size)
-    if code and -code != errno.ENODEV:
-        raise NetlinkError(-code)
+        try:
+            order(one, RTM_DELLINK, 0, _LINK.pack(0, 0, index, 0, 0))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
 
 
 def _is_ours(link: Any, kind: str) -> bool:

@@ -26,8 +26,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
 from pynetdriver.host import seen
-from pynetdriver.kernel.wire import HEADER, REQUEST, attributes, dump, route_socket, told
+from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
+from pynetdriver.nlmsg import ask, attribute, attributes, dump
 from pynetdriver.plan import Interior, Upper
 
 # linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
@@ -41,7 +42,7 @@ _SKIP_STATS = 8
 _IFNAME, _LINK, _LINK_NSID = 3, 5, 37
 #: Requests for the links of a namespace.
 WITH_COUNTERS = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
-_WITHOUT_COUNTERS = WITH_COUNTERS + struct.pack("=HHI", 8, _EXT_MASK, _SKIP_STATS)
+_WITHOUT_COUNTERS = WITH_COUNTERS + attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATS))
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 
 
@@ -187,7 +188,7 @@ def links_elsewhere(one: socket.socket, request: bytes, *, partly: bool = False)
     `partly` is that of `dump`. Raises OSError.
     """
     for number in [found for body in dump(one, _GETNSID, bytes(4), partly=partly) for found in _number(body)]:
-        for body in links(one, request + struct.pack("=HHi", 8, _TARGET_NSID, number), partly=partly):
+        for body in links(one, request + attribute(_TARGET_NSID, struct.pack("=i", number)), partly=partly):
             yield number, body
 
 
@@ -227,9 +228,12 @@ def _namespace(number: int | None, key: str) -> Iterator[int]:
 
 def _number_of(descriptor: int) -> int | None:
     with route_socket() as one:
-        request = bytes(4) + struct.pack("=HHi", 8, _NSID_OF_DESCRIPTOR, descriptor)
-        one.send(HEADER.pack(HEADER.size + len(request), _GETNSID, REQUEST, 1, 0) + request)
-        return next(iter(_number(one.recv(1 << 12)[HEADER.size :])), None)
+        request = bytes(4) + attribute(_NSID_OF_DESCRIPTOR, struct.pack("=i", descriptor))
+        try:
+            _, _, body = next(ask(one, _GETNSID, 0, request))
+        except OSError:
+            return None  # it is no network namespace
+        return next(iter(_number(body)), None)
 
 
 def _number(body: bytes) -> list[int]:

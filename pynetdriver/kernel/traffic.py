@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from pynetdriver.kernel.sandbox import WITH_COUNTERS, alias_of, links, links_elsewhere
-from pynetdriver.kernel.wire import attributes, route_socket, told
+from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.names import container_link, host_link
+from pynetdriver.nlmsg import attributes
 
 _IFNAME, _STATS64 = 3, 23
 _INFO_BYTES = 16

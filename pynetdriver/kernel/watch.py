@@ -22,7 +22,7 @@ from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
 from pynetdriver.kernel.netlink import ROUTE_PROTOCOL
-from pynetdriver.kernel.wire import DONE, DUMP, ERROR, HEADER, INTERRUPTED, attributes
+from pynetdriver.nlmsg import DONE, DUMP, ERROR, INTERRUPTED, attributes, message, messages
 
 log = structlog.get_logger()
 
@@ -108,13 +108,9 @@ class Watch:
                     self._asked = []
                     self.look()
                 continue
-            start = 0
-            while sender == 0 and start + HEADER.size <= len(data):
-                length, kind, flags, _, port = HEADER.unpack_from(data, start)
-                if length < HEADER.size:
-                    break
-                take(data[start + HEADER.size : start + length], kind, flags, port)
-                start += (length + 3) & ~3
+            if sender == 0:
+                for kind, flags, _, port, body in messages(data):
+                    take(body, kind, flags, port)
         return True
 
     # Links and addresses
@@ -123,7 +119,7 @@ class Watch:
         self._health.begin_look()
         # Links without their counters, which are most of a message.
         request = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS) if kind == _GETLINK else bytes(8)
-        self._route.send(HEADER.pack(HEADER.size + len(request), kind, DUMP, kind, 0) + request)
+        self._route.send(message(kind, DUMP, request))
 
     def _route_message(self, body: bytes, kind: int, flags: int, _: int) -> None:
         if kind in (_NEWLINK, _DELLINK):

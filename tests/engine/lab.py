@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.command import CommandFailed
 from tests.lab.daemon import Daemon
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
@@ -57,11 +56,7 @@ class Lab:
 
     def refused(self, *arguments: str) -> str:
         """Run a docker command that must fail, and return what the user reads."""
-        try:
-            self.engine.docker(*arguments)
-        except CommandFailed as error:
-            return error.stderr.strip()
-        raise AssertionError(f"docker {' '.join(arguments)} was not refused")
+        return self.engine.refused(*arguments)
 
     def network(self, name: str, *arguments: str) -> str:
         """Create a pynet network; returns its id."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal
 
 from . import unix
-from .command import LabError, Unavailable, run
+from .command import CommandFailed, LabError, Unavailable, run
 from .image import busybox_image
 from .machine import Iptables, Machine
 from .netns import Namespace
@@ -100,6 +100,14 @@ class Engine:
         """
         cmd = ("docker", "-H", f"unix://{self.socket}", *args)
         return self.machine.run(*cmd, check=check, timeout_s=timeout_s, input=input)
+
+    def refused(self, *args: str) -> str:
+        """Run the client with a command that must fail, and return what the user reads."""
+        try:
+            self.docker(*args)
+        except CommandFailed as error:
+            return error.stderr.strip()
+        raise AssertionError(f"docker {' '.join(args)} was not refused")
 
     def compose(self, project: Path, *args: str, check: bool = True, timeout_s: float = 120) -> str:
         """Run `docker compose` for the folder or file `project`, and return its stdout.

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pynetdriver.nlmsg import attribute, message
 from tests.lab.ailing import Patient
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace, Plug, connect
@@ -48,9 +49,6 @@ ROUTER = (
 def remember_flows() -> None:
     """Have the kernel remember as many flows as it may, none of which it lets go before its time (ctnetlink)."""
 
-    def attribute(kind: int, content: bytes) -> bytes:
-        return struct.pack("=HH", 4 + len(content), kind) + content.ljust(-len(content) % 4 + len(content), b"\0")
-
     def tuple_of(source: bytes, target: bytes, ports: tuple[int, int]) -> bytes:
         addresses = attribute(1, source) + attribute(2, target)
         numbers = attribute(1, b"\x11") + b"".join(attribute(2 + n, struct.pack("!H", ports[n])) for n in (0, 1))
@@ -60,22 +58,22 @@ def remember_flows() -> None:
     # Assured, confirmed, replied to; for ten minutes.
     rest = attribute(3, struct.pack("!I", 14)) + attribute(7, struct.pack("!I", 600))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as one:
-        messages = []
+        orders = []
         for number in range(most):
             here, there = b"\x0a\x63" + struct.pack("!H", number >> 15), b"\x0a\x64\0\1"
             ports = (1 + (number & 0x7FFF), 9)
             body = struct.pack("!BBH", 2, 0, 0) + attribute(0x8001, tuple_of(here, there, ports))
             body += attribute(0x8002, tuple_of(there, here, ports[::-1])) + rest
-            messages.append(struct.pack("=IHHII", 16 + len(body), 0x100, 0x401, 0, 0) + body)
-            if len(messages) == 200 or number == most - 1:
-                one.send(b"".join(messages))
-                messages.clear()
+            orders.append(message(0x100, 0x400, body))
+            if len(orders) == 200 or number == most - 1:
+                one.send(b"".join(orders))
+                orders.clear()
 
 
 def forget_flows() -> None:
     """Have the kernel forget all flows."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as one:
-        one.send(struct.pack("=IHHIIBBH", 20, 0x102, 0x1, 0, 0, 2, 0, 0))
+        one.send(message(0x102, 0, struct.pack("=BBH", 2, 0, 0)))
 
 
 @dataclass

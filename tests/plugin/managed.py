@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.command import CommandFailed
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
 from tests.lab.plugin import another_version, built_plugin
@@ -69,11 +68,7 @@ class Managed:
 
     def refused(self, *arguments: str) -> str:
         """Run a docker command that must fail, and return what the user reads."""
-        try:
-            self.engine.docker(*arguments)
-        except CommandFailed as error:
-            return error.stderr.strip()
-        raise AssertionError(f"docker {' '.join(arguments)} was not refused")
+        return self.engine.refused(*arguments)
 
     def install(self, *settings: str, version: str = OLD, alias: str | None = ALIAS) -> None:
         """Install the plugin as docs/plugin.md says."""

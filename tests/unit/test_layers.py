@@ -36,15 +36,16 @@ ALLOWED = {
     **dict.fromkeys(PROCESS, CORE | PROCESS),
     "backends": CORE,
     "admission": CORE | {"backends"},
-    "firewall": CORE,
-    "kernel": CORE | {"firewall", "host"},
+    "nlmsg": set(),
+    "firewall": CORE | {"nlmsg"},
+    "kernel": CORE | {"firewall", "host", "nlmsg"},
     "lan": CORE,
     "store": CORE,
     **dict.fromkeys(SERVICES, CORE | PROCESS | ADAPTERS | SERVICES),
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", ""}
+ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "nlmsg", ""}
 ALLOWED["cli"] = CORE | {"doctor", "host"}
 ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
 for _room in ("metrics", "report", "serve"):

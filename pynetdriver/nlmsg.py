@@ -1,0 +1,95 @@
+"""Netlink messages by hand (netlink(7)), where a library would take apart much that nobody asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from itertools import count
+
+#: Kinds, flags and the mark of an attribute that holds others (linux/netlink.h).
+ERROR, DONE = 2, 3
+REQUEST, ACK, DUMP, INTERRUPTED = 0x1, 0x4, 0x300, 0x10
+NESTED = 0x8000
+#: Length, kind, flags, sequence number, port (struct nlmsghdr).
+_HEADER = struct.Struct("=IHHII")
+_DATAGRAM_BYTES = 1 << 17
+#: A list that changed while it was read is read again: so often at once, then so often with a pause before each.
+_AT_ONCE, _LATER, _PAUSE_S = 5, 20, 0.03
+_sequence = count(1)
+
+
+def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
+    """Write a request."""
+    return _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | flags, sequence, 0) + body
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Take a datagram apart: kind, flags, sequence number, sender's port and body of each message."""
+    start = 0
+    while start + _HEADER.size <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, start)
+        if length < _HEADER.size:
+            return
+        yield kind, flags, sequence, port, data[start + _HEADER.size : start + length]
+        start += (length + 3) & ~3
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """Write an attribute, with its padding."""
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Go through the attributes that begin at `start`, each with its kind."""
+    while start + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, start)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[start + 4 : start + length]
+        start += (length + 3) & ~3
+
+
+def ask(one: socket.socket, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Go through the messages of the answer: kind, flags, body. Raises OSError if the kernel refuses."""
+    wanted = next(_sequence)
+    one.send(message(kind, flags, body, wanted))
+    while True:
+        for found, more, sequence, _, content in messages(one.recv(_DATAGRAM_BYTES)):
+            if sequence != wanted:
+                continue  # of an answer that was not read to its end
+            if found in (DONE, ERROR):
+                (code,) = struct.unpack_from("=i", content)
+                if code:
+                    raise OSError(-code, os.strerror(-code))
+                yield found, more, content
+                return
+            yield found, more, content
+
+
+def order(one: socket.socket, kind: int, flags: int, body: bytes) -> None:
+    """Have something done. Raises OSError if the kernel refuses."""
+    for _ in ask(one, kind, ACK | flags, body):
+        pass
+
+
+def dump(one: socket.socket, kind: int, body: bytes, *, partly: bool = False) -> list[bytes]:
+    """Ask for a list, and return the bodies of its messages; one that changes all the time is for threads.
+
+    Args:
+        partly: what comes or goes meanwhile may be missing, and rarely a neighbour of it.
+
+    Raises:
+        OSError: the kernel refuses, or the list changes for half a second and longer and is needed whole.
+    """
+    for number in range(_AT_ONCE + _LATER):
+        if number >= _AT_ONCE:
+            time.sleep(_PAUSE_S)
+        found = list(ask(one, kind, DUMP, body))
+        whole = not any(flags & INTERRUPTED for _, flags, _ in found)
+        if whole or (partly and number + 1 == _AT_ONCE):
+            return [content for last, _, content in found if last != DONE]
+    raise OSError(errno.EAGAIN, "a list changes faster than it can be read")
