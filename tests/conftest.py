@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab.sweep import sweep
+from tests.lab.sweep import MEMORY, sweep
 from tests.vm import kernel
+
+# Engines and daemons wait for their disk at every turn, as a benchmark shall have them do and no test needs.
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ.setdefault("TMPDIR", str(MEMORY))
+    tempfile.tempdir = None  # to be looked for again
 
 #: Engines that tests ran through, by what they are, and why others did not.
 engines_run: Counter[str] = Counter()

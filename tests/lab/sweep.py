@@ -12,6 +12,8 @@ from .command import run
 from .netns import FOLDER, PREFIX, Namespace
 from .wait import alone
 
+#: Where tests keep their files, if it is large enough.
+MEMORY = Path("/dev/shm")
 #: Tests run in several processes, each of which sweeps at first.
 LOCK = Path("/run/pnlab.lock")
 
@@ -23,14 +25,15 @@ def sweep() -> list[str]:
 
 
 def _sweep() -> list[str]:
-    temporary = Path(tempfile.gettempdir())
-    found = [path.name for place in (FOLDER, temporary) for path in place.glob(f"{PREFIX}*-*")]
+    places = {MEMORY, Path(tempfile.gettempdir())}
+    found = [path.name for place in (FOLDER, *places) for path in place.glob(f"{PREFIX}*-*")]
     dead = sorted({name for name in found if not _alive(name)})
     for name in dead:
-        folder = temporary / name
-        cgroup.remove(f"/{name}", folder)
+        folders = [place / name for place in places]
+        for folder in folders:
+            cgroup.remove(f"/{name}", folder)
         Namespace(name).close()
-        run("rm", "-rf", "--one-file-system", str(folder))
+        run("rm", "-rf", "--one-file-system", *map(str, folders))
     return dead
 
 
