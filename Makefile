@@ -3,6 +3,9 @@
 .NOTPARALLEL:
 .PHONY: help venv deps lint test test-vm run install uninstall plugin lock demo bench docs dist clean root
 
+# Tests start pynet a thousand times: let Python keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The first interpreter that is new enough and can make a virtual environment.
 PYTHON ?= $(shell tests/lab/packages.sh --python)
 PREFIX ?= /usr/local

@@ -37,16 +37,6 @@ def _swept() -> Iterator[None]:
     yield
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a share of what is to be run, if others run the rest: PYNET_SHARE is "1/2" or "2/2"."""
-    number, _, count = os.environ.get("PYNET_SHARE", "").partition("/")
-    if count:
-        kept = items[int(number) - 1 :: int(count)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this kernel can't run before an engine is started for it."""

@@ -122,7 +122,7 @@ def leave(host: Host, number: int = 2, network_id: str = NETWORK, sandbox: Names
     host.ok("DeleteEndpoint", ids(number, network_id))
 
 
-def reaches(where: Namespace, address: str, within_s: int = 3) -> bool:
+def reaches(where: Namespace, address: str, within_s: int = 10) -> bool:
     """Ping until there is an answer."""
     return ", 1 received" in where.run("ping", "-c1", f"-w{within_s}", "-n", address, check=False)
 

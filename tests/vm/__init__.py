@@ -4,7 +4,7 @@ No KVM is needed: QEMU translates every instruction, so all takes five to ten ti
 
 | module   | what it owns                                                             |
 |----------|--------------------------------------------------------------------------|
-| __main__ | the command: tests in there, then those of whole hosts                   |
+| __main__ | the command: tests in there, and those of whole hosts                    |
 | image    | kernel, initramfs and disk, built once and kept                          |
 | machine  | QEMU: start, run a command inside, pull the plug                         |
 | agent    | inside: runs the commands that come through a port                       |
