@@ -96,6 +96,7 @@ def serve(
 
         from pynetdriver import serve as daemon
 
+        gc.enable()
         _configure_log(log_level, log_format)
         sockets_by_path = dict(zip(sockets, engines, strict=True))
         asyncio.run(daemon.serve(sockets_by_path, admin, state_dir, firewall, metrics_address))

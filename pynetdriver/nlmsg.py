@@ -55,7 +55,7 @@ def attributes(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def ask(one: socket.socket, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Go through the messages of the answer: kind, flags, body. Raises OSError if the kernel refuses."""
-    wanted = next(_sequence)
+    wanted = next(_sequence) & 0xFFFFFFFF
     one.send(message(kind, flags, body, wanted))
     while True:
         for found, more, sequence, _, content in messages(one.recv(_DATAGRAM_BYTES)):

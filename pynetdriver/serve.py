@@ -95,7 +95,6 @@ async def serve(
     # What is there by now stays, so no collection has to look at it again: a whole one took 30 ms.
     gc.collect()
     gc.freeze()
-    gc.enable()
     servers = [
         Server(protocol.application(), engine_sockets.values(), _MANAGED_GRACE_S if MANAGED else DEADLINE_S + 5),
         Server(

@@ -138,11 +138,11 @@ class Host:
         """
         request = bytes(_IFINFOMSG) + attribute(_ADDRESS, b"\0")
         request += attribute(_LINKINFO, attribute(_INFO_KIND, kind.encode() + b"\0"))
-        try:
-            with route_socket() as one:
+        with route_socket() as one:
+            try:
                 order(one, _NEWLINK, _MAKE, request)
-        except OSError as error:
-            return error.errno == errno.EOPNOTSUPP
+            except OSError as error:
+                return error.errno == errno.EOPNOTSUPP
         return False
 
     @cached_property

@@ -199,11 +199,14 @@ def alias_of(body: bytes) -> str | None:
 
 
 def links(one: socket.socket, request: bytes, *, partly: bool = False) -> list[bytes]:
-    """List the links of a namespace; none if it went meanwhile. `partly` is that of `dump`. Raises OSError."""
+    """List the links of a namespace; none if it went meanwhile or is not for us to see. `partly` is that of `dump`.
+
+    Raises OSError.
+    """
     try:
         return dump(one, _GETLINK, request, partly=partly)
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EACCES):
             raise
         return []
 
@@ -231,7 +234,9 @@ def _number_of(descriptor: int) -> int | None:
         request = bytes(4) + attribute(_NSID_OF_DESCRIPTOR, struct.pack("=i", descriptor))
         try:
             _, _, body = next(ask(one, _GETNSID, 0, request))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
             return None  # it is no network namespace
         return next(iter(_number(body)), None)
 

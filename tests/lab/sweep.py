@@ -12,7 +12,7 @@ from .command import run
 from .netns import FOLDER, PREFIX, Namespace
 from .wait import alone
 
-#: Where tests keep their files, if it is large enough.
+#: Where tests keep their files, if there is enough of it.
 MEMORY = Path("/dev/shm")
 #: Tests run in several processes, each of which sweeps at first.
 LOCK = Path("/run/pnlab.lock")
@@ -25,7 +25,7 @@ def sweep() -> list[str]:
 
 
 def _sweep() -> list[str]:
-    places = {MEMORY, Path(tempfile.gettempdir())}
+    places = {MEMORY, Path("/tmp"), Path(tempfile.gettempdir())}
     found = [path.name for place in (FOLDER, *places) for path in place.glob(f"{PREFIX}*-*")]
     dead = sorted({name for name in found if not _alive(name)})
     for name in dead:

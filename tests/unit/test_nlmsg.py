@@ -66,5 +66,7 @@ def test_a_refusal_is_raised(last: int) -> None:
 
 
 def test_an_order_waits_for_its_acknowledgement() -> None:
-    with kernel([(ERROR, 0, bytes(4))]) as one:
+    with kernel([(ERROR, 0, bytes(4))], [(ERROR, 0, struct.pack("=i", -2))]) as one:
         order(one, KIND, 0, b"")
+        with pytest.raises(FileNotFoundError):
+            order(one, KIND, 0, b"")
