@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.sweep import MEMORY, sweep
+from tests.lab.sweep import sweep
 from tests.vm import kernel
-
-
-def _room() -> int:
-    """Tell how many bytes can be kept in memory."""
-    (available,) = re.findall(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
-    return min(int(available) << 10, shutil.disk_usage(MEMORY).free) if MEMORY.is_dir() else 0
-
-
-# Engines and daemons wait for their disk at every turn, as a benchmark shall have them do and no test needs.
-if _room() > 8 << 30:
-    os.environ.setdefault("TMPDIR", str(MEMORY))
-    tempfile.tempdir = None  # to be looked for again
 
 #: Engines that tests ran through, by what they are, and why others did not.
 engines_run: Counter[str] = Counter()

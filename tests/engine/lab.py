@@ -96,7 +96,9 @@ class Lab:
 
     def page(self, where: Namespace, url: str) -> str | None:
         """Fetch a page from a machine; None if nobody answers within two seconds."""
-        return where.run("curl", "-gsm2", url, check=False).strip() or None
+        # A server that was started just now may not listen yet: it is asked once more if it refuses.
+        fetch = 'curl -gsm2 "$0" || { test $? = 7 && sleep 0.5 && curl -gsm2 "$0"; }'
+        return where.run("sh", "-c", fetch, url, check=False).strip() or None
 
     def addresses(self, container: str, network: str) -> dict[str, Any]:
         """What `docker inspect` says of a container on a network."""

@@ -99,7 +99,7 @@ def test_a_crash_of_engine_and_daemon_leaves_nothing_behind(lab: Lab) -> None:
     lab.engine.start()
     assert lab.rows("endpoint") == []
     lab.docker("start", "web")
-    assert lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web"
+    assert eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname")) == "web"
 
 
 def test_a_flushed_ruleset_is_written_anew_at_the_next_start(lab: Lab) -> None:

@@ -12,8 +12,6 @@ from .command import run
 from .netns import FOLDER, PREFIX, Namespace
 from .wait import alone
 
-#: Where tests keep their files, if there is enough of it.
-MEMORY = Path("/dev/shm")
 #: Tests run in several processes, each of which sweeps at first.
 LOCK = Path("/run/pnlab.lock")
 
@@ -25,15 +23,14 @@ def sweep() -> list[str]:
 
 
 def _sweep() -> list[str]:
-    places = {MEMORY, Path("/tmp"), Path(tempfile.gettempdir())}
-    found = [path.name for place in (FOLDER, *places) for path in place.glob(f"{PREFIX}*-*")]
+    temporary = Path(tempfile.gettempdir())
+    found = [path.name for place in (FOLDER, temporary) for path in place.glob(f"{PREFIX}*-*")]
     dead = sorted({name for name in found if not _alive(name)})
     for name in dead:
-        folders = [place / name for place in places]
-        for folder in folders:
-            cgroup.remove(f"/{name}", folder)
+        folder = temporary / name
+        cgroup.remove(f"/{name}", folder)
         Namespace(name).close()
-        run("rm", "-rf", "--one-file-system", *map(str, folders))
+        run("rm", "-rf", "--one-file-system", str(folder))
     return dead
 
 
