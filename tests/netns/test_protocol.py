@@ -1,5 +1,6 @@
 """The rules of the wire, and of being one daemon on one host."""
 
+import os
 import socket
 import stat
 import subprocess
@@ -223,11 +224,24 @@ def test_several_sockets_are_served_alike(netns: Namespace, folder: Path) -> Non
         assert not first.exists() and not second.exists()
 
 
+#: Stands before a library that the daemon needs, and lets nobody load it until the file `open` is there.
+GATE = """
+import pathlib, sys, time
+here = pathlib.Path(__file__).parent
+while not (here / "open").exists():
+    time.sleep(0.01)
+sys.path.remove(str(here))
+del sys.modules["aiohttp"]
+import aiohttp
+"""
+
+
 @contextmanager
-def starting(netns: Namespace, sock: Path) -> Iterator[subprocess.Popen[bytes]]:
+def starting(netns: Namespace, sock: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon whose socket is there since a moment."""
     run = ("serve", "--socket", str(sock), "--state-dir", str(sock.with_name("state")))
-    with netns.popen(sys.executable, "-m", "pynetdriver", *run, stdout=subprocess.DEVNULL) as process:
+    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "env": {**os.environ, **variables}}
+    with netns.popen(sys.executable, "-m", "pynetdriver", *run, **options) as process:
         try:
             eventually(lambda: sock.exists() or process.poll() is not None, timeout_s=20, every_s=0.001)
             yield process
@@ -236,11 +250,14 @@ def starting(netns: Namespace, sock: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_who_calls_while_pynet_starts_is_answered(netns: Namespace, folder: Path) -> None:
-    """The socket takes calls before the host was compared with what is stored, so the engine need not try again."""
-    sock = folder / "pynet.sock"
-    with starting(netns, sock) as process:
-        # Between bind and listen, a moment, it is there and refuses; to load the daemon takes longer.
-        time.sleep(0.15)
+    """The socket takes calls before what the daemon needs is loaded, so the engine need not try again."""
+    sock, gate = folder / "pynet.sock", folder / "gate"
+    gate.mkdir()
+    (gate / "aiohttp.py").write_text(GATE)
+    with starting(netns, sock, PYTHONPATH=str(gate)) as process, socket.socket(socket.AF_UNIX) as caller:
+        # Between bind and listen, a moment, it is there and refuses.
+        eventually(lambda: caller.connect_ex(str(sock)) == 0)
+        (gate / "open").touch()
         assert call(sock, "NetworkDriver.GetCapabilities")[1]["Scope"] == "local"
         process.terminate()
         assert process.wait(20) == 0
