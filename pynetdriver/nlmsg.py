@@ -14,6 +14,8 @@ from itertools import count
 ERROR, DONE = 2, 3
 REQUEST, ACK, DUMP, INTERRUPTED = 0x1, 0x4, 0x300, 0x10
 NESTED = 0x8000
+#: The family of netfilter's messages, and what these begin with (struct nfgenmsg of linux/netfilter/nfnetlink.h).
+NETFILTER, GENERAL = 12, struct.Struct("=BBH")
 #: Length, kind, flags, sequence number, port (struct nlmsghdr).
 _HEADER = struct.Struct("=IHHII")
 _DATAGRAM_BYTES = 1 << 17

@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Direction, Flow
-from pynetdriver.nlmsg import attribute, attributes, dump
+from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
 from pynetdriver.plan import Publication
 
-_NETLINK_NETFILTER = 12
-_GENERAL = struct.Struct("=BBH")  # struct nfgenmsg; messages begin with it
 _GET_ELEMENTS = 10 << 8 | 13  # NFNL_SUBSYS_NFTABLES and NFT_MSG_GETSETELEM
 _INET = 1  # NFPROTO_INET
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
@@ -67,7 +65,7 @@ class Counters:
     """Reads the counters by one socket: when one closes, the kernel has writers of rules wait until all is settled."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER)
         self._socket.settimeout(_WAIT_S)
         self._one_at_a_time = threading.Lock()
 
@@ -97,10 +95,10 @@ class Counters:
 
     def _elements(self, name: str) -> Iterator[bytes]:
         """List the elements of a set. Raises OSError."""
-        request = _GENERAL.pack(_INET, 0, 0)
+        request = GENERAL.pack(_INET, 0, 0)
         request += attribute(_LIST_TABLE, b"pynet\0") + attribute(_LIST_SET, name.encode() + b"\0")
         for body in dump(self._socket, _GET_ELEMENTS, request):
-            listed = dict(attributes(body, _GENERAL.size)).get(_LIST_ELEMENTS, b"")
+            listed = dict(attributes(body, GENERAL.size)).get(_LIST_ELEMENTS, b"")
             yield from (element for _, element in attributes(listed))
 
 

@@ -22,15 +22,13 @@ from typing import Literal
 import structlog
 from netaddr import IPAddress
 
-from pynetdriver.nlmsg import DUMP, NESTED, ask, attribute, attributes, order
+from pynetdriver.nlmsg import DUMP, GENERAL, NESTED, NETFILTER, ask, attribute, attributes, order
 from pynetdriver.plan import Publication
 
 log = structlog.get_logger()
 
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
-_NETLINK_NETFILTER = 12
-_GENERAL = struct.Struct("=BBH")  # struct nfgenmsg; messages begin with it
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET, _DELETE
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _FILTER = 1, 2, 12, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -145,7 +143,7 @@ def _entries(ports: frozenset[Port]) -> list[_Entry]:
 
 
 def _walk(one: socket.socket, family: int, wanted: bytes) -> Iterator[_Entry]:
-    for _, _, body in ask(one, _GET, DUMP, _GENERAL.pack(family, 0, 0) + wanted):
+    for _, _, body in ask(one, _GET, DUMP, GENERAL.pack(family, 0, 0) + wanted):
         entry = _parsed(body) if body[0] in _FAMILIES else None
         if entry is not None:
             yield entry
@@ -153,7 +151,7 @@ def _walk(one: socket.socket, family: int, wanted: bytes) -> Iterator[_Entry]:
 
 def _parsed(body: bytes) -> _Entry | None:
     family = body[0]
-    entry = dict(attributes(body, _GENERAL.size))
+    entry = dict(attributes(body, GENERAL.size))
     origin = dict(attributes(entry[_TUPLE_ORIG]))
     protocol = dict(attributes(origin[_TUPLE_PROTO]))
     if _TARGET_PORT not in protocol:
@@ -162,7 +160,7 @@ def _parsed(body: bytes) -> _Entry | None:
     # CTA_IP_V4_SRC and _DST are 1 and 2, CTA_IP_V6_SRC and _DST 3 and 4.
     source, target = (1, 2) if family == socket.AF_INET else (3, 4)
     replier = dict(attributes(dict(attributes(entry[_TUPLE_REPLY]))[_TUPLE_IP]))[source]
-    key = body[: _GENERAL.size] + attribute(_TUPLE_ORIG | NESTED, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID])
+    key = body[: GENERAL.size] + attribute(_TUPLE_ORIG | NESTED, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID])
     version: Literal[4, 6] = 4 if family == socket.AF_INET else 6
     asked = IPAddress(int.from_bytes(dict(attributes(origin[_TUPLE_IP]))[target]), version)
     return _Entry((protocol[_PROTO_NUM][0], number), asked, IPAddress(int.from_bytes(replier), version), key)
@@ -176,7 +174,7 @@ def _delete(entries: Iterable[_Entry]) -> None:
 
 
 def _socket() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
 
 
 def _filter(port: Port) -> bytes:
