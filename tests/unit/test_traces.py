@@ -15,7 +15,7 @@ from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_re
 from pynetdriver.server import protocol
 
 TRACES = Path(__file__).parents[1] / "traces"
-ENGINES = ["20.10.24", "26.1.5", "28.5.2"]
+ENGINES = ["20.10.24", "26.1.5", "28.5.2", "29.7.2"]
 #: What every engine was made to call; older ones ask for capabilities before the recording begins.
 COMMON = {
     "NetworkDriver.CreateNetwork",
@@ -90,7 +90,7 @@ def test_networks_are_accepted_when_recorded_from_an_engine() -> None:
             assert [str(one.gateway) for one in network.subnets] == [one["Gateway"].split("/")[0] for one in pools]
             assert network.internal == call["req"]["Options"].get("com.docker.network.internal", False)
             backends.append(network.backend)
-    assert (backends.count("bridge"), backends.count("macvlan")) == (18, 3)
+    assert (backends.count("bridge"), backends.count("macvlan")) == (27, 4)
 
 
 def test_published_ports_are_read_when_recorded_from_an_engine() -> None:
