@@ -29,7 +29,7 @@ from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Segment
+from pynetdriver.plan import Parent, Segment
 from pynetdriver.pool import overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 from pynetdriver.registry import Registry, backend_of
@@ -90,7 +90,7 @@ class NetworkDriver:
                     break  # else what was seen of the host may be what a network did that went meanwhile
             self._registry.networks[network.id] = replace(network, phase="creating")
             try:
-                network = await self._siting.with_host_addresses(network)
+                network = self._neighbours.doubting(await self._siting.with_host_addresses(network))
                 plan = backend.network_plan(network)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
@@ -107,6 +107,14 @@ class NetworkDriver:
                 del self._registry.networks[network.id]
                 raise
             self._neighbours.know(network)
+            parents = {one.link for one in plan.objects if isinstance(one, Parent)}
+            for link in network.facts.links:
+                if link.name in parents and not link.up:
+                    log.warning(
+                        f"parent is down, containers reach nobody until it is up: ip link set {link.name} up",
+                        link=link.name,
+                        network=network.id[:12],
+                    )
         return wire.Empty()
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
@@ -148,7 +156,10 @@ class NetworkDriver:
             self._registry.know(replace(endpoint, phase="creating"))
             try:
                 if backend_of(network).station(network, endpoint) is None:
-                    await self._neighbours.refuse_held(network, endpoint)
+                    cut_off, _ = await asyncio.gather(
+                        self._cut_off(network, endpoint), self._neighbours.refuse_held(network, endpoint)
+                    )
+                    endpoint = replace(endpoint, cut_off=cut_off)
                 else:
                     await self.collector.collect_if_dead(self._leasing.holder(endpoint))
                     endpoint = await self._leasing.obtain(network, endpoint)
@@ -178,7 +189,10 @@ class NetworkDriver:
         return wire.OperInfoResponse()
 
     async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
-        """Name the link to move into the sandbox, made again if it was lost since."""
+        """Name the link to move into the sandbox, made again if it was lost since.
+
+        Ports at the container's own address are open from here to Leave, by whichever network its default route leads.
+        """
         async with self._lock(request.endpoint_id):
             endpoint = self._registry.endpoint(request)
             if endpoint.sandbox not in (None, request.sandbox_key):
@@ -187,12 +201,18 @@ class NetworkDriver:
             plan = self._registry.endpoint_plan(endpoint)
             if self._kernel.netlink.is_missing([*plan.anchors, *(() if endpoint.sandbox else plan.moving)]):
                 await self._kernel.apply_objects(plan)
+            joined = replace(
+                endpoint, sandbox=request.sandbox_key, ports=_opened_at_join(network, endpoint, request.options)
+            )
+            if joined.ports != endpoint.ports:
+                await self._set_ports(endpoint, joined)
+            elif joined.sandbox != endpoint.sandbox:
+                self._journal.write(joined)
+                self._registry.know(joined)
             if endpoint.sandbox is None:
-                endpoint = replace(endpoint, sandbox=request.sandbox_key)
-                self._journal.write(endpoint)
-                self._registry.know(endpoint)
                 self.collector.joined(endpoint.id)
-                self._neighbours.announce(network, endpoint)
+                self._neighbours.announce(network, joined)
+            endpoint = joined
         attachment = backend_named(network.backend).attachment(network, endpoint)
         return wire.JoinResponse(
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
@@ -221,7 +241,7 @@ class NetworkDriver:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
-            options = request.options or wire.ProgramOptions()
+            options = request.options or wire.PortOptions()
             publishing = backend_of(network).publishing(network)
             if publishing is None:
                 if options.port_map:
@@ -248,11 +268,12 @@ class NetworkDriver:
         return wire.Empty()
 
     async def revoke(self, request: wire.EndpointRequest) -> wire.Empty:
-        """Unpublish; nothing published or an unknown endpoint is fine."""
+        """Unpublish on the host; nothing published or an unknown endpoint is fine."""
         async with self._lock(request.endpoint_id):
             endpoint = self._registry.endpoints.get(request.endpoint_id)
-            if endpoint is not None and endpoint.phase == "ready" and endpoint.ports:
-                await self._set_ports(endpoint, replace(endpoint, ports=()))
+            if endpoint is not None and endpoint.phase == "ready" and any(one.host_port for one in endpoint.ports):
+                opened = tuple(one for one in endpoint.ports if not one.host_port)
+                await self._set_ports(endpoint, replace(endpoint, ports=opened))
         return wire.Empty()
 
     # What the host knows and the engine does not say
@@ -390,6 +411,36 @@ class NetworkDriver:
         self._registry.forget(endpoint)
         self.collector.forget(endpoint.id)
 
+    async def _cut_off(self, network: Network, endpoint: Endpoint) -> tuple[int, ...]:
+        """Tell the IP versions in which the endpoint's gateway is doubted and nobody has it; remember if somebody does.
+
+        On a LAN that cannot be asked it is taken for right.
+        """
+        cut_off = []
+        for subnet in network.subnets:
+            if not subnet.doubted or not any(one in subnet.pool for one in endpoint.addresses.values()):
+                continue
+            assert subnet.gateway is not None, "of those alone that are there"
+            answers = await self._neighbours.answers(network, subnet.gateway)
+            if answers:
+                self._trust(network.id, subnet.pool)
+            elif answers is not None:
+                cut_off.append(subnet.pool.version)
+                log.warning(
+                    "nobody on the LAN has the gateway, so the container gets no default route by it;"
+                    " give the router's address with --gateway when the network is created",
+                    endpoint=endpoint.id[:12],
+                    gateway=str(subnet.gateway),
+                )
+        return tuple(cut_off)
+
+    def _trust(self, network_id: str, pool: IPNetwork) -> None:
+        network = self._registry.networks.get(network_id)
+        if network is not None and network.phase == "ready":
+            subnets = tuple(replace(one, doubted=one.doubted and one.pool != pool) for one in network.subnets)
+            self._registry.networks[network_id] = replace(network, subnets=subnets)
+            self._journal.write(self._registry.networks[network_id])
+
     async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
         await self._journal.update(
             former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
@@ -406,6 +457,17 @@ class NetworkDriver:
                     raise await asyncio.to_thread(taken.named) from None
 
 
+def _opened_at_join(network: Network, endpoint: Endpoint, options: wire.PortOptions | None) -> tuple[PortMapping, ...]:
+    """Tell an endpoint's ports with those that are open at its own address; what is published stays."""
+    publishing = backend_of(network).publishing(network)
+    if network.internal or publishing is None or not publishing.untranslated:
+        return endpoint.ports
+    if options is None or options.port_map is None:
+        return endpoint.ports
+    opened, _, _ = split_opened(options.port_map, endpoint, publishing.untranslated)
+    return (*opened, *(one for one in endpoint.ports if one.host_port))
+
+
 def _endpoint_as_requested(endpoint: Endpoint) -> str:
     """Leave out what became of it, and what a DHCP server gave.
 
@@ -413,7 +475,8 @@ def _endpoint_as_requested(endpoint: Endpoint) -> str:
     """
     address4 = None if endpoint.lease else endpoint.address4
     mac = endpoint.mac if endpoint.mac_given else ""
-    return str(replace(endpoint, sandbox=None, ports=(), lease=None, client_id="", address4=address4, mac=mac))
+    became = {"sandbox": None, "ports": (), "lease": None, "client_id": "", "cut_off": ()}
+    return str(replace(endpoint, **became, address4=address4, mac=mac))
 
 
 def _endpoint_answer(endpoint: Endpoint) -> wire.CreateEndpointResponse:
@@ -429,7 +492,7 @@ def _shared(segments: Iterable[Segment]) -> dict[str, tuple[IPNetwork, ...]]:
 
 def _as_requested(network: Network) -> Network:
     """Leave out what pynet found and chose."""
-    subnets = tuple(replace(one, host=None) for one in network.subnets)
+    subnets = tuple(replace(one, host=None, doubted=False) for one in network.subnets)
     return replace(network, facts=Facts(), subnets=subnets)
 
 

@@ -90,10 +90,18 @@ class CreateEndpointResponse(Struct, frozen=True):
     interface: EndpointInterface = field(name="Interface")
 
 
+class PortOptions(Struct, frozen=True):
+    """The container's published ports; `no_proxy_6to4` says that those of IPv6 are another network's."""
+
+    port_map: list[PortBinding] | None = field(name="com.docker.network.portmap", default=None)
+    no_proxy_6to4: bool = field(name="com.docker.network.driver.private.no_proxy_6to4", default=False)
+
+
 class JoinRequest(EndpointRequest, frozen=True):
     """The container's namespace may not exist yet."""
 
     sandbox_key: Text = field(name="SandboxKey")
+    options: PortOptions | None = field(name="Options", default=None)
 
 
 class InterfaceName(Struct, frozen=True, omit_defaults=True):
@@ -122,17 +130,10 @@ class JoinResponse(Struct, frozen=True, omit_defaults=True):
     disable_gateway_service: bool = field(name="DisableGatewayService", default=False)
 
 
-class ProgramOptions(Struct, frozen=True):
-    """The ports to publish; `no_proxy_6to4` says that those of IPv6 are another network's."""
-
-    port_map: list[PortBinding] | None = field(name="com.docker.network.portmap", default=None)
-    no_proxy_6to4: bool = field(name="com.docker.network.driver.private.no_proxy_6to4", default=False)
-
-
 class ProgramRequest(EndpointRequest, frozen=True):
     """The endpoint carries the container's default route now: publish its ports there."""
 
-    options: ProgramOptions | None = field(name="Options", default=None)
+    options: PortOptions | None = field(name="Options", default=None)
 
 
 class AnyRequest(Struct, frozen=True):
@@ -156,10 +157,11 @@ class ActivateResponse(Struct, frozen=True):
 
 
 class NetworkCapabilities(Struct, frozen=True):
-    """Networks of one host."""
+    """Networks of one host; engines from 28 on are told that GwAllocCheck is answered."""
 
     scope: str = field(name="Scope", default="local")
     connectivity_scope: str = field(name="ConnectivityScope", default="local")
+    gw_alloc_checker: bool = field(name="GwAllocChecker", default=True)
 
 
 class GwAllocCheckRequest(Struct, frozen=True):

@@ -57,7 +57,8 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `space` is the address space that the IPAM driver named: within one, pools of networks that exist do
     not overlap. `aux` are addresses that nobody gets; `way_out` is the one of them that containers take for
-    their gateway instead of the host's. `host` is an address that the host takes besides a gateway's.
+    their gateway instead of the host's. `host` is an address that the host takes besides a gateway's. The gateway is
+    `doubted` if the IPAM driver may have made it up and no machine of the LAN has answered for it yet.
     """
 
     pool: IPNetwork
@@ -66,6 +67,7 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
     aux: tuple[IPAddress, ...] = ()
     way_out: IPAddress | None = None
     host: IPAddress | None = None
+    doubted: bool = False
 
 
 class Network(Record, frozen=True, kw_only=True):
@@ -144,7 +146,8 @@ class Endpoint(Record, frozen=True, kw_only=True):
 
     `mac_given` says that the engine named the MAC, or need not know it, and it must then not be returned. `sandbox` is
     the engine's key of the container's namespace while the endpoint is joined. `client_id` (hexadecimal) and `lease`
-    are there if a DHCP server gave `address4`.
+    are there if a DHCP server gave `address4`. `cut_off` are the IP versions in which its container has no way out,
+    since nobody had the gateway.
     """
 
     id: str
@@ -157,6 +160,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     sandbox: str | None = None
     client_id: str = ""
     lease: DhcpLease | None = None
+    cut_off: tuple[int, ...] = ()
     ports: tuple[PortMapping, ...] = ()
 
     @property

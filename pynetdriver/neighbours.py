@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Collection
 
 import structlog
+from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.backends import backend_named
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.lan.announce import Announcer
 from pynetdriver.lan.conflicts import Conflicts
-from pynetdriver.model import Endpoint, Network
+from pynetdriver.model import Endpoint, Network, Subnet
+from pynetdriver.pool import is_host_address
 
 log = structlog.get_logger()
 
@@ -89,6 +91,27 @@ class Neighbours:
         elif not is_theirs:
             self._theirs.discard((link, address))
 
+    def doubting(self, network: Network) -> Network:
+        """Doubt the gateways that the IPAM driver may have made up: the router of a LAN is where it is.
+
+        The engine does not say which these are. Its IPAM and pynet's take the first address of the subnet, or of the
+        `--ip-range`, which is a multiple of 4 unless that is a range of less than four addresses.
+        """
+        if _asked(network) is None or network.internal:
+            return network
+        return replace(network, subnets=tuple(replace(one, doubted=_may_be_made_up(one)) for one in network.subnets))
+
+    async def answers(self, network: Network, address: IPAddress) -> bool | None:
+        """Tell whether the host or another machine on a network's LAN has an address, None if nobody can be asked."""
+        link = _asked(network)
+        if link is None or any(address == one.ip for found in network.facts.links for one in found.addresses):
+            return True
+        try:
+            return await self._conflicts.holder(link, address) is not None
+        except PynetError as error:
+            log.info("cannot ask whether there is a router", address=str(address), error=str(error))
+            return None
+
     async def refuse_held(self, network: Network, endpoint: Endpoint) -> None:
         """Refuse the addresses of an endpoint to come if another machine has one. Raises Conflict."""
         addresses = list(endpoint.addresses.values())
@@ -110,6 +133,13 @@ class Neighbours:
         lan = backend_named(network.backend).lan(network)
         if lan is not None:
             self._announcer.announce(lan.link, endpoint.mac, endpoint.addresses.values())
+
+
+def _may_be_made_up(subnet: Subnet) -> bool:
+    gateway, pool = subnet.gateway, subnet.pool
+    if gateway is None or subnet.way_out is not None:
+        return False
+    return int(gateway) % 4 == 0 or not is_host_address(gateway - 1, pool)
 
 
 def _asked(network: Network) -> str | None:

@@ -34,12 +34,16 @@ class Option:
     kind: Kind
     meaning: str
     default: str
+    #: Values with which it counts as not given, as with the built-in drivers.
+    unset: tuple[str, ...] = ()
 
 
-def option(*names: str, kind: Kind, meaning: str, default: Any, shown: str | None = None) -> Any:
+def option(
+    *names: str, kind: Kind, meaning: str, default: Any, shown: str | None = None, unset: tuple[str, ...] = ()
+) -> Any:
     """Declare a dataclass field that is an option; `shown` is the default as documentation says it."""
     text = str(default).lower() if shown is None else shown
-    return field(default=default, metadata={"option": Option(names, kind, meaning, text)})
+    return field(default=default, metadata={"option": Option(names, kind, meaning, text, unset)})
 
 
 def declared(options: type) -> dict[str, Option]:
@@ -68,6 +72,8 @@ def _parsed(options: Any, given: tuple[tuple[str, str], ...]) -> Any:
             raise InvalidOption.unknown(name, by_name)
         key = by_name[name]
         kind = declared(options)[key].kind
+        if text in declared(options)[key].unset:
+            continue
         try:
             value = kind.parse(text)
         except (ValueError, AddrFormatError):

@@ -103,9 +103,10 @@ def split_opened(
 def translated_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> IPAddress | None:
     """Tell to which of a container's addresses, given by IP version, the kernel translates a host port.
 
-    None to ::1 nor from one family to the other.
+    None to ::1, to a link-local address, which is no destination without its link, nor from one family to the other.
     """
-    return None if mapping.host_address == _LOOPBACK6 else addresses.get(mapping.host_address.version)
+    address = None if mapping.host_address == _LOOPBACK6 else addresses.get(mapping.host_address.version)
+    return None if address is None or address in _LINK_LOCAL6 else address
 
 
 def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool = False) -> tuple[IPAddress, ...]:
@@ -123,7 +124,8 @@ def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: 
         if not of_containers and (host.version == 4 or int(host) != 0):
             return ()
     versions = (4, 6) if host.version == 4 else (6, 4)
-    return tuple(addresses[version] for version in versions if version in addresses)
+    found = [addresses[version] for version in versions if version in addresses]
+    return tuple(one for one in found if one not in _LINK_LOCAL6)
 
 
 def _host_addresses(

@@ -67,6 +67,7 @@ def mtu_option(shown: str) -> Any:
         meaning="MTU of every link of the network in bytes; at least 1280 with IPv6",
         default=None,
         shown=shown,
+        unset=("0",),
     )
 
 
@@ -77,6 +78,7 @@ def prefix_option() -> Any:
         kind=kinds.link_prefix,
         meaning="name of the interface in the container, before its number",
         default="eth",
+        unset=("",),
     )
 
 
@@ -126,7 +128,7 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
             gateway = subnet.way_out or subnet.gateway
             if given is not None and given.ip in subnet.pool and gateway and not network.internal:
                 found[given.version] = gateway
-    return found
+    return {version: gateway for version, gateway in found.items() if version not in endpoint.cut_off}
 
 
 def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ...]:

@@ -78,6 +78,7 @@ class ParentOptions:
         "if it is not there, and goes with the last network on it",
         default=None,
         shown="the default-route link",
+        unset=("",),
     )
     host_access: bool | IPAddress = option(
         "host_access",
@@ -188,6 +189,8 @@ def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
             )
         if int(vlan["id"]) not in _VLAN_IDS:
             raise InvalidOption.value("parent", name, f"LINK.1 to LINK.{_VLAN_IDS[-1]} for a VLAN that is to be made")
+        if not parent.up:  # the kernel brings no VLAN link up there (net/8021q/vlan_dev.c)
+            raise Conflict(f'"{parent.name}" under "{name}" is down; bring it up first: ip link set {parent.name} up')
     if parent.name == "lo":
         raise InvalidRequest('parent "lo" reaches no other machine and carries no such links; choose another')
     if parent.master:
@@ -195,8 +198,6 @@ def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
             f'parent "{parent.name}" is a port of "{parent.master}", so the kernel puts nothing on it;'
             f" use parent={parent.master}"
         )
-    if not parent.up:
-        raise Conflict(f'parent "{parent.name}" is down; bring it up first: ip link set {parent.name} up')
     return parent
 
 

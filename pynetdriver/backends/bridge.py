@@ -61,6 +61,9 @@ _ADMITS: dict[str, Literal["published", "open", "all"]] = {
     "isolated": "published",
 }
 _mode = kinds.choice(*_ADMITS)
+#: Addresses of which are each link's own (RFC 4291, section 2.5.6), so that the host has others in it elsewhere.
+_LINK_LOCAL6 = IPNetwork("fe80::/64")
+_MULTICAST6 = IPNetwork("ff00::/8")
 
 
 def _parse_default_bridge(text: str) -> bool:
@@ -81,6 +84,7 @@ class Options:
         meaning="name of the bridge; one that exists is adopted, and stays when the network goes",
         default=None,
         shown="`pn-` and 12 characters of the network's id",
+        unset=("",),
     )
     icc: bool = option(
         "com.docker.network.bridge.enable_icc",
@@ -224,8 +228,13 @@ def check(network: Network, networks: Mapping[str, Network], addresses: Iterable
         if overlap(one.pool, other_one.pool):
             raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")
     for subnet in network.subnets:
+        if subnet.pool in _MULTICAST6 or (subnet.pool != _LINK_LOCAL6 and overlap(subnet.pool, _LINK_LOCAL6)):
+            raise InvalidRequest(
+                f"subnet {subnet.pool} holds no addresses of containers: it is multicast, or a part of {_LINK_LOCAL6};"
+                " choose another --subnet"
+            )
         for owner, address in addresses:
-            if address.ip in subnet.pool and owner != name:
+            if address.ip in subnet.pool and owner != name and subnet.pool != _LINK_LOCAL6:
                 raise Conflict(f"subnet {subnet.pool} holds this host's address {address.ip}; choose another --subnet")
 
 

@@ -63,8 +63,7 @@ def parents(host: Host) -> Iterator[Finding]:
         elif not link.up:
             yield error(
                 "parent",
-                f"{name}, which network {networks} stands on, is down: its containers reach nobody on the LAN, and new"
-                " ones do not start",
+                f"{name}, which network {networks} stands on, is down: its containers reach nobody on the LAN",
                 command=f"ip link set dev {name} up",
             )
         elif not link.running:

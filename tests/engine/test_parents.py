@@ -49,8 +49,8 @@ def test_parents_that_cannot_carry_a_network_are_refused(lab: Lab, site: Site) -
     assert 'parent "nic7" is not on this host; choose one of' in refused(lab, *macvlan, "parent=nic7")
     assert site.PARENT in refused(lab, *macvlan, "parent=nic7")
     with ip(lab, "link add spare type veth peer name spare0", "link delete spare"):
-        assert 'parent "spare" is down; bring it up first: ip link set spare up' in refused(
-            lab, *macvlan, "parent=spare"
+        assert '"spare" under "spare.7" is down; bring it up first: ip link set spare up' in refused(
+            lab, *macvlan, "parent=spare.7"
         )
         with ip(lab, "link add br7 up type bridge", "link delete br7"):
             lab.host.run("ip", "link", "set", "spare", "master", "br7", "up")

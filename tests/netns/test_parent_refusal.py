@@ -64,8 +64,7 @@ REFUSED: dict[str, tuple[list[str], Any]] = {
     "missing under a VLAN": (['"gone0" under "gone0.50"', "choose one of"], own(parent="gone0.50")),
     "VLAN 4095": (["LINK.1 to LINK.4094"], own(parent=f"{PARENT}.4095")),
     "VLAN 0": (["LINK.1 to LINK.4094"], own(parent=f"{PARENT}.0")),
-    "down": (['"down0" is down', "ip link set down0 up"], own(parent="down0")),
-    "under a VLAN down": (['"down0" is down', "ip link set down0 up"], own(parent="down0.5")),
+    "under a VLAN down": (['"down0" under "down0.5" is down', "ip link set down0 up"], own(parent="down0.5")),
     "port of a bridge": (['"port0" is a port of "br0"', "parent=br0"], own(parent="port0")),
     "lo": (['"lo"', "choose another"], own(parent="lo")),
     "pynet's own name": (['"pn-9f9f9f9f9f9f" is a link of pynet\'s own'], own(parent="pn-9f9f9f9f9f9f")),
@@ -73,7 +72,6 @@ REFUSED: dict[str, tuple[list[str], Any]] = {
     "a bridge that pynet made": (['"web0" is a link of pynet\'s own', "choose another"], own(parent="web0")),
     "name too long": (["1 to 15"], own(parent="a" * 16)),
     "name with a slash": (["1 to 15"], own(parent="../lan0")),
-    "name empty": (["1 to 15"], own(parent="")),
     "larger than the parent": (['"lan0" has MTU 1500', "1501"], own(mtu="1501")),
     "too small for IPv6": (["1280 to 65535 with IPv6"], on_parent(THIRD, "", "fd00::/64", mtu="1279")),
     "parent too small for IPv6": (

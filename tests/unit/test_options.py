@@ -68,7 +68,6 @@ def test_option_refusal_stays_one_short_line_when_the_name_is_odd(name: str) -> 
         ("com.docker.network.bridge.name", ".."),
         ("com.docker.network.bridge.name", 'a"b'),
         ("com.docker.network.bridge.name", "a\n"),
-        ("com.docker.network.container_iface_prefix", ""),
         ("com.docker.network.container_iface_prefix", "thirteen-long"),
         ("com.docker.network.bridge.host_binding_ipv4", "::1"),
         ("com.docker.network.bridge.host_binding_ipv4", "300.0.0.1"),
@@ -89,6 +88,21 @@ def test_option_is_refused_when_its_value_is_wrong(name: str, value: str) -> Non
 def test_option_is_taken_twice_when_both_names_say_the_same() -> None:
     """Both names of one option may stand together if they agree."""
     assert parse_options(Options, {MTU: "1400", "mtu": "1400"}).mtu == 1400
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_values_that_the_built_in_drivers_take_for_none_are_none(backend: str) -> None:
+    """An MTU of 0 and an empty name, such as a compose file has whose variable is not set; nothing else is let by."""
+    kind = backend_named(backend).Options
+    empty = {
+        "bridge": {MTU: "0", "com.docker.network.bridge.name": "", "com.docker.network.container_iface_prefix": ""},
+        "macvlan": {"mtu": "0", "parent": "", "macvlan_mode": ""},
+        "ipvlan": {"mtu": "0", "parent": "", "ipvlan_mode": "", "ipvlan_flag": ""},
+    }
+    assert parse_options(kind, empty[backend]) == kind()
+    for key, text in ((MTU, ""), (MTU, "00"), ("com.docker.network.container_iface_prefix", " ")):
+        with pytest.raises(InvalidOption):
+            parse_options(kind, {key: text})
 
 
 def test_option_is_refused_when_both_names_disagree() -> None:

@@ -262,7 +262,11 @@ def other(backend: str = "macvlan", **given: Any) -> Network:
         (other("ipvlan", host_access="true", ipvlan_flag="private"), None, "contradicts ipvlan_flag=private"),
         (other(host_access="true", macvlan_mode="private"), None, "contradicts macvlan_mode=private"),
         (other("ipvlan", subnets=(), dhcp="true", ipvlan_mode="l3s"), None, "contradicts ipvlan_mode=l3s"),
-        (other("ipvlan", links=(replace(LAN, up=False),)), None, '"lan0" is down.*ip link set lan0 up'),
+        (
+            other("ipvlan", links=(replace(LAN, up=False),), parent="lan0.50"),
+            None,
+            '"lan0" under "lan0.50" is down.*ip link set lan0 up',
+        ),
         (other("ipvlan", links=(replace(LAN, master="bond0"),)), None, 'a port of "bond0".*parent=bond0'),
         (other("ipvlan", links=(replace(LAN, ours=True, kind="bridge"),)), None, "link of pynet's own"),
         (other("ipvlan", links=()), None, '"lan0" is not on this host.*choose one of eth0'),
