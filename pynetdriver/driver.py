@@ -31,7 +31,7 @@ from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Parent, Segment
 from pynetdriver.pool import overlap
-from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
+from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_opened, split_satisfied
 from pynetdriver.registry import Registry, backend_of
 from pynetdriver.siting import FOLLOW_S, Siting
 
@@ -145,7 +145,9 @@ class NetworkDriver:
             if self._registry.has_link_of(endpoint.id):
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
             for address in endpoint.addresses.values():
-                await self.collector.collect_if_dead(self._registry.holder(network.id, address))
+                holder = self._registry.holder(network.id, address)
+                if not await self.collector.collect_if_dead(holder) and holder and address.version == 6:
+                    await self._let_go_ipv6(network.id, holder)
             for address in endpoint.addresses.values():
                 holder = self._registry.holder(network.id, address)
                 if holder is not None:
@@ -241,6 +243,7 @@ class NetworkDriver:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
+            endpoint = await self._without_lost_ipv6(endpoint)
             options = request.options or wire.PortOptions()
             publishing = backend_of(network).publishing(network)
             if publishing is None:
@@ -411,6 +414,37 @@ class NetworkDriver:
         self._registry.forget(endpoint)
         self.collector.forget(endpoint.id)
 
+    async def _let_go_ipv6(self, network_id: str, endpoint_id: str) -> None:
+        """Have an endpoint of the network give up its IPv6 address if it has lost it."""
+        async with self._lock(endpoint_id):
+            endpoint = self._registry.endpoints.get(endpoint_id)
+            if endpoint is not None and endpoint.network_id == network_id and endpoint.phase == "ready":
+                await self._without_lost_ipv6(endpoint)
+
+    async def _without_lost_ipv6(self, endpoint: Endpoint) -> Endpoint:
+        """Take the IPv6 address from an endpoint whose link in the container does not have it.
+
+        An engine takes such a one back and gives it to another container, but tells the IPAM driver alone (29, where
+        a sysctl of the endpoint turned IPv6 off). What was published over it is relayed by IPv4 from then on.
+        """
+        if endpoint.address6 is None or endpoint.sandbox is None:
+            return endpoint
+        if not await self._kernel.has_lost(self._registry.endpoint_plan(endpoint), endpoint.address6):
+            return endpoint
+        log.info("container has no IPv6", endpoint=endpoint.id[:12], address=str(endpoint.address6.ip))
+        network = self._registry.networks[endpoint.network_id]
+        publishing = backend_of(network).publishing(network)
+        left = {version: one for version, one in endpoint.addresses.items() if version != 6}
+        apart = publishing is not None and publishing.apart
+        relayed = {one: relayed_to(one, left, apart) for one in endpoint.ports if one.host_port}
+        kept = tuple(one for one in endpoint.ports if one.host_address.version == 4 or relayed.get(one))
+        other = [one for one in relayed if relayed[one] != relayed_to(one, endpoint.addresses, apart)]
+        without = replace(endpoint, address6=None, released6=endpoint.address6, ports=kept)
+        await self._set_ports(endpoint, without)
+        self._ports.release(endpoint.id, other)
+        self._ports.adopt(without, set(other).intersection(kept), apart)
+        return without
+
     async def _cut_off(self, network: Network, endpoint: Endpoint) -> tuple[int, ...]:
         """Tell the IP versions in which the endpoint's gateway is doubted and nobody has it; remember if somebody does.
 
@@ -475,8 +509,9 @@ def _endpoint_as_requested(endpoint: Endpoint) -> str:
     """
     address4 = None if endpoint.lease else endpoint.address4
     mac = endpoint.mac if endpoint.mac_given else ""
-    became = {"sandbox": None, "ports": (), "lease": None, "client_id": "", "cut_off": ()}
-    return str(replace(endpoint, **became, address4=address4, mac=mac))
+    became = {"sandbox": None, "ports": (), "lease": None, "client_id": "", "cut_off": (), "released6": None}
+    address6 = endpoint.address6 or endpoint.released6
+    return str(replace(endpoint, **became, address4=address4, address6=address6, mac=mac))
 
 
 def _endpoint_answer(endpoint: Endpoint) -> wire.CreateEndpointResponse:

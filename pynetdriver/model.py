@@ -147,7 +147,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     `mac_given` says that the engine named the MAC, or need not know it, and it must then not be returned. `sandbox` is
     the engine's key of the container's namespace while the endpoint is joined. `client_id` (hexadecimal) and `lease`
     are there if a DHCP server gave `address4`. `cut_off` are the IP versions in which its container has no way out,
-    since nobody had the gateway.
+    since nobody had the gateway. `released6` was its IPv6 address until its link in the container had it no more.
     """
 
     id: str
@@ -161,6 +161,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     client_id: str = ""
     lease: DhcpLease | None = None
     cut_off: tuple[int, ...] = ()
+    released6: IPNetwork | None = None
     ports: tuple[PortMapping, ...] = ()
 
     @property

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 
 from netaddr import IPNetwork
 
-from pynetdriver.errors import PynetError
+from pynetdriver.errors import HostError, PynetError
 from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import aliases_elsewhere, place_of, readdress, rebuild
+from pynetdriver.kernel.sandbox import Place, aliases_elsewhere, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
+from pynetdriver.kernel.wire import addresses_of
 from pynetdriver.plan import (
     Address,
     Adopted,
@@ -126,11 +127,21 @@ class Kernel:
 
     async def readdress(self, plan: Plan, key: str, former: IPNetwork, interior: Interior) -> None:
         """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
+        await _in_thread_of_its_own(readdress, await self._place(plan), key, former, interior)
+
+    async def has_lost(self, plan: Plan, address: IPNetwork) -> bool:
+        """Tell whether an endpoint's link is in its container without an address; not so if it is not to be found."""
+        try:
+            place = await self._place(plan)
+            return address.ip not in {one.ip for one in addresses_of(place.link, place.number)}
+        except HostError:
+            return False
+
+    async def _place(self, plan: Plan) -> Place:
+        """Find an endpoint's link in its container: at once by the end that stays, else by looking everywhere."""
         if plan.anchors:
-            place = await self.netlink.place_of_peer(plan.anchors[0])
-        else:
-            place = await asyncio.to_thread(place_of, plan.moving[0])
-        await _in_thread_of_its_own(readdress, place, key, former, interior)
+            return await self.netlink.place_of_peer(plan.anchors[0])
+        return await asyncio.to_thread(place_of, plan.moving[0])
 
     async def rebuild(self, plan: Plan, key: str, interior: Interior) -> None:
         """Make an endpoint's link again in its container; see `sandbox.rebuild`. Raises HostError."""

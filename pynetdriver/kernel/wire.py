@@ -12,10 +12,11 @@ from netaddr import IPAddress, IPNetwork
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.nlmsg import attributes, dump
+from pynetdriver.nlmsg import attribute, attributes, dump
 
 _SOL_NETLINK, _GET_STRICT_CHECK = 270, 12
-_GETADDR, _ADDRESS, _LOCAL = 22, 1, 2
+# linux/if_addr.h
+_GETADDR, _ADDRESS, _LOCAL, _TARGET_NSID = 22, 1, 2, 10
 _WAIT_S = 5.0
 
 
@@ -28,11 +29,18 @@ def route_socket() -> socket.socket:
     return one
 
 
-def addresses_of(index: int) -> tuple[IPNetwork, ...]:
-    """List the addresses of one link, which takes no longer the more others have. Raises HostError."""
-    found = []
+def addresses_of(index: int, namespace: int | None = None) -> tuple[IPNetwork, ...]:
+    """List the addresses of one link, which takes no longer the more others have.
+
+    Args:
+        namespace: the number of the one that the link is in, None for this one.
+
+    Raises:
+        HostError: it is not there, or the kernel does not answer.
+    """
+    found, where = [], b"" if namespace is None else attribute(_TARGET_NSID, struct.pack("=i", namespace))
     with told("list the addresses of a link"), route_socket() as one:
-        for body in dump(one, _GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index)):
+        for body in dump(one, _GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index) + where):
             values = dict(attributes(body, 8))
             raw = values.get(_LOCAL) or values[_ADDRESS]
             address = IPAddress(int.from_bytes(raw), 4 if len(raw) == 4 else 6)

@@ -10,7 +10,7 @@ from .host import OTHER, PORTMAP, PROGRAM, REVOKE, Host, both_firewalls, endpoin
 from .test_life import can_bind
 
 pytestmark = both_firewalls
-MODES = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
+MODES: dict[str, Any] = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
 
 
 def opened(host: Host) -> list[str]:
@@ -52,7 +52,7 @@ def test_ports_are_open_from_join_to_leave_whoever_is_the_gateway(host: Host) ->
 def test_one_family_may_be_routed_alone(host: Host) -> None:
     """Join opens what is routed; what is published waits for Program, and goes with Revoke."""
     (six,) = [key for key in MODES if key.endswith("6")]
-    host.ok("CreateNetwork", network(dual=True, **{six: "routed"}))
+    host.ok("CreateNetwork", network(dual=True, **{six: MODES[six]}))
     host.ok("CreateEndpoint", endpoint(dual=True))
     host.ok("Join", joining(port(8080)))
     at_join = opened(host)
@@ -65,8 +65,8 @@ def test_one_family_may_be_routed_alone(host: Host) -> None:
     assert can_bind(host, 8080) and opened(host) == at_join
 
 
-@pytest.mark.parametrize("options", [{}, {**MODES}])
-def test_nothing_is_open_where_it_should_not_be(host: Host, options: dict[str, str]) -> None:
+@pytest.mark.parametrize("options", [{}, MODES])
+def test_nothing_is_open_where_it_should_not_be(host: Host, options: dict[str, Any]) -> None:
     """Neither on an internal network nor where ports are published on the host."""
     host.ok("CreateNetwork", network(dual=True, internal=bool(options), **options))
     host.ok("CreateEndpoint", endpoint(dual=True))
