@@ -25,6 +25,17 @@ from pynetdriver.ipam import IpamDriver
 log = structlog.get_logger()
 
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"
+#: What `docker network connect` asks for; the engine keeps a refused one in the container's settings.
+_CONNECTING = {
+    "/NetworkDriver.CreateEndpoint",
+    "/NetworkDriver.Join",
+    "/NetworkDriver.ProgramExternalConnectivity",
+    "/IpamDriver.RequestAddress",
+}
+_WAY_OUT = (
+    "; after a refused docker network connect, stop the container and run docker network disconnect NETWORK CONTAINER,"
+    " or it does not start again"
+)
 #: The engine itself waits without end for a v1 plugin.
 DEADLINE_S = 15.0
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
@@ -121,9 +132,9 @@ class Protocol:
             status, answer = 200, result
         except TimeoutError:
             overdue = Overdue(f"not done within {self._deadline_s:g} s; see pynet's log for what it waits for")
-            status, answer = overdue.status, _error(str(overdue))
+            status, answer = overdue.status, _error(_with_way_out(request.path, str(overdue)))
         except PynetError as error:
-            status, answer = error.status, _error(str(error))
+            status, answer = error.status, _error(_with_way_out(request.path, str(error)))
         except web.HTTPException as error:
             status, answer = error.status, _error(str(error.reason))
         except Exception:
@@ -141,6 +152,11 @@ def _answer(status: int, body: msgspec.Struct) -> web.Response:
 
 def _error(text: str) -> wire.ErrorResponse:
     return wire.ErrorResponse(text, text)
+
+
+def _with_way_out(path: str, said: str) -> str:
+    """Say how a container is started again that was to be connected."""
+    return said + _WAY_OUT if path in _CONNECTING else said
 
 
 class _Ids(msgspec.Struct):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.engine.lab import Lab
 from tests.lab.wait import eventually
 
@@ -28,6 +30,56 @@ def test_a_running_container_joins_and_leaves_networks(lab: Lab) -> None:
     lab.docker("network", "connect", "left", "web")
     lab.docker("network", "disconnect", "right", "web")
     assert lab.fetches("one", "http://web/hostname") == "web"
+
+
+def test_a_refused_connect_says_how_the_container_starts_again(lab: Lab) -> None:
+    """The engine keeps what it was refused in the container's settings; what pynet says brings it back."""
+    lab.network("left", "--subnet", "10.6.0.0/24")
+    lab.network("right", "--subnet", "10.7.0.0/24", "--ipam-driver", "pynet")
+    for number, wrong in enumerate((("--driver-opt", "color=blue"), ("--ip", "10.7.0.1"))):
+        name = f"web{number}"
+        lab.run(name, "--network", "left")
+        said = lab.refused("network", "connect", *wrong, "right", name)
+        assert "stop the container and run docker network disconnect NETWORK CONTAINER" in said
+        assert lab.refused("restart", "-t0", name)
+        lab.docker("stop", "-t0", name)
+        lab.docker("network", "disconnect", "right", name)
+        lab.docker("start", name)
+        lab.docker("network", "connect", "right", name)
+        assert lab.pings(name, "10.7.0.1")
+
+
+@pytest.mark.parametrize("ipam", ["default", "pynet"])
+def test_a_container_without_ipv6_is_in_nobodys_way(lab: Lab, ipam: str) -> None:
+    """IPv6 turned off on its interface: its port is relayed over IPv6, and others start beside it."""
+    since_28(lab)
+    subnets = ("--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
+    lab.network("dual", "--ipv6", *subnets, "--ipam-driver", ipam)
+    turned_off = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=1"
+    lab.web("four", "--network", f"name=dual,{turned_off}", "-p", "8080:80")
+    lab.web("both", "--network", "dual", "-p", "8081:80")
+    assert "inet6 fd00:6" not in lab.inside("four", "ip", "addr")
+    assert lab.addresses("both", "dual")["GlobalIPv6Address"] in lab.inside("both", "ip", "addr")
+    for where in (lab.lan.HOST4, f"[{lab.lan.HOST6}]"):
+        assert lab.page(lab.neighbour, f"http://{where}:8080/hostname") == "four"
+        assert lab.page(lab.neighbour, f"http://{where}:8081/hostname") == "both"
+
+
+@pytest.mark.parametrize("ipam", ["default", "pynet"])
+def test_a_network_without_gateway_is_full_with_all_its_addresses(lab: Lab, ipam: str) -> None:
+    """A /31 that is internal and isolated: two containers, which reach each other."""
+    since_28(lab)
+    isolated = ("--internal", "-o", "com.docker.network.bridge.gateway_mode_ipv4=isolated")
+    lab.network("pair", *isolated, "--subnet", "10.6.0.0/31", "--ipam-driver", ipam)
+    for name in ("one", "two"):
+        lab.run(name, "--network", "pair")
+    assert lab.pings("one", "two") and not lab.inside("one", "ip", "route", "show", "default")
+
+
+def since_28(lab: Lab) -> None:
+    """Skip a test with engines that cannot do what it is about."""
+    if int(lab.engine.version.partition(".")[0]) < 28:
+        pytest.skip("engines before 28 cannot be told so")
 
 
 def test_another_container_may_share_the_sandbox(lab: Lab) -> None:

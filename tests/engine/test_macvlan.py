@@ -75,6 +75,21 @@ def test_the_tutorials_session_is_two_commands(lab: Lab, site: Site) -> None:
     assert SHIM4 in [one["local"] for one in link["addr_info"]]
 
 
+def test_a_router_that_nobody_named_is_the_way_out_if_it_is_there(lab: Lab, site: Site) -> None:
+    """Without --gateway the first address is it where a machine has that; else another network is the way out."""
+    lab.network("lan", *MACVLAN, "--subnet", Site.SUBNET4)
+    lab.network("own", *MACVLAN, "--subnet", "10.44.0.0/24")
+    lab.network("inside", "--subnet", "10.6.0.0/24")
+    lab.run("one", "--network", "lan", "--ip", ONE4)
+    lab.run("two", "--network", "own")
+    assert site.ROUTER4 in lab.inside("one", "ip", "route", "show", "default")
+    assert reaches(lab, "one", site.BEYOND4) == every(site.BEYOND4)
+    assert not lab.inside("two", "ip", "route", "show", "default")
+    assert "eth1" not in lab.inside("two", "ip", "link")
+    lab.docker("network", "connect", "inside", "two")
+    assert "via 10.6.0.1" in lab.inside("two", "ip", "route", "show", "default")
+
+
 FILE = """
 services:
   front:

@@ -300,6 +300,25 @@ def test_calls_in_an_odd_order_change_nothing_they_should_not(host: Host) -> Non
     assert host.state() == before
 
 
+def test_a_refused_connection_says_the_way_out(busy: Host) -> None:
+    """The engine keeps what it was refused in the settings of a running container; other calls say nothing of that."""
+    way_out = "stop the container and run docker network disconnect NETWORK CONTAINER"
+    for method, body in (
+        ("CreateEndpoint", {**endpoint(9, dual=True), "Options": {"color": "blue"}}),
+        ("CreateEndpoint", endpoint(2, UNKNOWN)),
+        ("Join", join(9)),
+        (PROGRAM, program(3, port(8080))),
+        ("IpamDriver.RequestAddress", {"PoolID": POOL, "Address": "10.7.0.9"}),
+    ):
+        assert busy.refused(method, body).count(way_out) == 1, method
+    for method, body in (
+        ("CreateNetwork", named("a/b")),
+        ("IpamDriver.RequestPool", {"AddressSpace": "pynet-local", "Pool": "10.7.0.0/24", "V6": False}),
+        ("DeleteEndpoint", {}),
+    ):
+        assert "docker network disconnect" not in busy.refused(method, body), method
+
+
 def test_pool_is_released_twice(host: Host) -> None:
     """A pool goes with its addresses, and may go twice."""
     before = host.state()
