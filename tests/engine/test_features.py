@@ -54,7 +54,9 @@ def test_a_container_without_ipv6_is_in_nobodys_way(lab: Lab, ipam: str) -> None
     """IPv6 turned off on its interface: its port is relayed over IPv6, and others start beside it."""
     since_28(lab)
     subnets = ("--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
-    lab.network("dual", "--ipv6", *subnets, "--ipam-driver", ipam)
+    # Engine 28 fails to announce an address that is not there any more; 29 does not try.
+    silent = ("-o", "com.docker.network.advertise_addr_nmsgs=0")
+    lab.network("dual", "--ipv6", *subnets, "--ipam-driver", ipam, *silent)
     turned_off = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=1"
     lab.web("four", "--network", f"name=dual,{turned_off}", "-p", "8080:80")
     lab.web("both", "--network", "dual", "-p", "8081:80")
@@ -73,7 +75,7 @@ def test_a_network_without_gateway_is_full_with_all_its_addresses(lab: Lab, ipam
     lab.network("pair", *isolated, "--subnet", "10.6.0.0/31", "--ipam-driver", ipam)
     for name in ("one", "two"):
         lab.run(name, "--network", "pair")
-    assert lab.pings("one", "two") and not lab.inside("one", "ip", "route", "show", "default")
+    assert lab.pings("one", "two") and "default" not in lab.inside("one", "ip", "route")
 
 
 def since_28(lab: Lab) -> None:

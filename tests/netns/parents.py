@@ -80,7 +80,7 @@ def move_in(host: Host, sandbox: Namespace, number: int, answer: Any, *addresses
         way = ("via", route["NextHop"]) if route.get("NextHop") else ()
         sandbox.run("ip", "route", "add", route["Destination"], *way, "dev", "eth0")
     for gateway in filter(None, (answer.get("Gateway"), answer.get("GatewayIPv6"))):
-        sandbox.run("ip", "route", "add", "default", "via", gateway)
+        sandbox.run("ip", "route", "add", "default", "via", gateway, "dev", "eth0")
 
 
 @contextmanager

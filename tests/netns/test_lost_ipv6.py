@@ -31,9 +31,9 @@ while True:
     with connection:
         connection.sendall(sys.argv[2].encode())
 """
-#: Says what it is told within two seconds: python3 -c CLIENT ADDRESS PORT
+#: Says what it is told: python3 -c CLIENT ADDRESS PORT
 CLIENT = (
-    "import socket,sys;c=socket.create_connection((sys.argv[1],int(sys.argv[2])),2);c.settimeout(2);"
+    "import socket,sys;c=socket.create_connection((sys.argv[1],int(sys.argv[2])),10);c.settimeout(10);"
     "print(c.recv(99).decode())"
 )
 
