@@ -50,24 +50,6 @@ def test_a_refused_connect_says_how_the_container_starts_again(lab: Lab) -> None
 
 
 @pytest.mark.parametrize("ipam", ["default", "pynet"])
-def test_a_container_without_ipv6_is_in_nobodys_way(lab: Lab, ipam: str) -> None:
-    """IPv6 turned off on its interface: its port is relayed over IPv6, and others start beside it."""
-    since_28(lab)
-    subnets = ("--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
-    # Engine 28 fails to announce an address that is not there any more; 29 does not try.
-    silent = ("-o", "com.docker.network.advertise_addr_nmsgs=0")
-    lab.network("dual", "--ipv6", *subnets, "--ipam-driver", ipam, *silent)
-    turned_off = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=1"
-    lab.web("four", "--network", f"name=dual,{turned_off}", "-p", "8080:80")
-    lab.web("both", "--network", "dual", "-p", "8081:80")
-    assert "inet6 fd00:6" not in lab.inside("four", "ip", "addr")
-    assert lab.addresses("both", "dual")["GlobalIPv6Address"] in lab.inside("both", "ip", "addr")
-    for where in (lab.lan.HOST4, f"[{lab.lan.HOST6}]"):
-        assert lab.page(lab.neighbour, f"http://{where}:8080/hostname") == "four"
-        assert lab.page(lab.neighbour, f"http://{where}:8081/hostname") == "both"
-
-
-@pytest.mark.parametrize("ipam", ["default", "pynet"])
 def test_a_network_without_gateway_is_full_with_all_its_addresses(lab: Lab, ipam: str) -> None:
     """A /31 that is internal and isolated: two containers, which reach each other."""
     since_28(lab)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from .ask import differences
 from .host import NETWORK, PROGRAM, Host, both_firewalls, network, port, program
 from .parents import container
-from .test_lost_ipv6 import SERVER, asks
+from .test_lost_ipv6 import asks, serving
 
 
 def linked(pool: str = "fe80::/64") -> Any:
@@ -26,20 +24,14 @@ def test_containers_live_in_it(host: Host) -> None:
     host.netns.run("ip", "link", "add", "there0", "up", "type", "bridge")  # has an address of fe80::/64, too
     host.ok("CreateNetwork", linked())
     host.netns.run("ip", "address", "add", "2001:db8::1/64", "dev", "lo", "nodad")
-    with (
-        container(host, 2, "10.9.0.2/24", "fe80::2/64") as one,
-        one.popen(sys.executable, "-c", SERVER, "4", "one", stdout=subprocess.PIPE) as server,
-    ):
-        try:
-            assert ", 1 received" in one.run("ping", "-c1", "-w10", "fe80::1%eth0")
-            host.ok(PROGRAM, program(2, port(8080)))
-            for restarted in (False, True):
-                if restarted:
-                    host.restart()
-                assert [asks(host.netns, to, 8080) for to in ("127.0.0.1", "2001:db8::1")] == ["one", "one"]
-                assert not differences(host)
-        finally:
-            server.kill()
+    with container(host, 2, "10.9.0.2/24", "fe80::2/64") as one, serving(one, "4", "one"):
+        assert ", 1 received" in one.run("ping", "-c1", "-w10", "fe80::1%eth0")
+        host.ok(PROGRAM, program(2, port(8080)))
+        for restarted in (False, True):
+            if restarted:
+                host.restart()
+            assert [asks(host.netns, to, 8080) for to in ("127.0.0.1", "2001:db8::1")] == ["one", "one"]
+            assert not differences(host)
     host.ok("DeleteNetwork", {"NetworkID": NETWORK})
     assert set(host.state().links) == {"lo", "there0"}
 
