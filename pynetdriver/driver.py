@@ -450,15 +450,15 @@ class NetworkDriver:
 
         On a LAN that cannot be asked it is taken for right.
         """
+        addresses = endpoint.addresses.values()
+        doubted = [one for one in network.subnets if one.doubted and any(address in one.pool for address in addresses)]
+        gateways = [one.gateway for one in doubted if one.gateway]
+        answers = await asyncio.gather(*(self._neighbours.answers(network, gateway) for gateway in gateways))
         cut_off = []
-        for subnet in network.subnets:
-            if not subnet.doubted or not any(one in subnet.pool for one in endpoint.addresses.values()):
-                continue
-            assert subnet.gateway is not None, "of those alone that are there"
-            answers = await self._neighbours.answers(network, subnet.gateway)
-            if answers:
+        for subnet, answered in zip(doubted, answers, strict=True):
+            if answered:
                 self._trust(network.id, subnet.pool)
-            elif answers is not None:
+            elif answered is not None:
                 cut_off.append(subnet.pool.version)
                 log.warning(
                     "nobody on the LAN has the gateway, so the container gets no default route by it;"
