@@ -30,7 +30,7 @@ from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Segment
+from pynetdriver.plan import Adopted, Plan, Segment
 from pynetdriver.pool import overlap
 from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
 from pynetdriver.registry import Registry, backend_of
@@ -93,6 +93,7 @@ class NetworkDriver:
             try:
                 network = await self._siting.with_host_addresses(network)
                 plan = backend.network_plan(network)
+                self._leave_to_the_engine(plan)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)
@@ -335,6 +336,12 @@ class NetworkDriver:
         """Tell whether the engine's own rules lack what `allow_forwarding` puts there. Raises HostError."""
         segments = self._registry.segments()
         return bool(segments) and await self._chains.lack(_shared(segments), self._kernel.bridges.found.passed_on)
+
+    def _leave_to_the_engine(self, plan: Plan) -> None:
+        """Refuse to adopt a bridge of a network of the engine's own. Raises Conflict."""
+        for one in plan.objects:
+            if isinstance(one, Adopted) and one.link in self._kernel.bridges.found.names:
+                raise Conflict(f'"{one.link}" is the bridge of a network of the engine\'s own; choose another one')
 
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.

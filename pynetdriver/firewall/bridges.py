@@ -144,7 +144,7 @@ def _look() -> tuple[set[tuple[str, int]], _Said]:
     return bridges, said
 
 
-def _wanted(chains: Collection[str]) -> set[str]:
+def _wanted(chains: Collection[str]) -> frozenset[str]:
     """Tell which chains have to be read; that with a rule for each port only if it alone says what is open."""
     wanted = NAMING.intersection(chains)
     return wanted | {_PORTS} if _BRIDGE in wanted and _STAGE_1 not in wanted else wanted

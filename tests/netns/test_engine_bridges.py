@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.lab.wait import eventually
 
 from . import engine_rules
 from .engine_rules import BRIDGES, CONTAINER, ENGINES
-from .host import NETWORK, OTHER, PROGRAM, Host, network, port, program
+from .host import NETWORK, OTHER, PROGRAM, Host, both_firewalls, network, port, program
 from .inside import inside
 
 PROBE = str(Path(__file__).parents[1] / "engine" / "probe.py")
@@ -141,7 +142,9 @@ class Crowd:
 
 @pytest.fixture
 def crowd(host: Host) -> Iterator[Crowd]:
-    unprotected = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "nat-unprotected" for version in (4, 6)}
+    unprotected: dict[str, Any] = {
+        f"com.docker.network.bridge.gateway_mode_ipv{version}": "nat-unprotected" for version in (4, 6)
+    }
     with ExitStack() as stack:
         found = Crowd(host, stack)
         host.ok("CreateNetwork", network(dual=True))
@@ -174,8 +177,10 @@ def test_who_reaches_whom_between_the_engines_networks_and_pynets(host: Host, cr
     containers = [(CONTAINER[version].format(number), port) for number in BRIDGES.values() for version, port in ASKED]
     questions["nat"] = [*unprotected, *containers]
     modern = engine.startswith("29")
-    is_open = ["unprotected"] * 2 if modern else [None] * 2
-    expected: dict[str, list[str | None]] = dict.fromkeys(BRIDGES, ["nat", "only4"] * 2 + [None] * 2 + is_open)
+    is_open: list[str | None] = ["unprotected"] * 2 if modern else [None] * 2
+    expected: dict[str, list[str | None]] = dict.fromkeys(
+        BRIDGES, ["nat", "only4", "nat", "only4", None, None, *is_open]
+    )
     expected["x2"] = [None] * 8
     # Ports 80, which is published, and 81 of each.
     expected["nat"] = [
@@ -192,3 +197,57 @@ def test_who_reaches_whom_between_the_engines_networks_and_pynets(host: Host, cr
         return True
 
     eventually(as_expected, timeout_s=20)
+
+
+@pytest.mark.parametrize(("engine", "flavour"), [("26", "legacy"), ("28", "nft"), (ENGINES[-1], "nft")])
+def test_forwarding_stays_while_an_engine_has_a_bridge_of_any_name(host: Host, engine: str, flavour: str) -> None:
+    """Its rules say whose bridge it is, whatever it is called; what is only a bridge needs nothing of it."""
+    switches = "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"
+
+    def left_on() -> list[str]:
+        host.ok("CreateNetwork", network(dual=True))
+        host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+        return [host.netns.sysctl(name) for name in switches]
+
+    host.netns.run("ip", "link", "add", "x1", "type", "bridge")
+    host.netns.run("ip", "address", "add", "fd00:77:1::1/64", "dev", "x1", "nodad")
+    assert left_on() == ["0", "0"]
+    engine_rules.write(host.netns, engine, flavour, ("x1",))
+    assert left_on() == ["1", "1"]
+
+
+def test_a_bridge_of_the_engines_is_not_adopted(host: Host) -> None:
+    """As by the engine, which has no two networks on one bridge; its name alone does not tell."""
+    named: dict[str, Any] = {"com.docker.network.bridge.name": "x1"}
+    host.netns.run("ip", "link", "add", "x1", "type", "bridge")
+    host.ok("CreateNetwork", network(**named))
+    host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+    engine_rules.write(host.netns, "28", bridges=("x1",))
+
+    def refused() -> bool:
+        status, answer = host.call("CreateNetwork", network(**named))
+        if status == 200:
+            host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+        return status != 200 and "of the engine's own" in answer["Err"]
+
+    eventually(refused)
+
+
+@both_firewalls
+def test_a_new_bridge_is_closed_until_the_engine_has_said_what_it_is(host: Host) -> None:
+    """Until its rules are there it may be that of an internal network; nobody's are waited for beyond some seconds."""
+    flavour = KINDS[host.firewall]
+
+    def closed() -> str:
+        if flavour == "nft":
+            return host.netns.run("nft", "list", "set", "inet", "pynet", "engine_closed")
+        return host.netns.run("sh", "-c", "iptables-legacy -t mangle -S PYNET-EDGE | grep -v -- -g")
+
+    host.ok("CreateNetwork", network())
+    host.netns.run("ip", "link", "add", "x1", "type", "bridge")
+    engine_rules.write(host.netns, "28", flavour, ())
+    for name in ("others0", "x2", "x6"):
+        host.netns.run("ip", "link", "add", name, "type", "bridge")
+    eventually(lambda: all(name in closed() for name in ("others0", "x2", "x6")), timeout_s=2, every_s=0.02)
+    engine_rules.write(host.netns, "28", flavour, ("x2", "x6"))
+    eventually(lambda: [name in closed() for name in ("others0", "x1", "x2", "x6")] == [False, False, True, False])
