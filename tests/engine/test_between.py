@@ -94,6 +94,30 @@ BETTER = (
         ),
         ("28.5",),
     ),
+    Rule(
+        "IPv6 is closed as IPv4 is: container addresses to other networks, and all to internal ones.",
+        lambda cell, own, new: (
+            cell.family == 6 and (cell.via == "container" or _is(cell, "internal")) and bool(own) and not new
+        ),
+        ("26.1",),
+    ),
+    Rule(
+        "UDP ports answer containers of other networks; the proxy of engine 26 does so from another address.",
+        lambda cell, own, new: cell.protocol == "udp" and cell.via != "container" and not own and bool(new),
+        ("26.1",),
+    ),
+    Rule(
+        "A port published on IPv6 sees who asks; with engine 26 it sees its proxy.",
+        lambda cell, own, new: (
+            cell.family == 6
+            and cell.via != "container"
+            and own is not None
+            and own.seen == f"{cell.network.removeprefix(TWIN)}-gateway"
+            and new is not None
+            and new.seen == cell.source.removeprefix(TWIN)
+        ),
+        ("26.1",),
+    ),
 )
 
 

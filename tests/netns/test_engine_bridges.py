@@ -179,7 +179,7 @@ def test_who_reaches_whom_between_the_engines_networks_and_pynets(host: Host, cr
     modern = engine.startswith("29")
     is_open: list[str | None] = ["unprotected"] * 2 if modern else [None] * 2
     reached = ["nat", "only4", "nat", "only4", None, None, *is_open]
-    expected: dict[str, list[str | None]] = {one: reached for one in BRIDGES}
+    expected: dict[str, list[str | None]] = dict.fromkeys(BRIDGES, reached)
     expected["x2"] = [None] * 8
     # Ports 80, which is published, and 81 of each.
     expected["nat"] = [
