@@ -7,6 +7,7 @@ is for the same call arriving twice.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Coroutine, Iterable
 from itertools import product
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Parent, Segment
+from pynetdriver.plan import Adopted, Parent, Plan, Segment
 from pynetdriver.pool import overlap
 from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_opened, split_satisfied
 from pynetdriver.registry import Registry, backend_of
@@ -92,6 +93,7 @@ class NetworkDriver:
             try:
                 network = self._neighbours.doubting(await self._siting.with_host_addresses(network))
                 plan = backend.network_plan(network)
+                self._leave_to_the_engine(plan)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)
@@ -326,18 +328,44 @@ class NetworkDriver:
         for error in self._ports.adopt(endpoint, endpoint.ports, publishing is not None and publishing.apart):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
+    async def follow_engine_bridges(self) -> None:
+        """Read which bridges are the engine's, and have the rules know. Raises HostError.
+
+        What is passed on to the engine's rules is so in DOCKER-USER before pynet lets it through, and for longer.
+        """
+        former, found = self._kernel.bridges.found, await self._kernel.engine_bridges()
+        if found == former:
+            return
+        await self._kernel.firewall.set_engine_bridges(
+            dataclasses.replace(found, judged=found.judged - (found.passed_on - former.passed_on))
+        )
+        self._kernel.bridges.found = found
+        try:
+            if found.passed_on != former.passed_on:
+                await self.allow_forwarding()
+            await self._kernel.firewall.set_engine_bridges(found)
+        except BaseException:
+            self._kernel.bridges.found = former  # so that it is tried again
+            raise
+
     async def allow_forwarding(self) -> bool:
         """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
         segments = self._registry.segments()
         if segments:
-            return await self._chains.allow(_shared(segments))
+            return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
         await self._chains.disallow()
         return False
 
     async def forwarding_is_missing(self) -> bool:
         """Tell whether the engine's own rules lack what `allow_forwarding` puts there. Raises HostError."""
         segments = self._registry.segments()
-        return bool(segments) and await self._chains.lack(_shared(segments))
+        return bool(segments) and await self._chains.lack(_shared(segments), self._kernel.bridges.found.passed_on)
+
+    def _leave_to_the_engine(self, plan: Plan) -> None:
+        """Refuse to adopt a bridge of a network of the engine's own. Raises Conflict."""
+        for one in plan.objects:
+            if isinstance(one, Adopted) and one.link in self._kernel.bridges.found.names:
+                raise Conflict(f'"{one.link}" is the bridge of a network of the engine\'s own; choose another one')
 
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.

@@ -95,7 +95,8 @@ class Journal:
         try:
             self.write(replace(record, phase="deleting"))
             await self._kernel.remove(plan)
-            self._release_settings(plan)
+            if plan.settings:
+                self._release_settings(plan, (await self._kernel.engine_bridges()).names)
             self._put(record, None)
         except BaseException:
             self.unfinished[plan.owner] = (record, plan)
@@ -139,25 +140,20 @@ class Journal:
                     self._store.write(Change("setting", needed.path, encode(needed)))
                 switches.change(needed)
 
-    def _release_settings(self, plan: Plan) -> None:
-        if not plan.settings:
-            return
+    def _release_settings(self, plan: Plan, engine_bridges: Set[str]) -> None:
         idle = set()
         # Also what was not put back when its last owner went, because the engine needed it then.
         for setting in (*plan.settings, Forwarding(4), Forwarding(6)):
             owners = self._needing.get(setting, set())
             owners.discard(plan.owner)
-            if owners or (isinstance(setting, Forwarding) and self._engine_routes(setting)):
+            # What the engine's own networks found on is theirs as much as ours.
+            if owners or (isinstance(setting, Forwarding) and engine_routes(engine_bridges, setting.version)):
                 continue
             self._needing.pop(setting, None)
             idle.add(switches.key(setting))
         settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
         switches.put_back(settings)
         self._forget_settings(settings)
-
-    def _engine_routes(self, setting: Forwarding) -> bool:
-        """Tell whether the engine's own networks need forwarding; what they found on is theirs as much as ours."""
-        return engine_routes(self._kernel.netlink.links(), setting.version)
 
     def _forget_settings(self, settings: list[Setting]) -> None:
         if settings:

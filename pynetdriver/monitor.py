@@ -16,7 +16,6 @@ import structlog
 from pynetdriver.answers import Repair
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
-from pynetdriver.firewall.engine import engine_bridges
 from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.kernel import Kernel
@@ -37,6 +36,8 @@ _ENGINE_LOOKS_S = (0.0, 1.0, 3.0, 10.0, 30.0)
 #: An engine that starts writes hundreds of rules.
 _ENGINE_PAUSE_S = 0.7
 _PAUSE_S = 1.0
+#: How often it is asked what a new bridge is, where the kernel does not tell of rules.
+_BRIDGES_PAUSE_S = 0.2
 _REMEMBERED_REPAIRS = 20
 
 
@@ -59,7 +60,6 @@ class Monitor:
         self._ipam = ipam
         self._watch = watch
         self._looks: list[float] = []
-        self._engine_bridges: frozenset[str] = frozenset()
         self._rewritten_blindly = -inf
         self._stuck: list[Damage] = []
         #: What was mended so far: table, bridge, port, link, parent, address, route, forwarding.
@@ -156,11 +156,20 @@ class Monitor:
     async def _mark_engine_bridges(self) -> None:
         if self._kernel.health.engine_bridges_changed:
             self._kernel.health.engine_bridges_changed = False
-            found = engine_bridges(self._kernel.netlink.links())
-            if found != self._engine_bridges:
-                await self._kernel.firewall.set_engine_bridges(found)
-                self._engine_bridges = found
+            former = self._kernel.bridges.found
+            try:
+                await self._driver.follow_engine_bridges()
+            except BaseException:
+                asyncio.get_running_loop().call_later(_PAUSE_S, self._look_at_bridges)
+                raise
+            if self._kernel.bridges.is_unsettled:
+                asyncio.get_running_loop().call_later(_BRIDGES_PAUSE_S, self._look_at_bridges)
+            if self._kernel.bridges.found.names != former.names:
                 self._look_soon()
+
+    def _look_at_bridges(self) -> None:
+        self._kernel.health.engine_bridges_changed = True
+        self._watch.changed.set()
 
     async def _follow_engine(self) -> None:
         """Wait for the engine's rules to change, or for the time to look at them."""
@@ -171,6 +180,7 @@ class Monitor:
         now = time.monotonic()
         await self._allow_forwarding()
         if self._looks and self._looks[0] <= now:
+            self._look_at_bridges()
             self._looks = [when for when in self._looks if when > now]
             await self._driver.collector.collect_dead()
         await asyncio.sleep(_ENGINE_PAUSE_S)

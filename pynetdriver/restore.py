@@ -13,7 +13,6 @@ import structlog
 
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
-from pynetdriver.firewall.engine import engine_bridges
 from pynetdriver.healing import Healing
 from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
@@ -81,7 +80,10 @@ async def restore(
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":
                 healing.unsound.add(id)
-    await kernel.firewall.set_engine_bridges(engine_bridges(links))
+    try:
+        await driver.follow_engine_bridges()
+    except PynetError as error:
+        log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
     if known or not await _has_lost_its_store(kernel, links):
         await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):

@@ -330,7 +330,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     for port in endpoint.ports:
         address = translated_to(port, addresses)
         if address is None:
-            if int(port.host_address) == 0:
+            if not port.host_address.is_loopback():
                 intents.append(Relaying(port.protocol, port.host_port))
             continue
         if port.host_port:

@@ -6,11 +6,13 @@
 | `ruleset`, `nftables`, `counters` | the table `inet pynet`: as text, pure; written by libnftables; its counters |
 | `chains`, `iptables`, `xtables` | chains in legacy tables: as text, pure; written by python-iptables; read |
 | `engine` | the rules of pynet in the engine's own chain for others |
+| `bridges` | the engine's bridges, from the engine's own rules |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from pynetdriver.plan import Intent
@@ -34,6 +36,30 @@ class Count(NamedTuple):
     octets: int
 
 
+@dataclass(frozen=True)
+class EngineBridges:
+    """The bridges of the engine's own networks, and how these stand to pynet's."""
+
+    names: frozenset[str] = frozenset()
+    #: Those that nothing passes to or from: they are internal, or too new for the engine's rules to say what they are.
+    closed: frozenset[str] = frozenset()
+    #: By IP version: those whose own rules say what gets in from other networks, to the last packet.
+    judged: frozenset[tuple[int, str]] = frozenset()
+    #: Those of `judged` whose rules stand behind DOCKER-USER.
+    passed_on: frozenset[tuple[int, str]] = frozenset()
+    #: Whether the engine keeps its networks from what other networks have open, as engines before 29 do.
+    apart: bool = True
+
+    @property
+    def guarded(self) -> frozenset[str]:
+        """Those into which pynet does not let everything."""
+        return self.names | self.closed
+
+    def judged_in(self, version: int) -> frozenset[str]:
+        """Name those that judge for themselves in an IP version."""
+        return frozenset(name for one, name in self.judged if one == version)
+
+
 class Firewall(Protocol):
     """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
 
@@ -50,8 +76,8 @@ class Firewall(Protocol):
         """Replace everything, in one transaction or one for each table."""
         ...
 
-    async def set_engine_bridges(self, names: frozenset[str]) -> None:
-        """Say which bridges are the engine's own, to which containers of pynet have no way."""
+    async def set_engine_bridges(self, bridges: EngineBridges) -> None:
+        """Say which bridges are the engine's own, to which containers of pynet have no way of their own."""
         ...
 
     async def mend(self) -> bool:

@@ -12,7 +12,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
 | PYNET-OPEN, PYNET-RELAYED | the sets `open4` and `open6`, `relayed` |
 | PYNET-APART | the set `residents` |
-| PYNET-WORLD | what is neither of `links` nor of `engine_bridges` |
+| PYNET-WORLD | `world` |
 | PYNET-INPUT | `input` |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
 
@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pynetdriver.firewall import EngineBridges
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
@@ -99,7 +100,7 @@ def content(intents: Iterable[Intent]) -> Content:
     return result
 
 
-def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[Table, Chains]:
+def render(contents: Iterable[Content], bridges: EngineBridges) -> dict[Table, Chains]:
     """Write all chains of all tables; empty if there is nothing to say."""
     whole = Content()
     for one in contents:
@@ -115,7 +116,6 @@ def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[T
             whole.own.setdefault(table, {}).update(chains)
     if not whole.links and not whole.shared and not whole.residents:
         return {}
-    bridges = sorted(engine_bridges)
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
     for version in (4, 6):
         tables[version, "nat"] = _nat(whole, version)
@@ -157,8 +157,8 @@ def _nat(whole: Content, version: int) -> Chains:
     }
 
 
-def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
-    links = sorted(whole.links)
+def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
+    links, closed = sorted(whole.links), sorted(bridges.closed)
     away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
     genuine = (f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link))
     return {
@@ -166,19 +166,26 @@ def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
         "PYNET-FORWARD": tuple(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
         "PYNET-EDGE": (
             f"-j {USER}",
+            *(f"{flag} {bridge} -j DROP" for bridge in closed for flag in ("-i", "-o")),
             *away,
             *genuine,
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
             # What comes here comes from one of our links.
-            *(f"-o {bridge} -g PYNET-ENGINE" for bridge in bridges),
+            *(f"-o {bridge} -g PYNET-ENGINE" for bridge in sorted(bridges.guarded)),
         ),
-        "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
-        # All of the world but other networks of containers.
-        "PYNET-WORLD": (*(f"-i {link} -j DROP" for link in [*links, *bridges]), "-j RETURN"),
+        "PYNET-ENGINE": (
+            *(f"-o {bridge} -j RETURN" for bridge in sorted(bridges.judged_in(version))),
+            f"{_KNOWN_OR_TRANSLATED} -j RETURN",
+            "-j DROP",
+        ),
+        "PYNET-WORLD": (
+            *(f"-i {link} -j DROP" for link in [*links, *sorted(bridges.guarded)] if bridges.apart),
+            "-j RETURN",
+        ),
         "PYNET-APART": _sorted(whole, "apart", version),
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
-        "PYNET-INPUT": away,
+        "PYNET-INPUT": (*away, *(f"-i {bridge} -j PYNET-RELAYED" for bridge in closed)),
     }
 
 

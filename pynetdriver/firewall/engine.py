@@ -4,7 +4,8 @@ The engine drops what it does not know in FORWARD. An accept in pynet's table ca
 static rule per direction in DOCKER-USER, the chain that the engine keeps for others, lets through what
 has passed pynet's own chains; it covers all networks by interface group, but for bridges that were adopted:
 their group is not pynet's to set, so they are named, with their networks' subnets, since others use them
-too. Rules are written with the `iptables` command, because a group match made by anything else is not
+too. Before these, what goes to bridges of the engine whose own rules say what gets in is left to those rules.
+Rules are written with the `iptables` command, because a group match made by anything else is not
 readable for older iptables versions; that happens when networks come and go and when an engine starts,
 never for a container.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 import structlog
@@ -29,19 +31,24 @@ log = structlog.get_logger()
 CHAIN = "DOCKER-USER"
 #: Marks rules that name a link, which the chain's user may have too.
 _COMMENT = "-m comment --comment pynet"
+#: All that `_named` writes, of former networks too; nothing else with the comment is ours.
+_NAMED = re.compile(rf"-A {CHAIN} (-i (\S+) -o \2|-s \S+ -i \S+|-d \S+ -o \S+) {_COMMENT} -j ACCEPT")
+#: All that `_passed` writes.
+_PASSED = re.compile(
+    rf"-A {CHAIN} (-s \S+ -i \S+ -o \S+|-o \S+ -m devgroup --src-group {LINK_GROUP:#x}) {_COMMENT} -j RETURN"
+)
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
 
 
 def engine_bridges(links: Iterable[str]) -> frozenset[str]:
-    """Pick the engine's own bridges out of the host's links."""
+    """Pick the engine's own bridges out of the host's links by the names that it gives them by itself."""
     return frozenset(name for name in links if ENGINE_BRIDGE.fullmatch(name))
 
 
-def engine_routes(links: Iterable[str], version: int) -> bool:
-    """Tell whether a network of the engine's own needs the host to forward this IP version."""
-    bridges = engine_bridges(links)
+def engine_routes(bridges: Set[str], version: int) -> bool:
+    """Tell whether a network of the engine's own needs the host to forward this IP version, given its bridges."""
     if version == 4:
         return bool(bridges)
     try:
@@ -60,11 +67,16 @@ class EngineChains:
         self._nftables = Nftables()
         self._lock = asyncio.Lock()
 
-    async def allow(self, links: Mapping[str, Sequence[IPNetwork]] | None = None) -> bool:
+    async def allow(
+        self,
+        links: Mapping[str, Sequence[IPNetwork]] | None = None,
+        passed_on: Collection[tuple[int, str]] = (),
+    ) -> bool:
         """Add the rules where the chain exists and they are missing, after its user's own rules; tells if any were.
 
         Args:
             links: those of pynet's networks that are not in its interface group, and the networks' subnets.
+            passed_on: the engine's bridges, by IP version, whose own rules say what gets in from pynet's networks.
 
         Raises:
             HostError: iptables is missing, or refused.
@@ -72,26 +84,28 @@ class EngineChains:
         added = False
         async with self._lock:
             for command in await self._commands():
-                named = _named(links or {}, 6 if command.startswith("ip6") else 4)
+                version = 6 if command.startswith("ip6") else 4
+                named, passed = _named(links or {}, version), _passed(links or {}, passed_on, version)
                 rules = await self._rules(command)
                 if rules is None:
                     continue
-                for stale in [rule for rule in rules if _COMMENT in rule and rule not in map(_listed, named)]:
+                wanted = {_listed(rule) for rule in named + passed}
+                for stale in [rule for rule in rules if _is_named(rule) and rule not in wanted]:
                     await _run(command, "-D", *stale.split()[1:])
                     rules.remove(stale)
-                position = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
-                for rule in _missing(named, rules):
+                for position, rule in _missing(named, passed, rules):
                     await _run(command, "-I", CHAIN, str(position), *rule)
                     log.info("forwarding allowed beside the engine's rules", command=command, rule=" ".join(rule))
                     added = True
         return added
 
-    async def lack(self, links: Mapping[str, Sequence[IPNetwork]]) -> bool:
+    async def lack(self, links: Mapping[str, Sequence[IPNetwork]], passed_on: Collection[tuple[int, str]] = ()) -> bool:
         """Tell whether rules that `allow` would add are missing. Raises HostError."""
         async with self._lock:
             for command in await self._commands():
+                version = 6 if command.startswith("ip6") else 4
                 rules = await self._rules(command)
-                if rules is not None and _missing(_named(links, 6 if command.startswith("ip6") else 4), rules):
+                if rules is not None and _missing(_named(links, version), _passed(links, passed_on, version), rules):
                     return True
         return False
 
@@ -105,7 +119,7 @@ class EngineChains:
         async with self._lock:
             for command in await self._commands():
                 for rule in await self._rules(command) or []:
-                    if rule in ours or _COMMENT in rule:
+                    if rule in ours or _is_named(rule):
                         await _run(command, "-D", *rule.split()[1:])
 
     async def _commands(self) -> list[str]:
@@ -147,9 +161,19 @@ def _has_legacy_filter(family: str) -> bool:
         return False
 
 
-def _missing(named: list[list[str]], rules: list[str]) -> list[list[str]]:
-    wanted = [_rule(direction) for direction in _DIRECTIONS] + named
-    return [rule for rule in wanted if _listed(rule) not in rules]
+def _missing(named: list[list[str]], passed: list[list[str]], rules: list[str]) -> list[tuple[int, list[str]]]:
+    """Tell which rules to insert where, in this order; what is passed on comes before what is accepted."""
+    accepted = [_rule(direction) for direction in _DIRECTIONS] + named
+    lacking = [rule for rule in accepted if _listed(rule) not in rules]
+    end = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
+    listed = {_listed(rule) for rule in accepted}
+    first = next((place for place, rule in enumerate(rules, 1) if rule in listed), end)
+    before = [rule for rule in passed if _listed(rule) not in rules[: first - 1]]
+    return [*((first, rule) for rule in before), *((end + len(before), rule) for rule in lacking)]
+
+
+def _is_named(rule: str) -> bool:
+    return bool(_NAMED.fullmatch(rule) or _PASSED.fullmatch(rule))
 
 
 def _rule(direction: str) -> list[str]:
@@ -165,6 +189,18 @@ def _named(links: Mapping[str, Sequence[IPNetwork]], version: int) -> list[list[
             if subnet.version == version:
                 matches += [["-s", str(subnet), "-i", link], ["-d", str(subnet), "-o", link]]
     return [[*match, *_COMMENT.split(), "-j", "ACCEPT"] for match in matches]
+
+
+def _passed(
+    links: Mapping[str, Sequence[IPNetwork]], passed_on: Collection[tuple[int, str]], version: int
+) -> list[list[str]]:
+    """Leave to the engine's rules, which stand behind, what goes from pynet's networks to some of its bridges."""
+    subnets = [(str(one), link) for link, found in sorted(links.items()) for one in found if one.version == version]
+    matches = []
+    for bridge in sorted(name for one, name in passed_on if one == version):
+        matches += [["-s", subnet, "-i", link, "-o", bridge] for subnet, link in subnets]
+        matches.append(["-o", bridge, "-m", "devgroup", "--src-group", hex(LINK_GROUP)])
+    return [[*match, *_COMMENT.split(), "-j", "RETURN"] for match in matches]
 
 
 def _listed(rule: list[str]) -> str:

@@ -26,7 +26,7 @@ import structlog
 from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall import Count, Firewall, Flow, chains, xtables
+from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow, chains, xtables
 from pynetdriver.firewall.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
 from pynetdriver.firewall.xtables import XtablesError
 from pynetdriver.plan import Intent
@@ -71,7 +71,7 @@ class IptablesFirewall:
         self._former = former
         self._owners: dict[str, tuple[Intent, ...]] = {}
         self._contents: dict[str, Content] = {}
-        self._bridges: frozenset[str] = frozenset()
+        self._bridges = EngineBridges()
         self._written: dict[Table, Chains] = {}
         #: Tables as they were when ours was last found to be right.
         self._pictures: dict[Table, xtables.Picture] = {}
@@ -115,10 +115,10 @@ class IptablesFirewall:
                 await self._former.reset({})
                 self._former = None
 
-    async def set_engine_bridges(self, names: frozenset[str]) -> None:
+    async def set_engine_bridges(self, bridges: EngineBridges) -> None:
         """Say which bridges are the engine's own."""
         async with self._lock:
-            former, self._bridges = self._bridges, names
+            former, self._bridges = self._bridges, bridges
             written = dict(self._written)
             try:
                 if self._owners:

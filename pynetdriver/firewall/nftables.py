@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall import Count, Firewall, Flow, ruleset
+from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow, ruleset
 from pynetdriver.firewall.counters import Counted, Counters, attributed
 from pynetdriver.plan import Intent, Publication
 
@@ -107,7 +107,7 @@ class NftablesFirewall:
         self._former = former
         self._owners: dict[str, tuple[Intent, ...]] = {}
         self._chains: set[str] = set(ruleset.BASE_CHAINS)
-        self._bridges: frozenset[str] = frozenset()
+        self._bridges = EngineBridges()
         self._lock = asyncio.Lock()
         self._counters = Counters()
         self._tidying: asyncio.Task[None] | None = None
@@ -165,12 +165,12 @@ class NftablesFirewall:
                 await self._former.reset({})
                 self._former = None
 
-    async def set_engine_bridges(self, names: frozenset[str]) -> None:
+    async def set_engine_bridges(self, bridges: EngineBridges) -> None:
         """Say which bridges are the engine's own."""
         async with self._lock:
             former = self._bridges
-            delta = ruleset.change_bridges(former, names)
-            self._bridges = names
+            delta = ruleset.change_bridges(former, bridges)
+            self._bridges = bridges
             try:
                 if delta and self._owners:
                     await self._change(delta)

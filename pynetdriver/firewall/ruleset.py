@@ -18,13 +18,13 @@ rules however many there are. Deltas come from what is known; the table is liste
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from netaddr import IPAddress
 
-from pynetdriver.firewall import Direction
+from pynetdriver.firewall import Direction, EngineBridges
 from pynetdriver.firewall.counters import Counted
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
 
@@ -133,6 +133,9 @@ _CHAINS = (
     ip6 saddr vmap @leave6
   }
   chain engine {
+    oifname @engine_closed drop
+    meta nfproto ipv4 oifname @engine_judged4 accept
+    meta nfproto ipv6 oifname @engine_judged6 accept
     ct state established,related accept
     ct status dnat accept
     drop
@@ -141,6 +144,7 @@ _CHAINS = (
     oifname != @links accept
     ct status dnat jump traffic
     jump user
+    iifname @engine_closed drop
     oifname vmap @into
   }
   chain forward {
@@ -156,6 +160,7 @@ _CHAINS = (
   chain input {
     type filter hook input priority -10; policy accept;
     iifname vmap @from
+    iifname @engine_closed meta l4proto . th dport @relayed drop
     ct status dnat iifname @links goto traffic
   }
   chain sent {
@@ -165,7 +170,9 @@ _CHAINS = (
 """
 )
 
-BASE_CHAINS = frozenset(re.findall(r"chain (\w+) {", _CHAINS))
+#: The chain that says who of the world is let in where all of it is.
+_WORLD = "world"
+BASE_CHAINS = frozenset({_WORLD, *re.findall(r"chain (\w+) {", _CHAINS)})
 
 
 @dataclass
@@ -210,7 +217,7 @@ def chains(intents: Iterable[Intent]) -> set[str]:
     return set(content(intent for intent in intents if isinstance(intent, Segment)).chains)
 
 
-def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
+def render(intents: Iterable[Intent], bridges: EngineBridges) -> str:
     """Write the commands that make the whole table where there is none, but for what is the user's.
 
     One block with its elements inside: libnftables 1.0.6 sends elements of an interval map that stand in
@@ -221,17 +228,20 @@ def render(intents: Iterable[Intent], engine_bridges: Iterable[str]) -> str:
     lines += [f"  set {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _SETS.items()]
     for name, parts in _COUNTERS.items():
         lines.append(f"  set {name} {{ type {' . '.join(parts)}; size {_COUNTERS_SIZE}; flags dynamic; }}")
-    lines.append(f"  set engine_bridges {{ type ifname; {_inline(_quoted(engine_bridges))} }}")
+    for name, links in _engine_sets(bridges).items():
+        lines.append(f"  set {name} {{ type ifname; {_inline(_quoted(links))} }}")
     lines.append(f"  chain {USER} {{ }}")
+    lines.append(f"  chain {_WORLD} {{ {'; '.join(_world(bridges))}; }}")
     lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
     return "\n".join([f"table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
 
 
-def sizes(intents: Iterable[Intent], engine_bridges: Collection[str]) -> dict[str, int]:
+def sizes(intents: Iterable[Intent], bridges: EngineBridges) -> dict[str, int]:
     """Count what `render` writes: rules by chain, elements by set and map, named as in `listed_sizes`."""
     whole = content(intents)
     found = {f"set {name}": len(whole.elements.get(name, {})) for name in (*_MAPS, *_SETS)}
-    found["set engine_bridges"] = len(engine_bridges)
+    found |= {f"set {name}": len(links) for name, links in _engine_sets(bridges).items()}
+    found[f"chain {_WORLD}"] = len(_world(bridges))
     found |= {f"chain {name}": len(rules) for name, rules in whole.chains.items()}
     for name, body in re.findall(r"chain (\w+) {(.*?)\n  }", _CHAINS, re.DOTALL):
         found[f"chain {name}"] = sum(not line.strip().startswith("type ") for line in body.strip().splitlines())
@@ -302,12 +312,30 @@ def change(old: Iterable[Intent], new: Iterable[Intent]) -> str:
     return "".join(f"{line}\n" for line in lines + added)
 
 
-def change_bridges(old: Iterable[str], new: Iterable[str]) -> str:
-    """Write the commands that update the set of the engine's own bridges."""
-    old, new = set(old), set(new)
-    lines = _elements("delete", "engine_bridges", _quoted(old - new))
-    lines += _elements("add", "engine_bridges", _quoted(new - old))
+def change_bridges(old: EngineBridges, new: EngineBridges) -> str:
+    """Write the commands that update what is said of the engine's own bridges."""
+    lines = []
+    before, after = _engine_sets(old), _engine_sets(new)
+    for name in before:
+        lines += _elements("delete", name, _quoted(before[name] - after[name]))
+        lines += _elements("add", name, _quoted(after[name] - before[name]))
+    if _world(old) != _world(new):
+        lines += [f"flush chain {TABLE} {_WORLD}", *(f"add rule {TABLE} {_WORLD} {rule}" for rule in _world(new))]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _engine_sets(bridges: EngineBridges) -> dict[str, frozenset[str]]:
+    return {
+        "engine_bridges": bridges.guarded,
+        "engine_closed": bridges.closed,
+        "engine_judged4": bridges.judged_in(4),
+        "engine_judged6": bridges.judged_in(6),
+    }
+
+
+def _world(bridges: EngineBridges) -> list[str]:
+    """Let in all, or all but other networks of containers."""
+    return [*(f"iifname @{name} return" for name in ("links", "engine_bridges") if bridges.apart), "accept"]
 
 
 def forget(counted: Iterable[Counted]) -> str:
@@ -381,8 +409,7 @@ def _bound(result: Content, segment: Segment) -> None:
         family = _family(one.version)
         is_open = f"{family} daddr . meta l4proto . th dport @open{one.version} accept"
         if one.admits == "all":
-            # All of the world but other networks of containers.
-            admitted.append(f"iifname != @links iifname != @engine_bridges meta nfproto ipv{one.version} accept")
+            admitted.append(f"meta nfproto ipv{one.version} jump {_WORLD}")
         elif one.admits == "open":
             admitted += [f"meta l4proto {_ICMP[one.version]} accept", is_open]
         elif segment.trusted:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ _TARGET_NAME = slice(2, 31)
 _TARGET_HEAD = 32
 _ALIGNMENT = 8
 _STANDARD = {-1: b"DROP", -2: b"ACCEPT", -4: b"QUEUE", -5: b"RETURN"}
+#: IFNAMSIZ, and invflags of struct ipt_ip and ip6t_ip6.
+_NAME_SIZE, _NOT_IN, _NOT_OUT = 16, 0x01, 0x02
 #: The kernel is asked again if a table grows between its size and itself.
 _TRIES = 10
 
@@ -145,6 +148,28 @@ def rule_key(version: int, entry: bytes, jump: bytes | None) -> bytes:
     target, following = _OFFSETS.unpack_from(entry, layout.offsets)
     end = b"\0" + jump if jump is not None else b"\1" + entry[target:following]
     return entry[: layout.match] + entry[layout.size : target] + end
+
+
+def told(version: int, key: bytes) -> tuple[str, str, str, bool]:
+    """Tell what a `rule_key` says of links and where it leads.
+
+    Returns:
+        the names of the incoming and the outgoing link, empty for any, with `!` before one that is excluded; verdict or
+        chain; whether nothing but links is matched.
+    """
+    layout = _LAYOUTS[version]
+    start = 16 if version == 4 else 64
+    names = [key[at : at + _NAME_SIZE] for at in range(start, start + 4 * _NAME_SIZE, _NAME_SIZE)]
+    protocol = int.from_bytes(key[start + 4 * _NAME_SIZE :][:2], sys.byteorder)
+    inverted = key[start + 4 * _NAME_SIZE + (3 if version == 4 else 4)]
+    links = [
+        # Where the mask does not reach beyond the name, it is what names begin with.
+        ("!" if inverted & flag else "") + _text(name).decode(errors="replace") if mask[len(_text(name))] else ""
+        for name, mask, flag in zip(names[:2], names[2:], (_NOT_IN, _NOT_OUT), strict=True)
+    ]
+    jump = key.rpartition(b"\0")[2].decode(errors="replace")
+    is_bare = not any(key[:start]) and not protocol and key[layout.match :] == b"\0" + jump.encode()
+    return links[0], links[1], jump, is_bare
 
 
 def target(name: str, revision: int, data: bytes) -> bytes:

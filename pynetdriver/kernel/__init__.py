@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError, PynetError
-from pynetdriver.firewall import Firewall
+from pynetdriver.firewall import EngineBridges, Firewall
+from pynetdriver.firewall.bridges import Bridges
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
@@ -66,6 +67,7 @@ class Kernel:
         self.netlink = netlink
         self.firewall = firewall
         self.health = Health()
+        self.bridges = Bridges()
         self.conntrack = Conntrack(netlink.is_local)
         #: Owners by the links that they share with others, and what keeps one from going while another comes.
         self._sharing: dict[str, set[str]] = {}
@@ -106,6 +108,10 @@ class Kernel:
                     await self._ensure(one)
         finally:
             self.health.expect(plan)
+
+    async def engine_bridges(self) -> EngineBridges:
+        """Read which bridges are the engine's now."""
+        return await self.bridges.read(self.health.adopted)
 
     def share(self, plan: Plan) -> None:
         """Keep the links that a plan shares with others from going with one of those."""

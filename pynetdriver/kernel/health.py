@@ -13,7 +13,6 @@ from typing import NamedTuple
 import structlog
 from netaddr import IPAddress
 
-from pynetdriver.names import ENGINE_BRIDGE
 from pynetdriver.plan import (
     Address,
     Adopted,
@@ -82,6 +81,8 @@ class Health:
         self._gone: set[str] = set()
         self._damage: dict[tuple[str, str], Damage] = {}
         self._seen: set[str] | None = None
+        #: Bridges of whoever, by index, and whether the engine may have others by now.
+        self._bridges: dict[int, str] = {}
         self.engine_bridges_changed = True
 
     def expect(self, plan: Plan) -> None:
@@ -182,9 +183,25 @@ class Health:
         """Tell whether a picture of this link is worth its making."""
         if self._seen is not None:
             self._seen.add(name)
-        if ENGINE_BRIDGE.fullmatch(name):
-            self.engine_bridges_changed = True
         return name in self._links or name in self._foreign or name in self._moving
+
+    @property
+    def adopted(self) -> set[str]:
+        """Name the bridges of others that networks of pynet have."""
+        return {
+            name for name, owners in self._foreign.items() if any(isinstance(one, Adopted) for one in owners.values())
+        }
+
+    def bridge_seen(self, index: int, name: str) -> None:
+        """Note a bridge, whoever's."""
+        if self._bridges.get(index) != name:
+            self._bridges[index] = name
+            self.engine_bridges_changed = True
+
+    def bridge_gone(self, index: int) -> None:
+        """Note that a link is no more, which may have been a bridge."""
+        if self._bridges.pop(index, None) is not None:
+            self.engine_bridges_changed = True
 
     def link_moved(self, name: str, number: int) -> None:
         """Note into which namespace a link went."""

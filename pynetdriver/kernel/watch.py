@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from pynetdriver.firewall import bridges
 from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
@@ -33,6 +34,8 @@ _NEWLINK, _DELLINK, _GETLINK, _NEWADDR, _DELADDR, _GETADDR, _DELNSID = 16, 17, 1
 _ADDRESS, _IFNAME, _MTU, _MASTER, _PROTINFO, _LINKINFO, _EXT_MASK = 1, 3, 4, 10, 12, 18, 29
 _SKIP_STATS, _SLAVE_DATA, _IFF_UP, _IFF_PROMISC = 8, 5, 0x1, 0x100
 _NEW_NSID, _NSID = 45, 1
+#: IFLA_INFO_KIND, as it is in messages about bridges alone: of their ports it is IFLA_INFO_SLAVE_KIND.
+_BRIDGE = struct.pack("=HH", 11, 1) + b"bridge\0"
 _MODES = {4: "hairpin", 33: "isolated", 39: "locked"}
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 # struct rtmsg and attributes of linux/rtnetlink.h.
@@ -101,10 +104,11 @@ class Watch:
                     raise
                 log.warning("more happened than could be read; looking at everything")
                 if sock is self._netfilter:
-                    self.overrun = True
+                    self.overrun = self._health.engine_bridges_changed = True
                     self.engine_rules_changed.set()
                 else:
                     self._health.namespaces_unknown()
+                    self._health.engine_bridges_changed = True
                     self._asked = []
                     self.look()
                 continue
@@ -158,6 +162,10 @@ class Watch:
             self._touched |= not name.startswith(USER)
         elif body[0] in _FAMILIES and table == "filter" and name in ("", "FORWARD", CHAIN):
             self.engine_rules_changed.set()
+        # Not the chains that change with each published port.
+        named = table == "filter" and (not name or name in bridges.NAMING)
+        if body[0] in _FAMILIES and (named or (table == bridges.TABLE and (kind in _CHAINS or not name))):
+            self._health.engine_bridges_changed = True
 
     def _end_of_transaction(self, found: dict[int, bytes], port: int) -> None:
         if self._touched and not self._is_own(port):
@@ -174,12 +182,18 @@ class Watch:
 
 def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
     """Tell of a link what a message says; one that is of no interest is not taken apart."""
-    family, flags = struct.unpack_from("=B3x4xI", body)
+    family, index, flags = struct.unpack_from("=B3xiI", body)
+    is_bridge = is_there and _BRIDGE in body
+    if not is_there and family != socket.AF_BRIDGE:
+        health.bridge_gone(index)
     found: dict[int, bytes] = {}
     for attribute, value in attributes(body, 16):
         found[attribute] = value
-        if attribute == _IFNAME and not health.is_of_interest(_text(value)):
-            return
+        if attribute == _IFNAME:
+            if is_bridge:
+                health.bridge_seen(index, _text(value))
+            if not health.is_of_interest(_text(value)):
+                return
     name = _text(found.get(_IFNAME, b""))
     if not is_there:
         if _NEW_NSID in found:

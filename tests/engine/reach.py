@@ -32,6 +32,9 @@ PUBLIC_PORT, LOOPBACK_PORT, LAN_PORT, CLOSED_PORT, MACHINE_PORT = 80, 81, 82, 84
 ALL4, ALL6 = "10.40.0.0/16", "fd00:40::/48"
 SECOND4, SECOND6 = "192.0.2.9", "2001:db8:1::9"
 
+#: Begins the name of a network that there is twice in one topology, the second time of pynet.
+TWIN = "p-"
+
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -44,6 +47,13 @@ class Kind:
     others: tuple[str, ...] = ()
     since: int = 0  #: the engine whose own driver knows it first
     ipv6: bool = True
+    driver: str = ""  #: in place of the topology's
+
+    @property
+    def number(self) -> int:
+        """Which of all networks it is."""
+        (number,) = (i for i, one in enumerate(KINDS) if one.name == self.name.removeprefix(TWIN))
+        return number + (len(KINDS) if self.name.startswith(TWIN) else 0)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -106,9 +116,15 @@ def known(version: str) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if kind.since <= int(version.partition(".")[0]))
 
 
-def measure(lab: Lab, driver: str, kinds: Sequence[Kind]) -> Matrix:
+Questions = Callable[[Lab, str, Sequence[Kind]], Iterator[tuple[Cell, str, int]]]
+
+
+def measure(
+    lab: Lab, driver: str, kinds: Sequence[Kind], roles: str = "ab", questions: Questions | None = None
+) -> Matrix:
     """Build the topology with a driver, ask every question from everywhere at once, and take it away."""
-    containers = [f"{kind.name}-{role}" for kind in kinds for role in "ab"]
+    containers = [f"{kind.name}-{role}" for kind in kinds for role in roles]
+    asked = questions or _questions
     start: dict[str, Start] = {name: partial(lab.sandbox, name) for name in containers}
     start |= {"host": lab.host.popen, "neighbour": lab.neighbour.popen}
     with ExitStack() as stack:
@@ -116,39 +132,41 @@ def measure(lab: Lab, driver: str, kinds: Sequence[Kind]) -> Matrix:
         stack.enter_context(_machines_set_up(lab))
         stack.callback(_take_away, lab, kinds)
         for kind in kinds:
-            lab.docker("network", "create", "-d", driver, *_subnets(kind), *kind.arguments, kind.name)
-        list(pool.map(lambda kind: _run_both(lab, kind), kinds))
+            lab.docker("network", "create", "-d", kind.driver or driver, *_subnets(kind), *kind.arguments, kind.name)
+        list(pool.map(lambda kind: _run(lab, kind, roles), kinds))
         list(pool.map(lambda name: _serve(start[name], name, stack), start))
         names = _names(lab, kinds)
-        found = pool.map(lambda name: _ask(start[name], list(_questions(lab, name, kinds)), names), start)
+        found = pool.map(lambda name: _ask(start[name], list(asked(lab, name, kinds)), names), start)
         return {cell: answer for part in found for cell, answer in part.items()}
 
 
 def _subnets(kind: Kind) -> tuple[str, ...]:
-    subnets = ("--subnet", f"{_address(kind, 4, 0)}/24")
-    return (*subnets, "--ipv6", "--subnet", f"{_address(kind, 6, 0)}/64") if kind.ipv6 else subnets
+    subnets = ("--subnet", f"{address_of(kind, 4, 0)}/24")
+    return (*subnets, "--ipv6", "--subnet", f"{address_of(kind, 6, 0)}/64") if kind.ipv6 else subnets
 
 
-def _address(kind: Kind, family: int, number: int) -> str:
+def address_of(kind: Kind, family: int, number: int) -> str:
+    """The n-th address of a network."""
     subnet = ip_network((ALL4, ALL6)[family == 6])
     step = 256 if family == 4 else 1 << 64
-    return str(subnet[KINDS.index(kind) * step + number])
+    return str(subnet[kind.number * step + number])
 
 
-def _host_port(kind: Kind, port: str) -> int:
-    return 20000 + 10 * KINDS.index(kind) + ("all", "loopback", "lan").index(port)
+def host_port_of(kind: Kind, port: str) -> int:
+    """Where a port of a network's first container is published."""
+    return 20000 + 10 * kind.number + ("all", "loopback", "lan").index(port)
 
 
-def _run_both(lab: Lab, kind: Kind) -> None:
-    everywhere, lo, lan = (_host_port(kind, port) for port in ("all", "loopback", "lan"))
+def _run(lab: Lab, kind: Kind, roles: str) -> None:
+    everywhere, lo, lan = (host_port_of(kind, port) for port in ("all", "loopback", "lan"))
     ports = []
     for protocol in ("tcp", "udp"):
         ports += ["-p", f"{everywhere}:{PUBLIC_PORT}/{protocol}", "-p", f"127.0.0.1:{lo}:{LOOPBACK_PORT}/{protocol}"]
         ports += ["-p", f"{lab.lan.HOST4}:{lan}:{LAN_PORT}/{protocol}"]
         if kind.ipv6:
             ports += ["-p", f"[{lab.lan.HOST6}]:{lan}:{LAN_PORT}/{protocol}"]
-    for role, number, published in (("a", 0x10, ports), ("b", 0x11, [])):
-        fixed = ("--ip", _address(kind, 4, number), *(("--ip6", _address(kind, 6, number)) if kind.ipv6 else ()))
+    for role, number, published in (("a", 0x10, ports), ("b", 0x11, []))[: len(roles)]:
+        fixed = ("--ip", address_of(kind, 4, number), *(("--ip6", address_of(kind, 6, number)) if kind.ipv6 else ()))
         lab.run(f"{kind.name}-{role}", "--network", kind.name, *fixed, *published)
 
 
@@ -168,7 +186,7 @@ def _names(lab: Lab, kinds: Sequence[Kind]) -> dict[str, str]:
     for kind in kinds:
         for family in (4, 6):
             for number, suffix in ((1, "gateway"), (0x10, "a"), (0x11, "b")):
-                names[_address(kind, family, number)] = f"{kind.name}-{suffix}"
+                names[address_of(kind, family, number)] = f"{kind.name}-{suffix}"
     return names
 
 
@@ -191,14 +209,14 @@ def _questions(lab: Lab, source: str, kinds: Sequence[Kind]) -> Iterator[tuple[C
         for via, addresses in (("lan", lan), ("neighbour", neighbour)):
             yield from each("", via, addresses[family], {"machine": MACHINE_PORT}, True)
     for kind in kinds:
-        published = {port: _host_port(kind, port) for port in ("all", "loopback", "lan")}
+        published = {port: host_port_of(kind, port) for port in ("all", "loopback", "lan")}
         direct = {"all": PUBLIC_PORT, "loopback": LOOPBACK_PORT, "closed": CLOSED_PORT}
         for family in (4, 6):
             yield from each(kind.name, "lan", lan[family], published, False)
             if family in loopback:
                 yield from each(kind.name, "loopback", loopback[family], published, False)
             if kind.ipv6 or family == 4:
-                gateway, a, b = (_address(kind, family, number) for number in (1, 0x10, 0x11))
+                gateway, a, b = (address_of(kind, family, number) for number in (1, 0x10, 0x11))
                 machine = {} if source == "host" else {"machine": MACHINE_PORT}
                 yield from each(kind.name, "gateway", gateway, published | machine, True)
                 yield from each(kind.name, "container", a, direct, True)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.firewall import chains
+from pynetdriver.firewall import EngineBridges, chains
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 from tests.lab.legacy import legacy_rules
@@ -26,6 +26,16 @@ from .host import GENERIC, NETWORK, OTHER, PROGRAM, REVOKE, Host, both_firewalls
 from .inside import inside
 
 BRIDGE = "pn-9f9f9f9f9f9f"
+#: Bridges of the engine's: none, one, and of every kind.
+BRIDGES = (
+    EngineBridges(),
+    EngineBridges(frozenset({"docker0"}), apart=False),
+    EngineBridges(
+        frozenset({"br-0123456789ab", "docker0", "mybr"}),
+        frozenset({"br-0123456789ab", "new0"}),
+        frozenset({(4, "mybr"), (6, "docker0")}),
+    ),
+)
 legacy = pytest.mark.parametrize("firewall", ["iptables"])
 #: Rules of others in each table, with counters.
 THEIRS = """*{table}
@@ -332,11 +342,11 @@ def changes_equal_the_whole() -> None:
 
 
 async def changed_at_random(choice: random.Random) -> None:
-    firewall, owners, bridges = IptablesFirewall(), dict[str, tuple[Intent, ...]](), list[str]()
+    firewall, owners, bridges = IptablesFirewall(), dict[str, tuple[Intent, ...]](), EngineBridges()
     for _ in range(25):
         if choice.random() < 0.15:
-            bridges = choice.choice([[], ["docker0"], ["br-0123456789ab", "docker0"]])
-            await firewall.set_engine_bridges(frozenset(bridges))
+            bridges = choice.choice(BRIDGES)
+            await firewall.set_engine_bridges(bridges)
         link = choice.choice(LINKS)
         owner = choice.choice([link, "one", "two", "three"])
         owners[owner] = tuple([a_segment(choice, link)] if owner == link else some_intents(choice))

@@ -16,7 +16,7 @@ import pytest
 from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall import Count
+from pynetdriver.firewall import Count, EngineBridges
 from pynetdriver.firewall.counters import Counted, Counters
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import render
@@ -290,7 +290,7 @@ def add_counters(elements: Iterable[str]) -> None:
 
 
 def elements_without_counters() -> None:
-    Nftables().commit(render([], []))
+    Nftables().commit(render([], EngineBridges()))
     add_counters(["original . tcp . 8080 . 10.9.0.2", "reply . tcp . 8080 . 10.9.0.2 counter packets 1 bytes 2"])
     assert Counters().read() == {Counted("out", "0.0.0.0", "tcp", 8080, "10.9.0.2"): Count(1, 2)}
 

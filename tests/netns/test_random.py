@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pynetdriver.backends import backend_named
-from pynetdriver.firewall import chains, ruleset
+from pynetdriver.firewall import EngineBridges, chains, ruleset
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
 from tests.lab.legacy import legacy_rules
@@ -70,7 +70,7 @@ def plans(host: Host) -> tuple[list[Plan], dict[str, Network], list[Endpoint]]:
 def loaded(scratch: Namespace, intents: list[Intent], firewall: str) -> str:
     """Let the kernel say how rules that are written anew read."""
     if firewall == "iptables":
-        tables = chains.render([chains.content(intents)], [])
+        tables = chains.render([chains.content(intents)], EngineBridges())
         for version, name in _TABLES:
             written = chains.written(tables.get((version, name), {}), name) if tables else f"*{name}\nCOMMIT\n"
             scratch.run(f"ip{'6' if version == 6 else ''}tables-legacy-restore", input=written)
@@ -78,7 +78,7 @@ def loaded(scratch: Namespace, intents: list[Intent], firewall: str) -> str:
     scratch.run("nft", "flush", "ruleset")
     if not intents:
         return ""
-    scratch.run("nft", "-f", "-", input=ruleset.render(intents, []))
+    scratch.run("nft", "-f", "-", input=ruleset.render(intents, EngineBridges()))
     return plain(scratch.run("nft", "-j", "list", "ruleset"))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.firewall import chains, ruleset
+from pynetdriver.firewall import EngineBridges, chains, ruleset
 from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 
 LINK = "pn-0123456789ab"
@@ -18,7 +18,7 @@ LONGEST = 28
 
 
 def rendered(*intents: Intent, bridges: tuple[str, ...] = ()) -> dict[chains.Table, chains.Chains]:
-    return chains.render([chains.content(intents)], bridges)
+    return chains.render([chains.content(intents)], EngineBridges(frozenset(bridges)))
 
 
 def segment(**options: Any) -> Segment:
@@ -127,8 +127,9 @@ def test_the_order_of_owners_is_of_no_matter_and_every_jump_has_an_end(several: 
     """So that tables that were changed bit by bit equal those that are written whole."""
     one_a_link = list({one.link if isinstance(one, Segment) else one: one for one in several}.values())
     contents = [chains.content([one]) for one in one_a_link]
-    tables = chains.render(contents, ["docker0"])
-    assert tables == chains.render(contents[::-1], ["docker0"]) == rendered(*one_a_link, bridges=("docker0",))
+    docker0 = EngineBridges(frozenset({"docker0"}))
+    tables = chains.render(contents, docker0)
+    assert tables == chains.render(contents[::-1], docker0) == rendered(*one_a_link, bridges=("docker0",))
     for (_, name), found in tables.items():
         assert set(chains.JUMPS[name].values()) <= set(found)
         for chain, rules in found.items():

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from pynetdriver.__main__ import main, serve
-from tests.engine.test_parity import BETTER
+from tests.engine import test_between as between
+from tests.engine import test_parity as parity
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,12 +40,19 @@ def test_the_answers_of_all_commands_are_documented() -> None:
     assert set(script("generate").ANSWERS) == with_json
 
 
-def test_what_differs_from_the_built_in_bridge_is_in_the_docs() -> None:
-    """Every difference that the comparison allows, in the same words, and no other."""
+@pytest.mark.parametrize(
+    ("rules", "heading"), [(parity.BETTER, "With the engine as"), (between.BETTER, "Between the engine's networks")]
+)
+def test_what_differs_from_the_built_in_bridge_is_in_the_docs(
+    rules: tuple[parity.Rule, ...] | tuple[between.Rule, ...], heading: str
+) -> None:
+    """Every difference that the comparison allows, in the same words and for the same engines, and no other."""
     page = (ROOT / "docs" / "moving-from-bridge.md").read_text()
-    section = page[page.index("### With engine 28") : page.index("### In any case")]
-    listed = {line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")}
-    assert listed - {"difference", "---"} == {rule.reason for rule in BETTER}
+    section = page[page.index(f"### {heading}") :].removeprefix("###").partition("\n###")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:5]] for line in section.splitlines() if line.startswith("|")]
+    listed = {reason: tuple(is_so == "yes" for is_so in engines) for reason, *engines in rows[2:]}
+    assert rows[0] == ["difference", "29", "28", "26"]
+    assert listed == {rule.reason: tuple(one in rule.engines for one in ("29", "28.5", "26.1")) for rule in rules}
 
 
 def test_the_site_has_no_dead_link(tmp_path: Path) -> None:
