@@ -139,7 +139,8 @@ class Kernel:
         """Tell whether an endpoint's link is in its container without an address; not so if it is not to be found."""
         try:
             place = await self._place(plan)
-            return address.ip not in {one.ip for one in addresses_of(place.link, place.number)}
+            found = await asyncio.to_thread(addresses_of, place.link, place.number)
+            return address.ip not in {one.ip for one in found}
         except HostError:
             return False
 

@@ -220,6 +220,10 @@ REVOKE: tuple[str, Any] = (host.REVOKE, host.ids())
 LEAVE: tuple[str, Any] = ("Leave", host.ids())
 DELETE_ENDPOINT: tuple[str, Any] = ("DeleteEndpoint", host.ids())
 DELETE_NETWORK: tuple[str, Any] = ("DeleteNetwork", {"NetworkID": host.NETWORK})
+#: A network whose ports are open from Join on.
+MODES: dict[str, Any] = {f"com.docker.network.bridge.gateway_mode_ipv{version}": "routed" for version in (4, 6)}
+ROUTED: tuple[str, Any] = ("CreateNetwork", host.network(dual=True, **MODES))
+ROUTED_JOIN: tuple[str, Any] = ("Join", {**host.join(), "Options": {host.PORTMAP: [host.port(8080)]}})
 #: A bridge of somebody else's, and what pynet may switch there.
 THEIRS = "br0"
 SWITCHES = ("ipv4/conf/br0/route_localnet", "ipv4/conf/br0/promote_secondaries", "ipv6/conf/br0/disable_ipv6")
@@ -243,6 +247,7 @@ CALLS: dict[str, list[tuple[str, Any]]] = {
     "create network": [NETWORK],
     "create endpoint": [NETWORK, ENDPOINT],
     "join": [NETWORK, ENDPOINT, JOIN],
+    "join a routed network": [ROUTED, ENDPOINT, ROUTED_JOIN],
     "program": [NETWORK, ENDPOINT, JOIN, PROGRAM],
     "revoke": [NETWORK, ENDPOINT, JOIN, PROGRAM, REVOKE],
     "leave": [NETWORK, ENDPOINT, JOIN, PROGRAM, LEAVE],
