@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,8 @@ log = structlog.get_logger()
 CHAIN = "DOCKER-USER"
 #: Marks rules that name a link, which the chain's user may have too.
 _COMMENT = "-m comment --comment pynet"
+#: All that `_named` writes, of former networks too; nothing else with the comment is ours.
+_NAMED = re.compile(rf"-A {CHAIN} (-i (\S+) -o \2|-s \S+ -i \S+|-d \S+ -o \S+) {_COMMENT} -j ACCEPT")
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
@@ -76,7 +79,7 @@ class EngineChains:
                 rules = await self._rules(command)
                 if rules is None:
                     continue
-                for stale in [rule for rule in rules if _COMMENT in rule and rule not in map(_listed, named)]:
+                for stale in [rule for rule in rules if _NAMED.fullmatch(rule) and rule not in map(_listed, named)]:
                     await _run(command, "-D", *stale.split()[1:])
                     rules.remove(stale)
                 position = len(rules) + (0 if rules and rules[-1] == f"-A {CHAIN} -j RETURN" else 1)
@@ -105,7 +108,7 @@ class EngineChains:
         async with self._lock:
             for command in await self._commands():
                 for rule in await self._rules(command) or []:
-                    if rule in ours or _COMMENT in rule:
+                    if rule in ours or _NAMED.fullmatch(rule):
                         await _run(command, "-D", *rule.split()[1:])
 
     async def _commands(self) -> list[str]:
