@@ -303,17 +303,25 @@ class NetworkDriver:
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
     async def allow_forwarding(self) -> bool:
-        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
+        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError.
+
+        Bridges of the engine's that it found open are closed as well.
+        """
+        await self._chains.close(self._journal.closed)
         segments = self._registry.segments()
         if segments:
             return await self._chains.allow(_shared(segments))
         await self._chains.disallow()
         return False
 
-    async def forwarding_is_missing(self) -> bool:
-        """Tell whether the engine's own rules lack what `allow_forwarding` puts there. Raises HostError."""
-        segments = self._registry.segments()
-        return bool(segments) and await self._chains.lack(_shared(segments))
+    async def missing_beside_engine(self) -> list[str]:
+        """Say what the engine's own rules lack of what `allow_forwarding` puts there. Raises HostError."""
+        found, segments = [], self._registry.segments()
+        if segments and await self._chains.lack(_shared(segments)):
+            found.append("the engine's chain DOCKER-USER lacks what lets pynet's packets through")
+        if await self._chains.is_open(self._journal.closed):
+            found.append("FORWARD does not end with what closes the engine's bridges to strangers")
+        return found
 
     async def _make_room(self, network: Network) -> None:
         """Check a new network against the host and the others.

@@ -41,6 +41,13 @@ class Firewall(Protocol):
     kind: str
     #: How often `mend` is to be called: often where the kernel does not tell of changes.
     mend_every_s: float
+    #: The engine's own bridges, as they were said.
+    engine_bridges: frozenset[str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        ...
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""

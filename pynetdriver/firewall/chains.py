@@ -14,6 +14,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-APART | the set `residents` |
 | PYNET-WORLD | what is neither of `links` nor of `engine_bridges` |
 | PYNET-INPUT | `input` |
+| PYNET-STRANGERS, PYNET-BEYOND, PYNET-CLOSED | `strangers`, `closed`: by where packets come in, and would go out |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
 
 What is dropped stays dropped whatever the engine writes, and what is let through goes on to the engine's rules: as
@@ -26,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pynetdriver.model import Strangers
+from pynetdriver.names import PLAIN_GROUP
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
@@ -68,6 +71,7 @@ class Content:
     mixed: set[str] = field(default_factory=set)
     residents: dict[str, set[str]] = field(default_factory=dict)
     shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    strangers: dict[int, Strangers] = field(default_factory=dict)
     own: dict[Table, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def share(self, chain: str, version: int, rule: str) -> None:
@@ -96,6 +100,8 @@ def content(intents: Iterable[Intent]) -> Content:
                     result.share("apart", version, f"{who} -j DROP")
             case Segment():
                 _bound(result, intent)
+            case Strangers():
+                result.strangers[intent.version] = intent
     return result
 
 
@@ -109,11 +115,12 @@ def render(contents: Iterable[Content], engine_bridges: Iterable[str]) -> dict[T
         whole.mixed |= one.mixed
         for link, found in one.residents.items():
             whole.residents.setdefault(link, set()).update(found)
+        whole.strangers |= one.strangers
         for key, rules in one.shared.items():
             whole.shared.setdefault(key, set()).update(rules)
         for table, chains in one.own.items():
             whole.own.setdefault(table, {}).update(chains)
-    if not whole.links and not whole.shared and not whole.residents:
+    if not whole.links and not whole.shared and not whole.residents and not whole.strangers:
         return {}
     bridges = sorted(engine_bridges)
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
@@ -159,11 +166,15 @@ def _nat(whole: Content, version: int) -> Chains:
 
 def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
     links = sorted(whole.links)
+    strangers = whole.strangers.get(version, Strangers(version, ()))
     away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
     genuine = (f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link))
     return {
         USER: (),
-        "PYNET-FORWARD": tuple(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
+        "PYNET-FORWARD": (
+            *(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
+            "-g PYNET-STRANGERS",
+        ),
         "PYNET-EDGE": (
             f"-j {USER}",
             *away,
@@ -171,7 +182,10 @@ def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
             # What comes here comes from one of our links.
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in bridges),
+            *(f"{who} -j RETURN" for link in strangers.links for who in sorted(whole.residents.get(link, ()))),
+            "-g PYNET-STRANGERS",
         ),
+        **_separate(strangers),
         "PYNET-ENGINE": (f"{_KNOWN_OR_TRANSLATED} -j RETURN", "-j DROP"),
         # All of the world but other networks of containers.
         "PYNET-WORLD": (*(f"-i {link} -j DROP" for link in [*links, *bridges]), "-j RETURN"),
@@ -179,6 +193,21 @@ def _guard(whole: Content, version: int, bridges: list[str]) -> Chains:
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": away,
+    }
+
+
+def _separate(strangers: Strangers) -> Chains:
+    """Keep apart what the host did not route between, and what pynet made on such links; see `ruleset`."""
+    ours = f"-m devgroup --{{}}-group {PLAIN_GROUP:#x}"
+    beyond = [f"-o {link} -g PYNET-CLOSED" for link in (*strangers.links, *strangers.others)]
+    return {
+        "PYNET-STRANGERS": (
+            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges),
+            *(f"-i {link} -g PYNET-BEYOND" for link in strangers.links),
+            *(f"{ours.format('src')} {rule}" for rule in beyond),
+        ),
+        "PYNET-BEYOND": (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
+        "PYNET-CLOSED": (f"-j {USER}", "-j DROP"),
     }
 
 
@@ -215,13 +244,14 @@ def _bound(result: Content, segment: Segment) -> None:
         # Where others live too, only what goes to our subnets is ours to judge.
         into = [f"-d {one} " for one in subnets] if segment.shared else [""]
         beyond = [f"{one}-j DROP" for one in into]
+        others = ["-g PYNET-STRANGERS"] if segment.shared else []
         among = [f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"]
         if segment.shared and segment.isolated:
             among = [*(f"{one}-i {link} -g PYNET-APART" for one in into), f"-i {link} -j RETURN"]
         guard = result.own.setdefault((version, "mangle"), {})
         if segment.internal:
             result.internal.add(link)
-            guard[f"PYNET-TO-{link}"] = (*among, *beyond)
+            guard[f"PYNET-TO-{link}"] = (*among, *beyond, *others)
             # Whatever conntrack remembers: an address may have been that of a container on another network.
             # On input, where there is no outgoing link, only this link's own addresses are let in, and there
             # not to ports that lead to containers of other networks.
@@ -251,7 +281,7 @@ def _bound(result: Content, segment: Segment) -> None:
                 left.append("-j MASQUERADE")
             elif crossing.source is not None:
                 left.append(f"-j SNAT --to-source {crossing.source}")
-        guard[f"PYNET-TO-{link}"] = (*admitted, *beyond)
+        guard[f"PYNET-TO-{link}"] = (*admitted, *beyond, *others)
         if subnets:
             result.own.setdefault((version, "nat"), {})[f"PYNET-LEAVE-{link}"] = tuple(left)
         for subnet in subnets:

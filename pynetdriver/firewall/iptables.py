@@ -71,11 +71,16 @@ class IptablesFirewall:
         self._former = former
         self._owners: dict[str, tuple[Intent, ...]] = {}
         self._contents: dict[str, Content] = {}
-        self._bridges: frozenset[str] = frozenset()
+        self.engine_bridges: frozenset[str] = frozenset()
         self._written: dict[Table, Chains] = {}
         #: Tables as they were when ours was last found to be right.
         self._pictures: dict[Table, xtables.Picture] = {}
         self._lock = asyncio.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        return not self._owners
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
@@ -118,13 +123,13 @@ class IptablesFirewall:
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
         """Say which bridges are the engine's own."""
         async with self._lock:
-            former, self._bridges = self._bridges, names
+            former, self.engine_bridges = self.engine_bridges, names
             written = dict(self._written)
             try:
                 if self._owners:
                     await self._change()
             except HostError:
-                self._bridges = former
+                self.engine_bridges = former
                 await self._put_back(written)
                 raise
 
@@ -163,7 +168,7 @@ class IptablesFirewall:
 
     async def _change(self, *, whole: bool = False) -> None:
         """Bring the tables to what all owners want, those that need it by what is known, or all of them."""
-        wanted = chains.render(self._contents.values(), self._bridges)
+        wanted = chains.render(self._contents.values(), self.engine_bridges)
         if not _has_ipv6():
             wanted = {table: one for table, one in wanted.items() if table[0] == 4}
         for table in sorted({*wanted, *self._written, *(_present() if whole else ())}, key=_place):
@@ -362,7 +367,7 @@ def _made(version: int, text: str) -> _Built:
     import iptc
 
     rule = iptc.Rule() if version == 4 else iptc.Rule6()
-    matched, jumps, target = re.fullmatch(r"(.*?)-([jg]) (.*)", text).groups()  # type: ignore[union-attr]
+    matched, jumps, target = re.fullmatch(r"(.*?)(?<!\S)-([jg]) (.*)", text).groups()  # type: ignore[union-attr]
     extension: Any = None
     for flag, value in _OPTION.findall(matched):
         match flag:

@@ -107,10 +107,15 @@ class NftablesFirewall:
         self._former = former
         self._owners: dict[str, tuple[Intent, ...]] = {}
         self._chains: set[str] = set(ruleset.BASE_CHAINS)
-        self._bridges: frozenset[str] = frozenset()
+        self.engine_bridges: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
         self._counters = Counters()
         self._tidying: asyncio.Task[None] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        return not self._owners
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
@@ -168,14 +173,14 @@ class NftablesFirewall:
     async def set_engine_bridges(self, names: frozenset[str]) -> None:
         """Say which bridges are the engine's own."""
         async with self._lock:
-            former = self._bridges
+            former = self.engine_bridges
             delta = ruleset.change_bridges(former, names)
-            self._bridges = names
+            self.engine_bridges = names
             try:
                 if delta and self._owners:
                     await self._change(delta)
             except HostError:
-                self._bridges = former
+                self.engine_bridges = former
                 raise
 
     async def mend(self) -> bool:
@@ -212,7 +217,7 @@ class NftablesFirewall:
             found = ruleset.listed_sizes(one for one in listed if "metainfo" not in one)
             return [
                 f"{name} of table {ruleset.TABLE} has {found.get(name, 0)} of {size} entries"
-                for name, size in ruleset.sizes(intents, self._bridges).items()
+                for name, size in ruleset.sizes(intents, self.engine_bridges).items()
                 if found.get(name, 0) != size
             ]
 
@@ -236,7 +241,7 @@ class NftablesFirewall:
         intents = [intent for one in self._owners.values() for intent in one]
         try:
             commands = ruleset.removal(await asyncio.to_thread(self._listed), last=not intents)
-            await self._commit(commands + ruleset.render(intents, self._bridges) if intents else commands)
+            await self._commit(commands + ruleset.render(intents, self.engine_bridges) if intents else commands)
         except NftablesError as error:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
 

@@ -31,6 +31,8 @@ from pynetdriver.plan import (
 
 log = structlog.get_logger()
 
+#: Begin the names of links that come and go with containers.
+_PASSING = ("veth", "pn")
 #: An address as bytes, and its prefix length.
 RawAddress = tuple[bytes, int]
 
@@ -83,6 +85,9 @@ class Health:
         self._damage: dict[tuple[str, str], Damage] = {}
         self._seen: set[str] | None = None
         self.engine_bridges_changed = True
+        #: Links that were seen, and those of them that nobody was told of yet.
+        self._known: set[str] = set()
+        self._new: set[str] = set()
 
     def expect(self, plan: Plan) -> None:
         """Take what a plan names for what should be."""
@@ -173,15 +178,25 @@ class Health:
         self._damage.clear()
         return taken
 
+    def take_new(self) -> set[str]:
+        """Hand over the names of links that came, but for those of containers."""
+        taken, self._new = self._new, set()
+        return taken
+
     @property
     def is_whole(self) -> bool:
         """Tell whether there is nothing to take."""
-        return not self._damage
+        return not self._damage and not self._new
 
-    def is_of_interest(self, name: str) -> bool:
+    def is_of_interest(self, name: str, *, is_there: bool) -> bool:
         """Tell whether a picture of this link is worth its making."""
         if self._seen is not None:
             self._seen.add(name)
+        if not is_there:
+            self._known.discard(name)
+        elif name not in self._known and not name.startswith(_PASSING):
+            self._known.add(name)
+            self._new.add(name)
         if ENGINE_BRIDGE.fullmatch(name):
             self.engine_bridges_changed = True
         return name in self._links or name in self._foreign or name in self._moving

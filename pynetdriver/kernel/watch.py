@@ -178,7 +178,7 @@ def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
     found: dict[int, bytes] = {}
     for attribute, value in attributes(body, 16):
         found[attribute] = value
-        if attribute == _IFNAME and not health.is_of_interest(_text(value)):
+        if attribute == _IFNAME and not health.is_of_interest(_text(value), is_there=is_there):
             return
     name = _text(found.get(_IFNAME, b""))
     if not is_there:
