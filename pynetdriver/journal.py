@@ -139,6 +139,8 @@ class Journal:
         async with self._switching:
             for setting in (one for one in plan.settings if one not in but):
                 self._needing.setdefault(setting, set()).add(plan.owner)
+                if isinstance(setting, Forwarding) and _guard(setting.version) in self.strangers:
+                    await self._keep_apart(setting.version)
                 for needed in switches.needed(setting):
                     # The first former value is the host's own: a later one may be what a crash left.
                     if needed.path not in self._settings:
@@ -175,19 +177,24 @@ class Journal:
     # Strangers: they are kept apart from before the host forwards until it does no longer.
 
     @property
-    def strangers(self) -> dict[str, tuple[Strangers]]:
+    def strangers(self) -> dict[str, tuple[Strangers, ...]]:
         """What the firewall has to know of them, by owner."""
-        found = [one.strangers for one in self._settings.values() if one.strangers is not None]
-        return {_guard(one.version): (one,) for one in found}
+        return {_guard(one.version): (one,) if one.links else () for one in self._strangers()}
 
     @property
     def closed(self) -> dict[int, frozenset[str]]:
         """The engine's bridges that the engine leaves open, by IP version: it found the host forwarding already."""
-        return {one.version: self._kernel.firewall.engine_bridges for (one,) in self.strangers.values()}
+        return {one.version: self._kernel.firewall.engine_bridges for one in self._strangers()}
+
+    def _strangers(self) -> list[Strangers]:
+        return [one.strangers for one in self._settings.values() if one.strangers is not None]
 
     async def _close(self, version: int) -> None:
-        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
+        await self._keep_apart(version)
         await self._chains.close(self.closed)
+
+    async def _keep_apart(self, version: int) -> None:
+        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
 
     async def _open(self, versions: Collection[int]) -> None:
         for version in versions:
@@ -198,7 +205,15 @@ class Journal:
             )
 
     async def guess_strangers(self) -> None:
-        """Find who they are where a pynet turned the switch on that did not ask. Raises HostError."""
+        """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
+
+        Raises:
+            HostError: the kernel does not answer.
+        """
+        for version in await asyncio.to_thread(self._kernel.firewall.kept_apart):
+            lost = switches.turned_on(version)
+            if lost is not None and lost.path not in self._settings:
+                self._keep(lost)
         for one in list(self._settings.values()):
             if switches.is_host_wide(one) and one.strangers is None:
                 routing = [

@@ -68,7 +68,7 @@ async def restore(
     # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
     await journal.guess_strangers()
-    if known or journal.strangers or not await _has_lost_its_store(kernel, links):
+    if known or not await _has_lost_its_store(kernel, links):
         intents = {owner: plan.intents for owner, plan in plans.items()}
         await kernel.firewall.reset({**intents, **journal.strangers})
     for plan in plans.values():

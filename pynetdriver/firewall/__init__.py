@@ -49,6 +49,10 @@ class Firewall(Protocol):
         """Whether no owner has anything here."""
         ...
 
+    def kept_apart(self) -> list[int]:
+        """List the IP versions whose strangers are kept apart by rules that are there, whoever wrote them."""
+        ...
+
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
         ...

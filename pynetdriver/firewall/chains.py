@@ -35,6 +35,8 @@ from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, S
 OURS = "PYNET-"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "PYNET-USER"
+#: Has a rule for each link that strangers do not reach.
+BEYOND = "PYNET-BEYOND"
 
 #: Where our chains are jumped to from, by table.
 JUMPS = {
@@ -203,10 +205,10 @@ def _separate(strangers: Strangers) -> Chains:
     return {
         "PYNET-STRANGERS": (
             *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges),
-            *(f"-i {link} -g PYNET-BEYOND" for link in strangers.links),
+            *(f"-i {link} -g {BEYOND}" for link in strangers.links),
             *(f"{ours.format('src')} {rule}" for rule in beyond),
         ),
-        "PYNET-BEYOND": (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
+        BEYOND: (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
         "PYNET-CLOSED": (f"-j {USER}", "-j DROP"),
     }
 

@@ -82,6 +82,11 @@ class IptablesFirewall:
         """Whether no owner has anything here."""
         return not self._owners
 
+    def kept_apart(self) -> list[int]:
+        """List the IP versions of which strangers are in the tables."""
+        tables = [table for table in _present() if table[1] == "mangle"]
+        return [table[0] for table in tables if xtables.read(*table).chains().get(chains.BEYOND)]
+
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         # Shielded: a change in another thread cannot be called back, so it is waited for.

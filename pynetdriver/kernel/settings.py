@@ -99,6 +99,14 @@ def _needed_to_forward(forwarding: Forwarding) -> list[Setting]:
     return [*settings, Setting(path=str(switch), version=version, former="0", value="1", boot=boot)]
 
 
+def turned_on(version: int) -> Setting | None:
+    """Tell of the host's switch what was kept when pynet turned it on; None if it is off."""
+    switch = _SWITCHES[version]
+    if not _is(switch, "1"):
+        return None
+    return Setting(path=str(switch), version=version, former="0", value="1", boot=boot_id())
+
+
 def is_host_wide(setting: Setting) -> bool:
     """Tell whether it is the switch that has the whole host forward."""
     return Path(setting.path) in _SWITCHES.values()

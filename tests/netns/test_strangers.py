@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -195,6 +196,12 @@ def test_the_guard_stays_while_the_switch_does(site: Site, host: Host, firewall:
     host.flush_rules()
     eventually(lambda: "lan1" in host.state().rules, timeout_s=5)
     assert pings(site.machines["lan1"], 2) == [False, False]
+    # Without its state, as when pynet was uninstalled and installed again: its rules say that there is a guard.
+    host.daemon.kill()
+    shutil.rmtree(host.daemon.state_dir)
+    host.daemon.start()
+    assert '"strangers"' in host.state().rows["setting", "/proc/sys/net/ipv4/ip_forward"]
+    assert "docker0" not in str(host.state().rows)
     host.netns.run("ip", "link", "delete", "docker0")
     host.ok("CreateNetwork", DUAL)
     host.ok("DeleteNetwork", {"NetworkID": NETWORK})
