@@ -136,6 +136,8 @@ class Journal:
 
     async def use_settings(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
         """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
+        if not plan.settings:
+            return  # endpoints do not wait for networks
         async with self._switching:
             for setting in (one for one in plan.settings if one not in but):
                 self._needing.setdefault(setting, set()).add(plan.owner)

@@ -24,6 +24,7 @@ ours with every network that it makes. Chains are entered by goto, so that RETUR
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,11 @@ from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, S
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
+#: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
+MADE = re.compile(
+    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|STRANGERS|BEYOND"
+    r"|CLOSED|(LEAVE|FROM|SOURCE|TO)-\S+)"
+)
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "PYNET-USER"
 #: Has a rule for each link that strangers do not reach.

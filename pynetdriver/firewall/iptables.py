@@ -27,7 +27,7 @@ from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Firewall, Flow, chains, xtables
-from pynetdriver.firewall.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
+from pynetdriver.firewall.chains import FIRST, JUMPS, USER, Chains, Content, Table
 from pynetdriver.firewall.xtables import XtablesError
 from pynetdriver.plan import Intent
 
@@ -282,7 +282,7 @@ def _difference(table: Table, found: Mapping[str, tuple[bytes, ...]], wanted: Ch
 
 
 def _is_ours(chain: str) -> bool:
-    return chain.startswith(OURS) and not chain.startswith(USER)
+    return chains.MADE.fullmatch(chain) is not None
 
 
 def _bring(table: Table, wanted: Chains) -> None:

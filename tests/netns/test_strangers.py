@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pynetdriver.firewall.engine import CHAIN
+from pynetdriver.names import PLAIN_GROUP
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
@@ -159,6 +160,16 @@ def test_links_that_others_make_later_are_theirs(site: Site, host: Host, firewal
     host.restart()
     assert reaches(guest, 1) and reaches(site.machines["lan1"], 3)
     assert pings(site.machines["lan1"], 2) == [False, False]
+
+
+def test_what_pynet_makes_on_a_link_is_on_its_side(site: Site, host: Host, firewall: str) -> None:
+    """A VLAN or the host's own link on a parent, told by the group of such, is a stranger to the host's other links."""
+    host.ok("CreateNetwork", DUAL)
+    beyond = site.machine(3, "own0")
+    assert reaches(beyond, 1) and reaches(site.machines["lan1"], 3)
+    host.netns.run("ip", "link", "set", "own0", "group", str(PLAIN_GROUP))
+    assert pings(beyond, 1) == pings(site.machines["lan1"], 3) == [False, False]
+    assert reaches(beyond, 3, host=1)
 
 
 def test_a_link_that_forwarded_by_itself_still_does(site: Site, host: Host, firewall: str) -> None:
