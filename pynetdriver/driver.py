@@ -349,17 +349,25 @@ class NetworkDriver:
             raise
 
     async def allow_forwarding(self) -> bool:
-        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError."""
+        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError.
+
+        Bridges of the engine's that it found open are closed as well.
+        """
+        await self._chains.close(self._journal.closed)
         segments = self._registry.segments()
         if segments:
             return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
         await self._chains.disallow()
         return False
 
-    async def forwarding_is_missing(self) -> bool:
-        """Tell whether the engine's own rules lack what `allow_forwarding` puts there. Raises HostError."""
-        segments = self._registry.segments()
-        return bool(segments) and await self._chains.lack(_shared(segments), self._kernel.bridges.found.passed_on)
+    async def missing_beside_engine(self) -> list[str]:
+        """Say what the engine's own rules lack of what `allow_forwarding` puts there. Raises HostError."""
+        found, segments = [], self._registry.segments()
+        if segments and await self._chains.lack(_shared(segments), self._kernel.bridges.found.passed_on):
+            found.append("the engine's chain DOCKER-USER lacks what lets pynet's packets through")
+        if await self._chains.is_open(self._journal.closed):
+            found.append("FORWARD does not end with what closes the engine's bridges to strangers")
+        return found
 
     def _leave_to_the_engine(self, plan: Plan) -> None:
         """Refuse to adopt a bridge of a network of the engine's own. Raises Conflict."""

@@ -74,7 +74,7 @@ class Healing:
                         return repaired  # others have to make it again, or to bring it up
                     if not self._kernel.netlink.is_missing(plan.anchors):
                         if plan.foreign or switches:
-                            self._journal.use_settings(plan)
+                            await self._journal.use_settings(plan)
                         await self._kernel.mend(plan)
                         if id in lost:
                             await self._rebuild(self._registry.endpoints[id], plan)

@@ -6,16 +6,18 @@ from the plan and exists once, here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Collection, Set
+from pathlib import Path
 
 import structlog
 from msgspec.structs import replace
 
 from pynetdriver.errors import PynetError
-from pynetdriver.firewall.engine import engine_routes
+from pynetdriver.firewall.engine import EngineChains, engine_routes
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel import settings as switches
-from pynetdriver.model import Endpoint, Network, Setting, decode, encode
+from pynetdriver.kernel.strangers import hardware, likely_strangers, strangers
+from pynetdriver.model import Endpoint, Network, Setting, Strangers, decode, encode
 from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store
 
@@ -27,12 +29,15 @@ Subject = Network | Endpoint
 class Journal:
     """Carries plans out so that store and kernel agree."""
 
-    def __init__(self, store: Store, kernel: Kernel) -> None:
+    def __init__(self, store: Store, kernel: Kernel, chains: EngineChains) -> None:
         self._store = store
         self._kernel = kernel
+        self._chains = chains
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
         self._settings = {one.path: one for one in settings}
         self._forget_settings([one for one in settings if one.boot != boot])
+        #: Switches, and what guards who did not need them, are changed by one at a time.
+        self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
         self._needing: dict[HostSetting, set[str]] = {}
         #: Removals that failed; the monitor tries them again.
@@ -44,9 +49,9 @@ class Journal:
         self.write(replace(record, phase="creating"))
         self.unfinished.pop(plan.owner, None)
         try:
-            self.use_settings(plan)
+            await self.use_settings(plan, but=plan.guarded)
             await self._kernel.apply(plan)
-            self.use_settings(plan)  # those of a link that was not there before
+            await self.use_settings(plan)  # also those of a link that was not there before
             self.write(replace(record, phase="ready"))
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
@@ -94,9 +99,9 @@ class Journal:
         """
         try:
             self.write(replace(record, phase="deleting"))
+            await self._release_settings(plan, plan.guarded)
             await self._kernel.remove(plan)
-            if plan.settings:
-                self._release_settings(plan, (await self._kernel.engine_bridges()).names)
+            await self._release_settings(plan, plan.settings)
             self._put(record, None)
         except BaseException:
             self.unfinished[plan.owner] = (record, plan)
@@ -129,37 +134,133 @@ class Journal:
             [decode(data, Endpoint) for data in self._store.load("endpoint").values()],
         )
 
-    def use_settings(self, plan: Plan) -> None:
-        """Turn on the host-wide switches that a plan needs, remembering what was there before."""
-        for setting in plan.settings:
-            self._needing.setdefault(setting, set()).add(plan.owner)
-            for needed in switches.needed(setting):
-                # The first former value is the host's own: a later one may be what a crash left.
-                if needed.path not in self._settings:
-                    self._settings[needed.path] = needed
-                    self._store.write(Change("setting", needed.path, encode(needed)))
-                switches.change(needed)
+    async def use_settings(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
+        """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
+        if not plan.settings:
+            return  # endpoints do not wait for networks
+        async with self._switching:
+            for setting in (one for one in plan.settings if one not in but):
+                self._needing.setdefault(setting, set()).add(plan.owner)
+                if isinstance(setting, Forwarding) and _guard(setting.version) in self.strangers:
+                    await self._keep_apart(setting.version)
+                for needed in switches.needed(setting):
+                    # The first former value is the host's own: a later one may be what a crash left.
+                    if needed.path not in self._settings:
+                        self._keep(await self._with_strangers(needed))
+                    if switches.is_host_wide(needed):
+                        await self._close(needed.version)
+                    switches.change(needed)
 
-    def _release_settings(self, plan: Plan, engine_bridges: Set[str]) -> None:
-        idle = set()
-        # Also what was not put back when its last owner went, because the engine needed it then.
-        for setting in (*plan.settings, Forwarding(4), Forwarding(6)):
-            owners = self._needing.get(setting, set())
-            owners.discard(plan.owner)
-            # What the engine's own networks found on is theirs as much as ours.
-            if owners or (isinstance(setting, Forwarding) and engine_routes(engine_bridges, setting.version)):
-                continue
-            self._needing.pop(setting, None)
-            idle.add(switches.key(setting))
-        settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
-        switches.put_back(settings)
-        self._forget_settings(settings)
+    async def _with_strangers(self, setting: Setting) -> Setting:
+        if not switches.is_host_wide(setting):
+            return setting
+        bridges = self._kernel.bridges.found.names
+        return replace(setting, strangers=await asyncio.to_thread(strangers, setting.version, bridges))
+
+    async def _release_settings(self, plan: Plan, released: Collection[HostSetting]) -> None:
+        if not released:
+            return
+        async with self._switching:
+            bridges = (await self._kernel.engine_bridges()).names
+            idle = set()
+            # Also what was not put back when its last owner went, because the engine needed it then.
+            for setting in {*released, Forwarding(4), Forwarding(6)}:
+                owners = self._needing.get(setting, set())
+                if setting in released:
+                    owners.discard(plan.owner)
+                # What the engine's own networks found on is theirs as much as ours.
+                if owners or (isinstance(setting, Forwarding) and engine_routes(bridges, setting.version)):
+                    continue
+                self._needing.pop(setting, None)
+                idle.add(switches.key(setting))
+            settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
+            switches.put_back(settings)
+            await self._open([one.version for one in settings if switches.is_host_wide(one)])
+            self._forget_settings(settings)
+
+    # Strangers: they are kept apart from before the host forwards until it does no longer.
+
+    @property
+    def strangers(self) -> dict[str, tuple[Strangers, ...]]:
+        """What the firewall has to know of them, by owner."""
+        return {_guard(one.version): (one,) if one.links else () for one in self._strangers()}
+
+    @property
+    def closed(self) -> dict[int, frozenset[str]]:
+        """The engine's bridges that the engine leaves open, by IP version: it found the host forwarding already."""
+        return {one.version: self._kernel.bridges.found.names for one in self._strangers()}
+
+    def _strangers(self) -> list[Strangers]:
+        return [one.strangers for one in self._settings.values() if one.strangers is not None]
+
+    async def _close(self, version: int) -> None:
+        await self._keep_apart(version)
+        await self._chains.close(self.closed)
+
+    async def _keep_apart(self, version: int) -> None:
+        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
+
+    async def _open(self, versions: Collection[int]) -> None:
+        for version in versions:
+            await self._kernel.firewall.set(_guard(version), ())
+        if versions:
+            await self._chains.close(
+                {version: found for version, found in self.closed.items() if version not in versions}
+            )
+
+    async def guess_strangers(self) -> None:
+        """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
+
+        Raises:
+            HostError: the kernel does not answer.
+        """
+        for version in await asyncio.to_thread(self._kernel.firewall.kept_apart):
+            lost = switches.turned_on(version)
+            if lost is not None and lost.path not in self._settings:
+                self._keep(lost)
+        for one in list(self._settings.values()):
+            if switches.is_host_wide(one) and one.strangers is None:
+                routing = [
+                    Path(other.path).parent.name
+                    for other in self._settings.values()
+                    if other.version == one.version == 4 and other.path.endswith("/forwarding")
+                ]
+                bridges = self._kernel.bridges.found.names
+                found = await asyncio.to_thread(likely_strangers, one.version, routing, bridges)
+                self._keep(replace(one, strangers=found))
+                log.warning(
+                    "links are not routed to each other from now on", ip=one.version, links=" ".join(found.links)
+                )
+
+    async def add_strangers(self, names: Collection[str]) -> None:
+        """Take the hardware among links that came for more of them: it is nobody's who would have the host forward."""
+        if not names or not self.strangers:
+            return
+        came = await asyncio.to_thread(hardware, names)
+        async with self._switching:
+            for one in [one for one in self._settings.values() if one.strangers is not None]:
+                assert one.strangers is not None
+                new = came.difference(one.strangers.links, one.strangers.others)
+                if new:
+                    links = tuple(sorted(new.union(one.strangers.links)))
+                    self._keep(replace(one, strangers=replace(one.strangers, links=links)))
+                    await self._close(one.version)
+                    log.info("link that came is not routed to others", ip=one.version, links=" ".join(sorted(new)))
+
+    def _keep(self, setting: Setting) -> None:
+        self._settings[setting.path] = setting
+        self._store.write(Change("setting", setting.path, encode(setting)))
 
     def _forget_settings(self, settings: list[Setting]) -> None:
         if settings:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
             del self._settings[one.path]
+
+
+def _guard(version: int) -> str:
+    """Name the owner of what keeps strangers apart."""
+    return f"forwarding:{version}"
 
 
 def _kind(record: Subject) -> str:

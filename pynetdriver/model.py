@@ -187,13 +187,30 @@ class Lease(Record, frozen=True, kw_only=True):
     released: int | None = None
 
 
+class Strangers(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Links of which the host routed no packets of an IP version until pynet had it forward.
+
+    What comes in by one of `links` was not sent on to any link that was there: neither to one of `links` nor to one
+    of `others`. `bridges` are those of them that carry packets from port to port, with the host routing or not.
+    """
+
+    version: int
+    links: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"strangers ipv{self.version} {' '.join(self.links)}"
+
+
 class Setting(Record, frozen=True, kw_only=True):
     """A switch of others' that pynet changed, or would on its way back, with what was there before.
 
     `path` is its file, or stands for one where the kernel has none (see `kernel.settings`).
 
     `version` is the IP version of which it switches forwarding, 0 if it is a link's own. `boot` is the
-    kernel's boot id: after a reboot the former value is void.
+    kernel's boot id: after a reboot the former value is void. `strangers` go with the host's own switch; records of
+    version 0.2.0 have none.
     """
 
     path: str
@@ -201,6 +218,7 @@ class Setting(Record, frozen=True, kw_only=True):
     former: str
     value: str
     boot: str = ""
+    strangers: Strangers | None = None
 
 
 #: Most addresses of a record are written often: a thousand published ports have two between them.

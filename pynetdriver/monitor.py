@@ -18,6 +18,7 @@ from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
 from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver
+from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
 from pynetdriver.kernel.watch import Watch
@@ -48,6 +49,7 @@ class Monitor:
         self,
         kernel: Kernel,
         registry: Registry,
+        journal: Journal,
         driver: NetworkDriver,
         healing: Healing,
         ipam: IpamDriver,
@@ -55,6 +57,7 @@ class Monitor:
     ) -> None:
         self._kernel = kernel
         self._registry = registry
+        self._journal = journal
         self._healing = healing
         self._driver = driver
         self._ipam = ipam
@@ -106,12 +109,12 @@ class Monitor:
         while more:
             more = self._watch.read()
             await asyncio.sleep(0)
-        await asyncio.gather(self._heal_table(), self._heal_links(), self._mark_engine_bridges())
+        await asyncio.gather(self._heal_table(), self._heal_links(), self._follow_links())
 
     async def _heal_table(self) -> None:
         by, self._watch.table_changed_by = self._watch.table_changed_by, ""
         blind, self._watch.overrun = self._watch.overrun, False
-        if not self._registry.networks or not (by or blind):
+        if self._kernel.firewall.is_empty or not (by or blind):
             return
         try:
             if by:
@@ -153,7 +156,8 @@ class Monitor:
         self.last_repairs.append(Repair(time=time.time(), kind=kind, what=what))
         log.warning("mended", damage=what, **({"by": by} if by else {}))
 
-    async def _mark_engine_bridges(self) -> None:
+    async def _follow_links(self) -> None:
+        await self._journal.add_strangers(self._kernel.health.take_new())
         if self._kernel.health.engine_bridges_changed:
             self._kernel.health.engine_bridges_changed = False
             former = self._kernel.bridges.found

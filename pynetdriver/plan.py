@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.model import Strangers
+
 
 @dataclass(frozen=True)
 class Bridge:
@@ -323,7 +325,7 @@ class Resident:
 
 Made = Bridge | Dummy | Upper | Veth
 Object = Made | Adopted | Parent | Up | Hairpin | Address | Route | LinkSysctl
-Intent = Segment | Resident | Publication | Opening | Relaying
+Intent = Segment | Resident | Publication | Opening | Relaying | Strangers
 HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
@@ -356,6 +358,11 @@ class Plan:
     def links(self) -> frozenset[str]:
         """All links that the plan makes, both ends of a pair."""
         return frozenset(name for one in self.objects if isinstance(one, Made) for name in one.links)
+
+    @property
+    def guarded(self) -> tuple[HostSetting, ...]:
+        """Settings that let in what the plan's own rules keep out: these come before, and go after them."""
+        return tuple(one for one in self.settings if isinstance(one, LinkSysctl) and one.key == "route_localnet")
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -78,8 +78,7 @@ class Reconciler:
         async for name, _ in left_over(self._kernel, links, self._wanted()):
             found.append((_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
         found += [(_PYNET, _RULES, what) for what in await self._kernel.firewall.differences()]
-        if await self._driver.forwarding_is_missing():
-            found.append((_PYNET, _CHAIN, "the engine's chain DOCKER-USER lacks what lets pynet's packets through"))
+        found += [(_PYNET, _CHAIN, what) for what in await self._driver.missing_beside_engine()]
         # What went or came since is no difference.
         return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._registry.owns(one[0])]
 

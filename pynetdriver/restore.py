@@ -68,24 +68,28 @@ async def restore(
         kernel.conntrack.keep(plan.published)
         kernel.share(plan)
         kernel.health.expect(plan)
+    # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
+    try:
+        await driver.follow_engine_bridges()
+    except PynetError as error:
+        log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
+    await journal.guess_strangers()
+    if known or not await _has_lost_its_store(kernel, links):
+        intents = {owner: plan.intents for owner, plan in plans.items()}
+        await kernel.firewall.reset({**intents, **journal.strangers})
+    for plan in plans.values():
         kind, _, id = plan.owner.partition(":")
         if kind == "endpoint" and registry.endpoints[id].network_id in healing.unsound:
             continue  # its port would go into a bridge that somebody else has by now
         try:
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
-            journal.use_settings(plan)
+            await journal.use_settings(plan)
             await kernel.mend(plan)
-            journal.use_settings(plan)  # those of a link that was not there before
+            await journal.use_settings(plan)  # those of a link that was not there before
         except PynetError as error:
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":
                 healing.unsound.add(id)
-    try:
-        await driver.follow_engine_bridges()
-    except PynetError as error:
-        log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
-    if known or not await _has_lost_its_store(kernel, links):
-        await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
     await _collect(kernel, plans.values())

@@ -74,7 +74,7 @@ async def serve(
     store = SqliteStore(state_dir)
     netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
-    journal = Journal(store, kernel)
+    journal = Journal(store, kernel, chains)
     registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
     leasing = Leasing(store, registry, locks, journal, kernel, neighbours)
     siting = Siting(registry, journal, netlink, neighbours, lambda *asked: ipam.reserve(*asked))
@@ -84,7 +84,7 @@ async def serve(
     ipam = IpamDriver(store, netlink.networks_in_use, driver.still_held, neighbours, pool6)
     # Watched from before anything is compared, so that no change falls between.
     watch = Watch(kernel.health)
-    monitor = Monitor(kernel, registry, driver, healing, ipam, watch)
+    monitor = Monitor(kernel, registry, journal, driver, healing, ipam, watch)
     metrics = Metrics(registry, ipam, kernel, monitor, neighbours, leasing)
     protocol = Protocol(routes(driver, ipam, monitor.engine_started), metrics.observe_call)
     report = Report(registry, healing, ipam, journal, kernel, monitor, metrics.samples, list(engine_sockets), state_dir)

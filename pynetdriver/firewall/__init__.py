@@ -68,6 +68,15 @@ class Firewall(Protocol):
     #: How often `mend` is to be called: often where the kernel does not tell of changes.
     mend_every_s: float
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        ...
+
+    def kept_apart(self) -> list[int]:
+        """List the IP versions whose strangers are kept apart by rules that are there, whoever wrote them."""
+        ...
+
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
         ...

@@ -14,6 +14,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-APART | the set `residents` |
 | PYNET-WORLD | `world` |
 | PYNET-INPUT | `input` |
+| PYNET-STRANGERS, PYNET-BEYOND, PYNET-CLOSED | `strangers`, `closed`: by where packets come in, and would go out |
 | PYNET-USER | `user`: never written here, nor is any chain whose name begins so |
 
 What is dropped stays dropped whatever the engine writes, and what is let through goes on to the engine's rules: as
@@ -23,16 +24,26 @@ ours with every network that it makes. Chains are entered by goto, so that RETUR
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pynetdriver.firewall import EngineBridges
+from pynetdriver.model import Strangers
+from pynetdriver.names import PLAIN_GROUP
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
+#: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
+MADE = re.compile(
+    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|STRANGERS|BEYOND"
+    r"|CLOSED|(LEAVE|FROM|SOURCE|TO)-\S+)"
+)
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "PYNET-USER"
+#: Has a rule for each link that strangers do not reach.
+BEYOND = "PYNET-BEYOND"
 
 #: Where our chains are jumped to from, by table.
 JUMPS = {
@@ -69,6 +80,7 @@ class Content:
     mixed: set[str] = field(default_factory=set)
     residents: dict[str, set[str]] = field(default_factory=dict)
     shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
+    strangers: dict[int, Strangers] = field(default_factory=dict)
     own: dict[Table, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def share(self, chain: str, version: int, rule: str) -> None:
@@ -97,6 +109,8 @@ def content(intents: Iterable[Intent]) -> Content:
                     result.share("apart", version, f"{who} -j DROP")
             case Segment():
                 _bound(result, intent)
+            case Strangers():
+                result.strangers[intent.version] = intent
     return result
 
 
@@ -110,11 +124,12 @@ def render(contents: Iterable[Content], bridges: EngineBridges) -> dict[Table, C
         whole.mixed |= one.mixed
         for link, found in one.residents.items():
             whole.residents.setdefault(link, set()).update(found)
+        whole.strangers |= one.strangers
         for key, rules in one.shared.items():
             whole.shared.setdefault(key, set()).update(rules)
         for table, chains in one.own.items():
             whole.own.setdefault(table, {}).update(chains)
-    if not whole.links and not whole.shared and not whole.residents:
+    if not whole.links and not whole.shared and not whole.residents and not whole.strangers:
         return {}
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
     for version in (4, 6):
@@ -159,11 +174,15 @@ def _nat(whole: Content, version: int) -> Chains:
 
 def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
     links, closed = sorted(whole.links), sorted(bridges.closed)
+    strangers = whole.strangers.get(version, Strangers(version, ()))
     away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
     genuine = (f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link))
     return {
         USER: (),
-        "PYNET-FORWARD": tuple(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
+        "PYNET-FORWARD": (
+            *(f"{flag} {link} -g PYNET-EDGE" for link in links for flag in ("-i", "-o")),
+            "-g PYNET-STRANGERS",
+        ),
         "PYNET-EDGE": (
             f"-j {USER}",
             *(f"{flag} {bridge} -j DROP" for bridge in closed for flag in ("-i", "-o")),
@@ -172,7 +191,10 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
             # What comes here comes from one of our links.
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in sorted(bridges.guarded)),
+            *(f"{who} -j RETURN" for link in strangers.links for who in sorted(whole.residents.get(link, ()))),
+            "-g PYNET-STRANGERS",
         ),
+        **_separate(strangers),
         "PYNET-ENGINE": (
             *(f"-o {bridge} -j RETURN" for bridge in sorted(bridges.judged_in(version))),
             f"{_KNOWN_OR_TRANSLATED} -j RETURN",
@@ -186,6 +208,21 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": (*away, *(f"-i {bridge} -j PYNET-RELAYED" for bridge in closed)),
+    }
+
+
+def _separate(strangers: Strangers) -> Chains:
+    """Keep apart what the host did not route between, and what pynet made on such links; see `ruleset`."""
+    ours = f"-m devgroup --{{}}-group {PLAIN_GROUP:#x}"
+    beyond = [f"-o {link} -g PYNET-CLOSED" for link in (*strangers.links, *strangers.others)]
+    return {
+        "PYNET-STRANGERS": (
+            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges),
+            *(f"-i {link} -g {BEYOND}" for link in strangers.links),
+            *(f"{ours.format('src')} {rule}" for rule in beyond),
+        ),
+        BEYOND: (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
+        "PYNET-CLOSED": (f"-j {USER}", "-j DROP"),
     }
 
 
@@ -222,13 +259,14 @@ def _bound(result: Content, segment: Segment) -> None:
         # Where others live too, only what goes to our subnets is ours to judge.
         into = [f"-d {one} " for one in subnets] if segment.shared else [""]
         beyond = [f"{one}-j DROP" for one in into]
+        others = ["-g PYNET-STRANGERS"] if segment.shared else []
         among = [f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"]
         if segment.shared and segment.isolated:
             among = [*(f"{one}-i {link} -g PYNET-APART" for one in into), f"-i {link} -j RETURN"]
         guard = result.own.setdefault((version, "mangle"), {})
         if segment.internal:
             result.internal.add(link)
-            guard[f"PYNET-TO-{link}"] = (*among, *beyond)
+            guard[f"PYNET-TO-{link}"] = (*among, *beyond, *others)
             # Whatever conntrack remembers: an address may have been that of a container on another network.
             # On input, where there is no outgoing link, only this link's own addresses are let in, and there
             # not to ports that lead to containers of other networks.
@@ -258,7 +296,7 @@ def _bound(result: Content, segment: Segment) -> None:
                 left.append("-j MASQUERADE")
             elif crossing.source is not None:
                 left.append(f"-j SNAT --to-source {crossing.source}")
-        guard[f"PYNET-TO-{link}"] = (*admitted, *beyond)
+        guard[f"PYNET-TO-{link}"] = (*admitted, *beyond, *others)
         if subnets:
             result.own.setdefault((version, "nat"), {})[f"PYNET-LEAVE-{link}"] = tuple(left)
         for subnet in subnets:

@@ -8,6 +8,9 @@ too. Before these, what goes to bridges of the engine whose own rules say what g
 Rules are written with the `iptables` command, because a group match made by anything else is not
 readable for older iptables versions; that happens when networks come and go and when an engine starts,
 never for a container.
+
+Where the engine has the host forward, it sets FORWARD to drop as well; where pynet did so before, what nothing else let
+into a bridge of the engine's is dropped by a rule for that bridge at the end of FORWARD.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ _NAMED = re.compile(rf"-A {CHAIN} (-i (\S+) -o \2|-s \S+ -i \S+|-d \S+ -o \S+) {
 _PASSED = re.compile(
     rf"-A {CHAIN} (-s \S+ -i \S+ -o \S+|-o \S+ -m devgroup --src-group {LINK_GROUP:#x}) {_COMMENT} -j RETURN"
 )
+_END = "FORWARD"
+#: All that `_closing` writes.
+_CLOSING = re.compile(rf"-A {_END} -o \S+ {_COMMENT} -j DROP")
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
@@ -122,6 +128,41 @@ class EngineChains:
                     if rule in ours or _is_named(rule):
                         await _run(command, "-D", *rule.split()[1:])
 
+    async def close(self, bridges: Mapping[int, Collection[str]]) -> None:
+        """Drop at the end of FORWARD, where the engine has its rules, what nothing let into bridges of the engine's.
+
+        Args:
+            bridges: by IP version; rules for others go.
+
+        Raises:
+            HostError: iptables is missing, or refused.
+        """
+        async with self._lock:
+            for command in await self._commands():
+                wanted, there, stands = await self._closings(command, bridges)
+                if not stands:
+                    for rule in wanted:
+                        await _run(command, *rule.split())
+                        log.info("the engine's bridge is closed to what nothing lets in", command=command, rule=rule)
+                # The former ones come first, so they are what is deleted.
+                for rule in there if not stands else set(there).difference(wanted):
+                    await _run(command, "-D", *rule.split()[1:])
+
+    async def is_open(self, bridges: Mapping[int, Collection[str]]) -> bool:
+        """Tell whether rules that `close` would add are missing or not at the end. Raises HostError."""
+        async with self._lock:
+            return not all([(await self._closings(one, bridges))[2] for one in await self._commands()])
+
+    async def _closings(
+        self, command: str, bridges: Mapping[int, Collection[str]]
+    ) -> tuple[list[str], list[str], bool]:
+        """List the closing rules that should be there, and those that are; tell whether the former end FORWARD."""
+        wanted = [_closing(one) for one in sorted(bridges.get(6 if command.startswith("ip6") else 4, ()))]
+        rules = await self._rules(command, _END) or []
+        there = [rule for rule in rules if _CLOSING.fullmatch(rule)]
+        last = rules[len(rules) - len(there) :]
+        return wanted, there, not wanted or (set(wanted) <= set(there) and all(map(_CLOSING.fullmatch, last)))
+
     async def _commands(self) -> list[str]:
         """Find the iptables commands in whose tables the chain is, without making any table."""
         found = []
@@ -132,10 +173,10 @@ class EngineChains:
                 found.append(f"{command}-legacy")
         return found
 
-    async def _rules(self, command: str) -> list[str] | None:
-        """List the chain's rules as `iptables -S` writes them; None if there is no such chain."""
+    async def _rules(self, command: str, chain: str = CHAIN) -> list[str] | None:
+        """List a chain's rules as `iptables -S` writes them; None if there is no such chain."""
         try:
-            lines = (await _run(command, "-S", CHAIN)).splitlines()
+            lines = (await _run(command, "-S", chain)).splitlines()
         except HostError as error:
             if command.endswith("-nft"):
                 # Version 1.8.9 calls a chain that vanished incompatible.
@@ -201,6 +242,10 @@ def _passed(
         matches += [["-s", subnet, "-i", link, "-o", bridge] for subnet, link in subnets]
         matches.append(["-o", bridge, "-m", "devgroup", "--src-group", hex(LINK_GROUP)])
     return [[*match, *_COMMENT.split(), "-j", "RETURN"] for match in matches]
+
+
+def _closing(bridge: str) -> str:
+    return f"-A {_END} -o {bridge} {_COMMENT} -j DROP"
 
 
 def _listed(rule: list[str]) -> str:

@@ -27,7 +27,7 @@ from netaddr import IPAddress
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow, chains, xtables
-from pynetdriver.firewall.chains import FIRST, JUMPS, OURS, USER, Chains, Content, Table
+from pynetdriver.firewall.chains import FIRST, JUMPS, USER, Chains, Content, Table
 from pynetdriver.firewall.xtables import XtablesError
 from pynetdriver.plan import Intent
 
@@ -76,6 +76,16 @@ class IptablesFirewall:
         #: Tables as they were when ours was last found to be right.
         self._pictures: dict[Table, xtables.Picture] = {}
         self._lock = asyncio.Lock()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        return not self._owners
+
+    def kept_apart(self) -> list[int]:
+        """List the IP versions of which strangers are in the tables."""
+        tables = [table for table in _present() if table[1] == "mangle"]
+        return [table[0] for table in tables if xtables.read(*table).chains().get(chains.BEYOND)]
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
@@ -272,7 +282,7 @@ def _difference(table: Table, found: Mapping[str, tuple[bytes, ...]], wanted: Ch
 
 
 def _is_ours(chain: str) -> bool:
-    return chain.startswith(OURS) and not chain.startswith(USER)
+    return chains.MADE.fullmatch(chain) is not None
 
 
 def _bring(table: Table, wanted: Chains) -> None:
@@ -362,7 +372,7 @@ def _made(version: int, text: str) -> _Built:
     import iptc
 
     rule = iptc.Rule() if version == 4 else iptc.Rule6()
-    matched, jumps, target = re.fullmatch(r"(.*?)-([jg]) (.*)", text).groups()  # type: ignore[union-attr]
+    matched, jumps, target = re.fullmatch(r"(.*?)(?<!\S)-([jg]) (.*)", text).groups()  # type: ignore[union-attr]
     extension: Any = None
     for flag, value in _OPTION.findall(matched):
         match flag:

@@ -112,6 +112,22 @@ class NftablesFirewall:
         self._counters = Counters()
         self._tidying: asyncio.Task[None] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no owner has anything here."""
+        return not self._owners
+
+    def kept_apart(self) -> list[int]:
+        """List the IP versions of which strangers are in the table."""
+        return [version for version in (4, 6) if self._elements(f"strangers{version}")]
+
+    def _elements(self, name: str) -> bool:
+        try:
+            listed = self._nftables.listing(f"set {ruleset.TABLE} {name}", elements=True)
+        except NftablesError:
+            return False
+        return any(one.get("set", {}).get("elem") for one in listed)
+
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         # Shielded: a transaction in another thread cannot be called back, so it is waited for.

@@ -9,6 +9,8 @@ rules however many there are. Deltas come from what is known; the table is liste
 | open ports of containers | `open4`, `open6` |
 | into, out of a network | `into`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | containers on links that others use too | `residents` |
+| where packets of strangers come in, and would go out | `strangers4`, `strangers6`; `beyond4`, `beyond6` |
+| bridges of theirs, which carry packets as well | `bridged4`, `bridged6` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
 | whose packets are counted | `counted4`, `counted6`, `counted4_at`, `counted6_at`, keyed like `publish4`, … |
 | what published ports carry | `traffic4`, `traffic6`, `traffic4_at`, `traffic6_at`: filled by the packets themselves |
@@ -26,6 +28,8 @@ from netaddr import IPAddress
 
 from pynetdriver.firewall import Direction, EngineBridges
 from pynetdriver.firewall.counters import Counted
+from pynetdriver.model import Strangers
+from pynetdriver.names import PLAIN_GROUP
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
 
 TABLE = "inet pynet"
@@ -57,6 +61,12 @@ _SETS = {
     "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
     "residents": "type ifname . ether_addr;",
+    "strangers4": "type ifname;",
+    "strangers6": "type ifname;",
+    "beyond4": "type ifname;",
+    "beyond6": "type ifname;",
+    "bridged4": "type ifname . ifname;",
+    "bridged6": "type ifname . ifname;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
 }
@@ -93,10 +103,28 @@ _COUNTING = "".join(
         (f"{version}", "meta l4proto . ct original proto-dst"),
     )
 )
+# Strangers are links of others between which the host did not route before pynet had it forward, and what pynet makes
+# on such links itself is on the same side. With br_netfilter what a bridge carries from port to port comes by here too.
+_STRANGERS = "".join(
+    f"    meta nfproto ipv{version} {way}\n"
+    for version in (4, 6)
+    for way in (
+        f"iifname . oifname @bridged{version} accept",
+        f"iifname @strangers{version} oifname @beyond{version} goto closed",
+        f"iifname @strangers{version} oifgroup {PLAIN_GROUP:#x} goto closed",
+        f"iifgroup {PLAIN_GROUP:#x} oifname @beyond{version} goto closed",
+    )
+)
 _CHAINS = (
     f"""
   chain traffic {{
-{_COUNTING}  }}"""
+{_COUNTING}  }}
+  chain closed {{
+    jump {USER}
+    drop
+  }}
+  chain strangers {{
+{_STRANGERS}  }}"""
     + """
   chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
@@ -141,11 +169,12 @@ _CHAINS = (
     drop
   }
   chain entering {
-    oifname != @links accept
+    oifname != @links goto strangers
     ct status dnat jump traffic
     jump user
     iifname @engine_closed drop
     oifname vmap @into
+    goto strangers
   }
   chain forward {
     type filter hook forward priority -10; policy accept;
@@ -156,6 +185,7 @@ _CHAINS = (
     iifname vmap @genuine
     oifname vmap @into
     oifname @engine_bridges goto engine
+    iifname . ether saddr != @residents goto strangers
   }
   chain input {
     type filter hook input priority -10; policy accept;
@@ -207,6 +237,8 @@ def content(intents: Iterable[Intent]) -> Content:
                 result.add_element("relayed", f"{intent.protocol} . {intent.host_port}")
             case Resident():
                 result.add_element("residents", f'"{intent.link}" . {intent.mac}')
+            case Strangers():
+                _separate(result, intent)
             case Segment():
                 _bound(result, intent)
     return result
@@ -353,6 +385,17 @@ def _publish(result: Content, one: Publication) -> None:
     result.add_element(f"counted{which}", key)
     if one.but_from is not None:
         result.add_element(f"apart{which}", f'"{one.but_from}" . {key}')
+
+
+def _separate(result: Content, strangers: Strangers) -> None:
+    for into, names in (
+        (f"strangers{strangers.version}", strangers.links),
+        (f"beyond{strangers.version}", (*strangers.links, *strangers.others)),
+    ):
+        for name in _quoted(names):
+            result.add_element(into, name)
+    for name in _quoted(strangers.bridges):
+        result.add_element(f"bridged{strangers.version}", f"{name} . {name}")
 
 
 def _asked(address: IPAddress, protocol: str, port: int) -> tuple[str, str]:

@@ -6,6 +6,7 @@
 | `watch`, `health` | what the kernel tells of changes, and what should be |
 | `sandbox`, `traffic` | links that went into containers, and what links carried |
 | `settings` | switches: those under /proc/sys/net, and promiscuity |
+| `strangers` | links that the host did not route between until pynet had it forward |
 | `hostport`, `relay` | host ports held by sockets, and what reaches those |
 | `conntrack` | remembered flows that contradict what is published |
 """

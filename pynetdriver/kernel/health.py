@@ -30,6 +30,8 @@ from pynetdriver.plan import (
 
 log = structlog.get_logger()
 
+#: Begin the names of links that come and go with containers.
+_PASSING = ("veth", "pn")
 #: An address as bytes, and its prefix length.
 RawAddress = tuple[bytes, int]
 
@@ -84,6 +86,9 @@ class Health:
         #: Bridges of whoever, by index, and whether the engine may have others by now.
         self._bridges: dict[int, str] = {}
         self.engine_bridges_changed = True
+        #: Links that were seen, and those of them that nobody was told of yet.
+        self._known: set[str] = set()
+        self._new: set[str] = set()
 
     def expect(self, plan: Plan) -> None:
         """Take what a plan names for what should be."""
@@ -174,15 +179,25 @@ class Health:
         self._damage.clear()
         return taken
 
+    def take_new(self) -> set[str]:
+        """Hand over the names of links that came, but for those of containers."""
+        taken, self._new = self._new, set()
+        return taken
+
     @property
     def is_whole(self) -> bool:
         """Tell whether there is nothing to take."""
-        return not self._damage
+        return not self._damage and not self._new
 
-    def is_of_interest(self, name: str) -> bool:
+    def is_of_interest(self, name: str, *, is_there: bool) -> bool:
         """Tell whether a picture of this link is worth its making."""
         if self._seen is not None:
             self._seen.add(name)
+        if not is_there:
+            self._known.discard(name)
+        elif name not in self._known and not name.startswith(_PASSING):
+            self._known.add(name)
+            self._new.add(name)
         return name in self._links or name in self._foreign or name in self._moving
 
     @property

@@ -99,6 +99,28 @@ def _needed_to_forward(forwarding: Forwarding) -> list[Setting]:
     return [*settings, Setting(path=str(switch), version=version, former="0", value="1", boot=boot)]
 
 
+def turned_on(version: int) -> Setting | None:
+    """Tell of the host's switch what was kept when pynet turned it on; None if it is off."""
+    switch = _SWITCHES[version]
+    if not _is(switch, "1"):
+        return None
+    return Setting(path=str(switch), version=version, former="0", value="1", boot=boot_id())
+
+
+def is_host_wide(setting: Setting) -> bool:
+    """Tell whether it is the switch that has the whole host forward."""
+    return Path(setting.path) in _SWITCHES.values()
+
+
+def routes_by_itself(version: int, link: str) -> bool:
+    """Tell whether packets that come by a link are forwarded although the host's switch is off.
+
+    For IPv4 the link's own switch decides, for IPv6 that of the host, unless a newer kernel is told otherwise
+    (net/ipv4/route.c, net/ipv6/ip6_output.c).
+    """
+    return _is(ROOT / f"ipv{version}/conf" / link / ("forwarding" if version == 4 else "force_forwarding"), "1")
+
+
 def change(setting: Setting) -> None:
     """Set a host-wide switch."""
     _write(Path(setting.path), setting.value)

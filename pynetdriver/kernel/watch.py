@@ -192,7 +192,7 @@ def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
         if attribute == _IFNAME:
             if is_bridge:
                 health.bridge_seen(index, _text(value))
-            if not health.is_of_interest(_text(value)):
+            if not health.is_of_interest(_text(value), is_there=is_there):
                 return
     name = _text(found.get(_IFNAME, b""))
     if not is_there:

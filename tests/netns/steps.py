@@ -7,6 +7,7 @@ links, rules or switches are not as they must be; else writes the number of step
 
 import asyncio
 import os
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
@@ -170,7 +171,7 @@ class Process:
         self._store = TrappedStore(folder, trap)
         self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
         self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
-        self.journal = Journal(self._store, self._kernel)
+        self.journal = Journal(self._store, self._kernel, chains)
         self._registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
         leasing = Leasing(self._store, self._registry, locks, self.journal, self._kernel, neighbours)
         self._siting = Siting(self._registry, self.journal, self._netlink, neighbours, lambda *_: None)
@@ -265,6 +266,11 @@ CALLS: dict[str, list[tuple[str, Any]]] = {
 }
 
 
+def _joined(rules: str) -> list[str]:
+    """Write what is said of each legacy table in one line, as of each thing of nftables."""
+    return [part.replace("\n", " ") for part in re.split(r"\n(?=IPv\d |[a-z]+ {)", rules)]
+
+
 def fail() -> None:
     raise HostError("cannot go on: the trap was sprung")
 
@@ -321,6 +327,19 @@ class Experiment:
             if done:
                 return number - 1
         raise AssertionError("no end of steps")
+
+    def _guarded(self, number: int) -> None:
+        """At no moment the host forwards without a word about who did not need that."""
+        rules = host.rules(self._netns)
+        for version, switch in ((4, "ipv4/ip_forward"), (6, "ipv6/conf/all/forwarding")):
+            if self._netns.sysctl(f"net/{switch}") == "1":
+                guard = f'"name": "strangers{version}"' if self._firewall == "nftables" else f"IPv{version} mangle"
+                assert any(guard in line and PARENT in line for line in _joined(rules)), f"step {number}: no {guard}"
+
+        # So with what comes out of a bridge of others for 127/8.
+        if self._netns.sysctl(f"net/{SWITCHES[0]}") == "1":
+            kept = '"name": "links"' if self._firewall == "nftables" else "IPv4 raw"
+            assert any(kept in line and THEIRS in line for line in _joined(rules)), f"step {number}: no {kept}"
 
     async def _clear(self, process: Process) -> None:
         for one in (DELETE_NETWORK, DELETE_SHARING):
@@ -381,6 +400,7 @@ class Experiment:
 
         code = forked(broken)
         assert code in (0, 9), code
+        self._guarded(number)
         assert forked(restored) == 0
         return code == 0
 

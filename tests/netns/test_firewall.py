@@ -250,6 +250,20 @@ def test_the_users_chain_comes_first_and_stays(host: Host, folder: Path) -> None
 
 
 @legacy
+def test_a_chain_of_others_with_a_name_like_ours_stays(host: Host) -> None:
+    """Only chains that pynet makes are pynet's, over a restart and the last network."""
+    host.ok("CreateNetwork", network())
+    theirs = "t='iptables-legacy -t mangle'; $t -N PYNET-ADMIN; $t -A PYNET-ADMIN -s 10.1.1.1 -j DROP"
+    host.netns.run("sh", "-c", theirs)
+    host.restart()
+    host.ok("CreateNetwork", network(OTHER, 8))
+    for id in (NETWORK, OTHER):
+        host.ok("DeleteNetwork", {"NetworkID": id})
+    left = legacy_rules(host.netns).splitlines()
+    assert left == ["IPv4 mangle", ":PYNET-ADMIN", "-A PYNET-ADMIN -s 10.1.1.1/32 -j DROP (first)"]
+
+
+@legacy
 def test_the_longest_name_of_a_link_makes_chains(host: Host) -> None:
     """15 characters, and such that differ in one bit of a letter: IPv6 rules match them whole as well."""
     for number, name in enumerate(("bridge-of-15-aa", "bridge-of-15-ac")):

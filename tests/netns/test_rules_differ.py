@@ -38,7 +38,7 @@ def nftables() -> None:
     for damage, found in (
         ("delete element inet pynet publish4 { tcp . 8080 }", "set publish4 of table inet pynet has 0 of 1 entries"),
         ("flush chain inet pynet publish", "chain publish of table inet pynet has 0 of 4 entries"),
-        ("add rule inet pynet forward drop", "chain forward of table inet pynet has 8 of 7 entries"),
+        ("add rule inet pynet forward drop", "chain forward of table inet pynet has 9 of 8 entries"),
         ("delete table inet pynet", "table inet pynet is gone"),
     ):
         assert asyncio.run(found_after(NftablesFirewall(Nftables()), ["nft", damage])) == [found], damage

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.firewall import EngineBridges, chains, ruleset
+from pynetdriver.model import Strangers
 from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
 
 LINK = "pn-0123456789ab"
@@ -63,7 +64,8 @@ def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
     for version in (4, 6):
         filtered = tables[version, "mangle"]
         assert "ACCEPT" not in str(filtered)
-        assert all(" -g PYNET-EDGE" in rule for rule in filtered["PYNET-FORWARD"])
+        assert all("-g PYNET-EDGE" in rule for rule in filtered["PYNET-FORWARD"][:-1])
+        assert filtered["PYNET-FORWARD"][-1] == "-g PYNET-STRANGERS"
         assert f"-o {LINK} -g PYNET-TO-{LINK}" in filtered["PYNET-EDGE"]
     assert tables[4, "mangle"][f"PYNET-TO-{LINK}"][-2:] == ("-g PYNET-WORLD", "-j DROP")
     assert tables[6, "mangle"][f"PYNET-TO-{LINK}"][-2:] == ("-g PYNET-OPEN", "-j DROP")
@@ -82,10 +84,28 @@ def test_others_on_a_shared_link_are_let_alone() -> None:
         f"-i {LINK} -j RETURN",
         "-d 10.9.0.0/24 -g PYNET-WORLD",
         "-d 10.9.0.0/24 -j DROP",
+        "-g PYNET-STRANGERS",
     )
     guard = rendered(segment(shared=True, internal=True), resident)[4, "mangle"]
     assert guard["PYNET-INPUT"] == (f"{who} -j PYNET-FROM-{LINK}",)
-    assert guard[f"PYNET-TO-{LINK}"][-1] == "-d 10.9.0.0/24 -j DROP"
+    assert guard[f"PYNET-TO-{LINK}"][-2:] == ("-d 10.9.0.0/24 -j DROP", "-g PYNET-STRANGERS")
+
+
+def test_strangers_are_kept_apart_of_their_ip_version_alone() -> None:
+    """By where packets come in and would leave; containers on a link of theirs go out, and bridges carry on."""
+    resident = Resident("br0", "02:42:0a:09:00:02")
+    strangers = Strangers(4, ("br0", "lan0"), others=("up0",), bridges=("br0",))
+    tables = rendered(segment(), resident, strangers)
+    guard = tables[4, "mangle"]
+    assert guard["PYNET-STRANGERS"][:3] == (
+        "-i br0 -o br0 -j RETURN",
+        "-i br0 -g PYNET-BEYOND",
+        "-i lan0 -g PYNET-BEYOND",
+    )
+    assert guard["PYNET-BEYOND"][:3] == tuple(f"-o {one} -g PYNET-CLOSED" for one in ("br0", "lan0", "up0"))
+    assert guard["PYNET-CLOSED"] == ("-j PYNET-USER", "-j DROP")
+    assert guard["PYNET-EDGE"][-2:] == ("-i br0 -m mac --mac-source 02:42:0A:09:00:02 -j RETURN", "-g PYNET-STRANGERS")
+    assert tables[6, "mangle"]["PYNET-STRANGERS"] == tables[6, "mangle"]["PYNET-BEYOND"] == ()
 
 
 protocols, ports = st.sampled_from(["tcp", "udp", "sctp"]), st.integers(1, 65535)
@@ -99,7 +119,7 @@ links = st.sampled_from(["pn-0123456789ab", "br0", "a-bridge-of-15c"])
 @st.composite
 def intents(draw: st.DrawFn) -> Intent:
     version = draw(st.sampled_from([4, 6]))
-    match draw(st.integers(0, 4)):
+    match draw(st.integers(0, 5)):
         case 0:
             where = draw(st.one_of(st.just(IPAddress("0.0.0.0" if version == 4 else "::")), addresses[version]))
             but = draw(st.one_of(st.none(), links))
@@ -110,6 +130,8 @@ def intents(draw: st.DrawFn) -> Intent:
             return Relaying(draw(protocols), draw(ports))
         case 3:
             return Resident(draw(links), "02:42:0a:09:00:02")
+        case 4:
+            return Strangers(version, ("br0", "lan0"), ("up0",), ("br0",))
         case _:
             crossing = st.builds(
                 Crossing,
@@ -133,6 +155,7 @@ def test_the_order_of_owners_is_of_no_matter_and_every_jump_has_an_end(several: 
     for (_, name), found in tables.items():
         assert set(chains.JUMPS[name].values()) <= set(found)
         for chain, rules in found.items():
+            assert chain == chains.USER or chains.MADE.fullmatch(chain)
             assert chain.startswith(chains.OURS) and len(chain) <= LONGEST
             assert {rule.split()[-1] for rule in rules if " PYNET-" in rule} <= set(found)
 
@@ -145,5 +168,6 @@ def test_both_kinds_know_the_same_intents() -> None:
         Relaying("tcp", 80),
         Resident(LINK, "02:42:0a:09:00:02"),
         Publication("tcp", IPAddress("::"), 80, IPAddress("fd00::2"), 80),
+        Strangers(4, ("lan0",)),
     ):
         assert rendered(one) and ruleset.content([one]) != ruleset.Content()
