@@ -151,7 +151,8 @@ def test_a_parent_in_passthru_is_refused(host: Host, lan: Namespace) -> None:
     """Whoever made it so: the kernel's refusal is translated when the network is made."""
     host.netns.run("ip", "link", "add", "theirs", "link", PARENT, "type", "macvlan", "mode", "passthru")
     # Without an address of its own, which would come while the host is compared with what it was.
-    host.netns.run("ip", "link", "set", "theirs", "addrgenmode", "none", "up")
+    for change in (("addrgenmode", "none"), ("up",)):  # in one message the kernel would bring it up first
+        host.netns.run("ip", "link", "set", "theirs", *change)
     every: list[dict[str, Any]] = [{}, {"host_access": "true"}, {"promiscuous": "true"}]
     for options in every:
         refused(host, on_parent(**options), f'"{PARENT}"', "passthru", "another parent")
