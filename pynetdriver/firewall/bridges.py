@@ -31,8 +31,8 @@ from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
 
 log = structlog.get_logger()
 
-#: Chains of the engine's that name its bridges and change with its networks, not with its containers.
-NAMING = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL", "DOCKER-FORWARD", "DOCKER-CT", "DOCKER-BRIDGE"})
+#: Chains of the engine's that name all of its bridges, the last ones that it writes; they change with networks alone.
+NAMING = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL", "DOCKER-BRIDGE"})
 #: The table of engine 29 with nftables, and how its chains for a bridge begin.
 TABLE, _INTO, _OUT_OF = "docker-bridges", "filter-forward-in__", "filter-forward-out__"
 _STAGE_1, _INTERNAL, _BRIDGE, _PORTS = "DOCKER-ISOLATION-STAGE-1", "DOCKER-INTERNAL", "DOCKER-BRIDGE", "DOCKER"

@@ -104,6 +104,15 @@ class Crowd:
         host.run("ip", "link", "set", f"v{bridge}", "master", bridge)
         self._serve(inner, bridge, *(one.format(number) for one in GATEWAYS))
 
+    def of_the_lan(self) -> None:
+        inner = self._entered("lan")
+        connect(
+            Plug(self._host.netns, "lan0", ("192.0.2.1/24", "fd00:192::1/64")),
+            Plug(inner, "eth0", ("192.0.2.2/24", "fd00:192::2/64")),
+        )
+        for gateway in ("192.0.2.1", "fd00:192::1"):
+            inner.run("ip", "route", "add", "default", "via", gateway)
+
     def of_pynet(self, name: str, number: int, id: str, subnet: int, *, dual: bool = True) -> None:
         self._host.attach(number, id, subnet, dual=dual)
         inner = self._entered(name)
@@ -167,6 +176,7 @@ def test_who_reaches_whom_between_the_engines_networks_and_pynets(host: Host, cr
     engine_rules.write(host.netns, engine, flavour)
     for bridge in BRIDGES:
         crowd.of_the_engine(bridge)
+    crowd.of_the_lan()
     unprotected = [("10.8.0.3", 81), ("fd00:8::3", 81)]
     into = [("10.9.0.2", 80), ("fd00:9::2", 80), *unprotected]
     questions = {
@@ -175,12 +185,14 @@ def test_who_reaches_whom_between_the_engines_networks_and_pynets(host: Host, cr
         for bridge, number in BRIDGES.items()
     }
     containers = [(CONTAINER[version].format(number), port) for number in BRIDGES.values() for version, port in ASKED]
+    questions["lan"] = into
     questions["nat"] = [*unprotected, *containers]
     modern = engine.startswith("29")
     is_open: list[str | None] = ["unprotected"] * 2 if modern else [None] * 2
     reached = ["nat", "only4", "nat", "only4", None, None, *is_open]
     expected: dict[str, list[str | None]] = dict.fromkeys(BRIDGES, reached)
     expected["x2"] = [None] * 8
+    expected["lan"] = [None, None, "unprotected", "unprotected"]
     # Ports 80, which is published, and 81 of each.
     expected["nat"] = [
         *is_open,

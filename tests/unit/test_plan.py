@@ -8,6 +8,7 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.backends import backend_named
 from pynetdriver.errors import PynetError
 from pynetdriver.model import Endpoint, Facts, Link, Network, PortMapping, Subnet, decode, encode
+from pynetdriver.plan import Relaying
 
 BRIDGE = backend_named("bridge")
 V4 = Subnet(IPNetwork("10.9.0.0/24"), IPAddress("10.9.0.1"))
@@ -291,3 +292,11 @@ def test_endpoint_survives_the_store() -> None:
         ports=ports, address6=IPNetwork("fd00:9::2/64"), sandbox="/x", ifname="web", phase="deleting"
     )
     assert decode(encode(endpoint), Endpoint) == endpoint
+
+
+def test_every_port_that_is_relayed_is_known_to_the_rules() -> None:
+    """Also one that is published on a single address, so that internal networks are kept from it; of ::1 they are."""
+    addresses = (ANY6, IPAddress("fd00:1::1"), IPAddress("::1"))
+    ports = tuple(PortMapping("tcp", address, 8080 + number, 80) for number, address in enumerate(addresses))
+    intents = BRIDGE.endpoint_plan(a_network(), an_endpoint(ports=ports)).intents
+    assert intents == (Relaying("tcp", 8080), Relaying("tcp", 8081))
