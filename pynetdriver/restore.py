@@ -67,7 +67,7 @@ async def restore(
             unwanted.append((endpoint, plan))
     # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
-    await journal.guess_strangers()
+    await journal.guess_strangers(lost=not known)
     if known or not await _has_lost_its_store(kernel, links):
         intents = {owner: plan.intents for owner, plan in plans.items()}
         await kernel.firewall.reset({**intents, **journal.strangers})
