@@ -35,6 +35,8 @@ class Journal:
         self._chains = chains
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
         self._settings = {one.path: one for one in settings}
+        #: Whether no switch was ever turned, as far as the store goes.
+        self._is_new = not settings
         self._forget_settings([one for one in settings if one.boot != boot])
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
@@ -208,16 +210,19 @@ class Journal:
                 {version: found for version, found in self.closed.items() if version not in versions}
             )
 
-    async def guess_strangers(self) -> None:
+    async def guess_strangers(self, *, lost: bool) -> None:
         """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
+
+        Args:
+            lost: there are no networks. With them rules are no witness, as they may be saved and loaded at boot.
 
         Raises:
             HostError: the kernel does not answer.
         """
-        for version in await asyncio.to_thread(self._kernel.firewall.kept_apart):
-            lost = switches.turned_on(version)
-            if lost is not None and lost.path not in self._settings:
-                self._keep(lost)
+        for version in await asyncio.to_thread(self._kernel.firewall.kept_apart) if lost and self._is_new else ():
+            former = switches.turned_on(version)
+            if former is not None:
+                self._keep(former)
         for one in list(self._settings.values()):
             if switches.is_host_wide(one) and one.strangers is None:
                 routing = [

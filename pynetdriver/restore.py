@@ -73,7 +73,7 @@ async def restore(
         await driver.follow_engine_bridges()
     except PynetError as error:
         log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
-    await journal.guess_strangers()
+    await journal.guess_strangers(lost=not known)
     if known or not await _has_lost_its_store(kernel, links):
         intents = {owner: plan.intents for owner, plan in plans.items()}
         await kernel.firewall.reset({**intents, **journal.strangers})

@@ -150,6 +150,12 @@ def test_a_host_that_forwarded_before_goes_on(site: Site, host: Host, firewall: 
         eventually(lambda: pings(site.machines["lan1"], 2) == [version == 4, version == 6])
         host.ok("CreateNetwork", DUAL)
         assert forwards(host) == ["1", "1"]
+    if firewall == "nftables":
+        # As where rules are saved and loaded again at boot.
+        host.daemon.kill()
+        host.netns.run("nft", "add", "element", "inet", "pynet", f"strangers{version}", "{ lan1 }")
+        host.daemon.start()
+        eventually(lambda: pings(site.machines["lan1"], 2) == [version == 4, version == 6])
 
 
 def test_links_that_others_make_later_are_theirs(site: Site, host: Host, firewall: str) -> None:
