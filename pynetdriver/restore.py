@@ -65,6 +65,10 @@ async def restore(
             driver.restore_ports(endpoint)
         else:
             unwanted.append((endpoint, plan))
+    # Rules come before links: at boot there is neither.
+    await kernel.firewall.set_engine_bridges(engine_bridges(links))
+    if known or not await _has_lost_its_store(kernel, links):
+        await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for plan in plans.values():
         kernel.conntrack.keep(plan.published)
         kernel.share(plan)
@@ -81,9 +85,6 @@ async def restore(
             log.error("could not restore", owner=plan.owner, error=str(error))
             if kind == "network":
                 healing.unsound.add(id)
-    await kernel.firewall.set_engine_bridges(engine_bridges(links))
-    if known or not await _has_lost_its_store(kernel, links):
-        await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
     await _collect(kernel, plans.values())
