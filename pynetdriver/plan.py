@@ -244,7 +244,7 @@ class Segment:
     `isolated` keeps its containers apart, `internal` keeps them in. From the links `trusted` open ports are
     reached as if all were admitted. `anti_spoof` lets no new flow out whose source is not of `subnets`.
     On a `shared` link there are others too, who are let alone: only what comes from a `Resident` or goes to
-    `subnets` is of this network.
+    `subnets` is of this network. With IP versions that are `hostless` not even the host is reached.
     """
 
     link: str
@@ -255,6 +255,7 @@ class Segment:
     anti_spoof: bool = False
     trusted: tuple[str, ...] = ()
     shared: bool = False
+    hostless: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         flags = {
@@ -264,6 +265,7 @@ class Segment:
             "anti-spoof": self.anti_spoof,
         }
         words = [word for word, holds in flags.items() if holds]
+        words += [f"hostless ipv{version}" for version in self.hostless]
         crossings = [] if self.internal else [f"({one})" for one in self.crossings]
         trusted = [f"trusted {link}" for link in self.trusted]
         return f"segment {self.link} {' '.join([*map(str, self.subnets), *words, *crossings, *trusted])}"
@@ -313,6 +315,35 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Entrance:
+    """A link that pynet made on one of others, by which the host takes in only what is of a container, or for one.
+
+    `admits` says from whom: whom the host's routes reach by that link and who is a `Resident` there, whom the
+    routes reach by it ("link"), or by it or by any link of the host's own on a parent ("shims").
+    """
+
+    link: str
+    admits: Literal["residents", "link", "shims"]
+
+    def __str__(self) -> str:
+        return f"entrance {self.link} for {self.admits}"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A bridge port through which none of what only a router or a DHCP server says comes from the container.
+
+    `against` is "ra" for router advertisements and redirects, "dhcp" for what DHCP servers answer to clients.
+    """
+
+    port: str
+    against: Literal["ra", "dhcp"]
+
+    def __str__(self) -> str:
+        return f"{self.against} guard {self.port}"
+
+
+@dataclass(frozen=True)
 class Resident:
     """A container on a shared link."""
 
@@ -325,7 +356,7 @@ class Resident:
 
 Made = Bridge | Dummy | Upper | Veth
 Object = Made | Adopted | Parent | Up | Hairpin | Address | Route | LinkSysctl
-Intent = Segment | Resident | Publication | Opening | Relaying | Strangers
+Intent = Segment | Entrance | Guard | Resident | Publication | Opening | Relaying | Strangers
 HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
@@ -368,6 +399,11 @@ class Plan:
     def segments(self) -> tuple[Segment, ...]:
         """The edges whose packets pynet judges."""
         return tuple(one for one in self.intents if isinstance(one, Segment))
+
+    @property
+    def edges(self) -> tuple[Segment | Entrance | Guard, ...]:
+        """What guards links, and so comes before them and goes after them."""
+        return tuple(one for one in self.intents if isinstance(one, Segment | Entrance | Guard))
 
     @property
     def foreign(self) -> frozenset[str]:

@@ -27,7 +27,20 @@ from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Link, Network
 from pynetdriver.names import OUR_NAMES, VLAN_NAME, bridge_name, container_link, network_mac, shim_link, shim_mac
 from pynetdriver.options import option
-from pynetdriver.plan import Address, Dummy, LinkSysctl, Object, Parent, Plan, Route, Up, Upper
+from pynetdriver.plan import (
+    Address,
+    Dummy,
+    Entrance,
+    Intent,
+    LinkSysctl,
+    Object,
+    Parent,
+    Plan,
+    Resident,
+    Route,
+    Up,
+    Upper,
+)
 from pynetdriver.pool import is_host_address, overlap, parse_address
 
 _VLAN_IDS = range(1, 4095)
@@ -207,6 +220,7 @@ def network_plan(network: Network, options: ParentOptions, attributes: Attribute
     there = network.facts.link(parent)
     vlan = VLAN_NAME.fullmatch(parent)
     objects: list[Object] = []
+    entrances: list[Intent] = []
     if _is_own(network, options):
         objects += [Dummy(parent, network_mac(network.id), options.mtu or network.facts.uplink_mtu)]
     elif vlan and (there is None or there.ours):
@@ -217,13 +231,20 @@ def network_plan(network: Network, options: ParentOptions, attributes: Attribute
             LinkSysctl("ipv6", parent, "disable_ipv6", "1"),
             Up(parent),
         ]
+        entrances.append(Entrance(parent, "link" if attributes.own_mac else "shims"))
     else:
         objects += [Parent(parent)]
     if options.host_access:
         objects += _shim(network, parent, attributes)
+        entrances.append(Entrance(shim_link(parent), "residents" if attributes.own_mac else "link"))
     # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
     trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
-    return Plan(f"network:{network.id}", objects=tuple(objects), trial=trial if objects == [Parent(parent)] else None)
+    return Plan(
+        f"network:{network.id}",
+        objects=tuple(objects),
+        intents=tuple(entrances),
+        trial=trial if objects == [Parent(parent)] else None,
+    )
 
 
 def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]:
@@ -265,10 +286,11 @@ def endpoint_plan(network: Network, endpoint: Endpoint, options: ParentOptions, 
         moves=True,
     )
     routes = []
+    residents = [Resident(shim_link(parent), endpoint.mac)] if options.host_access and attributes.own_mac else []
     if options.host_access:
         given = [one for one in (endpoint.address4, endpoint.address6) if one is not None]
         routes = [Route(shim_link(parent), one.ip, _source(network, one)) for one in given]
-    return Plan(f"endpoint:{endpoint.id}", objects=(link, *routes))
+    return Plan(f"endpoint:{endpoint.id}", objects=(link, *routes), intents=tuple(residents))
 
 
 def _source(network: Network, given: IPNetwork) -> IPAddress | None:

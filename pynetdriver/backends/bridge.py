@@ -37,6 +37,7 @@ from pynetdriver.plan import (
     Bridge,
     Crossing,
     Forwarding,
+    Guard,
     Hairpin,
     HostSetting,
     Intent,
@@ -180,6 +181,19 @@ class Options:
         "on an adopted bridge, with another MAC than theirs",
         default=True,
     )
+    ra_guard: bool = option(
+        "ra_guard",
+        kind=kinds.boolean,
+        meaning="on an adopted bridge, nobody gets router advertisements or redirects of containers",
+        default=True,
+    )
+    dhcp_guard: bool = option(
+        "dhcp_guard",
+        kind=kinds.boolean,
+        meaning="on an adopted bridge, nobody gets answers of DHCP servers in containers; `false` for a network whose "
+        "containers are to serve the LAN",
+        default=True,
+    )
 
 
 IMPLIED_BY: tuple[str, ...] = ()
@@ -317,6 +331,7 @@ def network_plan(network: Network) -> Plan:
         anti_spoof=options.anti_spoof,
         trusted=options.trusted,
         shared=adopted,
+        hostless=tuple(version for version in versions if modes[version] == "isolated"),
     )
     return Plan(f"network:{network.id}", tuple(settings), tuple(objects), (segment,))
 
@@ -324,7 +339,12 @@ def network_plan(network: Network) -> Plan:
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
     """A veth pair whose host end is a port of the bridge, and its published ports."""
     options = parse_options(Options, network.options)
-    intents: list[Intent] = [Resident(_bridge(network), endpoint.mac)] if _adopted(network) else []
+    link = host_link(endpoint.id)
+    intents: list[Intent] = []
+    if _adopted(network):
+        intents.append(Resident(_bridge(network), endpoint.mac))
+        intents += [Guard(link, "ra")] if options.ra_guard else []
+        intents += [Guard(link, "dhcp")] if options.dhcp_guard else []
     openings: dict[Opening, None] = {}
     addresses, translated = endpoint.addresses, False
     for port in endpoint.ports:
@@ -339,7 +359,6 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
             translated = options.icc
         if not port.host_port or (options.trusted and _modes(options)[address.version] == "nat"):
             openings[Opening(port.protocol, address, port.port)] = None
-    link = host_link(endpoint.id)
     veth = Veth(
         name=link,
         peer=container_link(endpoint.id),

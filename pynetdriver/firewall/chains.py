@@ -12,6 +12,7 @@ few for every network; but for their number they say what the table `inet pynet`
 | PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
 | PYNET-OPEN, PYNET-RELAYED | the sets `open4` and `open6`, `relayed` |
 | PYNET-APART | the set `residents` |
+| PYNET-PREROUTING of mangle, PYNET-BY-link, PYNET-ROUTED | `raw` and `entrance`, but for what is about 127/8 |
 | PYNET-WORLD | `world` |
 | PYNET-INPUT | `input` |
 | PYNET-STRANGERS, PYNET-BEYOND, PYNET-CLOSED | `strangers`, `closed`: by where packets come in, and would go out |
@@ -30,8 +31,8 @@ from dataclasses import dataclass, field
 
 from pynetdriver.firewall import EngineBridges
 from pynetdriver.model import Strangers
-from pynetdriver.names import PLAIN_GROUP
-from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
+from pynetdriver.plan import Entrance, Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
@@ -49,10 +50,10 @@ BEYOND = "PYNET-BEYOND"
 JUMPS = {
     "raw": {"PREROUTING": "PYNET-RAW"},
     "nat": {"PREROUTING": "PYNET-PREROUTING", "OUTPUT": "PYNET-OUTPUT", "POSTROUTING": "PYNET-POSTROUTING"},
-    "mangle": {"FORWARD": "PYNET-FORWARD", "INPUT": "PYNET-INPUT"},
+    "mangle": {"PREROUTING": "PYNET-PREROUTING", "FORWARD": "PYNET-FORWARD", "INPUT": "PYNET-INPUT"},
 }
 #: Where the jump has to be the first rule: what is dropped there must not be let through before.
-FIRST = {("raw", "PREROUTING"), ("mangle", "FORWARD"), ("mangle", "INPUT")}
+FIRST = {("raw", "PREROUTING"), *(("mangle", place) for place in JUMPS["mangle"])}
 
 _LOCAL = "-m addrtype --dst-type LOCAL"
 _HERE = {4: ("LOCAL", "BROADCAST", "MULTICAST"), 6: ("LOCAL", "MULTICAST")}
@@ -61,6 +62,18 @@ _LOST = "-m conntrack --ctstate INVALID"
 _TRANSLATED = "-m conntrack --ctstate DNAT"
 _KNOWN_OR_TRANSLATED = "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT"
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
+_OURS_BY_GROUP = f"-m devgroup --src-group {LINK_GROUP:#x}"
+_REDIRECT = {4: "-p icmp -m icmp --icmp-type 5", 6: "-p ipv6-icmp -m icmp6 --icmpv6-type 137"}
+#: See `ruleset`.
+_NO_ADDRESS_YET = {4: ("-s 0.0.0.0/32 -j RETURN",), 6: ("-s ::/128 -j RETURN", "-s fe80::/10 -j RETURN")}
+_ROUTED = {
+    4: ("-s 0.0.0.0/32 -j DROP", "-m rpfilter -j RETURN", "-j DROP"),
+    6: (
+        "-m rpfilter -j RETURN",
+        *(f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN" for kind in (135, 136)),
+        "-j DROP",
+    ),
+}
 _HOST = {4: 32, 6: 128}
 
 #: IP version and name of a table.
@@ -79,6 +92,8 @@ class Content:
     #: Links that others use too, and what comes from containers there.
     mixed: set[str] = field(default_factory=set)
     residents: dict[str, set[str]] = field(default_factory=dict)
+    #: Links on others' links, and whether who comes by one has to be a resident.
+    entrances: dict[str, bool] = field(default_factory=dict)
     shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     strangers: dict[int, Strangers] = field(default_factory=dict)
     own: dict[Table, dict[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -105,8 +120,8 @@ def content(intents: Iterable[Intent]) -> Content:
             case Resident():
                 who = f"-i {intent.link} -m mac --mac-source {intent.mac.upper()}"
                 result.residents.setdefault(intent.link, set()).add(who)
-                for version in (4, 6):
-                    result.share("apart", version, f"{who} -j DROP")
+            case Entrance(admits="residents" | "link"):  # of another link these tables do not know whom it leads to
+                result.entrances[intent.link] = intent.admits == "residents"
             case Segment():
                 _bound(result, intent)
             case Strangers():
@@ -122,6 +137,7 @@ def render(contents: Iterable[Content], bridges: EngineBridges) -> dict[Table, C
         whole.internal |= one.internal
         whole.genuine |= one.genuine
         whole.mixed |= one.mixed
+        whole.entrances.update(one.entrances)
         for link, found in one.residents.items():
             whole.residents.setdefault(link, set()).update(found)
         whole.strangers |= one.strangers
@@ -129,12 +145,12 @@ def render(contents: Iterable[Content], bridges: EngineBridges) -> dict[Table, C
             whole.shared.setdefault(key, set()).update(rules)
         for table, chains in one.own.items():
             whole.own.setdefault(table, {}).update(chains)
-    if not whole.links and not whole.shared and not whole.residents and not whole.strangers:
+    if not (whole.links or whole.shared or whole.residents or whole.entrances or whole.strangers):
         return {}
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
     for version in (4, 6):
         tables[version, "nat"] = _nat(whole, version)
-        tables[version, "mangle"] = _guard(whole, version, bridges)
+        tables[version, "mangle"] = _guard(whole, version, bridges) | _entrances(whole, version)
     for table, chains in whole.own.items():
         tables[table].update(chains)
     return tables
@@ -176,7 +192,9 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
     links, closed = sorted(whole.links), sorted(bridges.closed)
     strangers = whole.strangers.get(version, Strangers(version, ()))
     away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
-    genuine = (f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link))
+    genuine = tuple(
+        f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link)
+    )
     return {
         USER: (),
         "PYNET-FORWARD": (
@@ -204,10 +222,15 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
             *(f"-i {link} -j DROP" for link in [*links, *sorted(bridges.guarded)] if bridges.apart),
             "-j RETURN",
         ),
-        "PYNET-APART": _sorted(whole, "apart", version),
+        "PYNET-APART": tuple(f"{who} -j DROP" for link in sorted(whole.mixed) for who in _containers(whole, link)),
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
-        "PYNET-INPUT": (*away, *(f"-i {bridge} -j PYNET-RELAYED" for bridge in closed)),
+        "PYNET-INPUT": (
+            f"{_REDIRECT[version]} {_OURS_BY_GROUP} -j DROP",
+            *away,
+            *genuine,
+            *(f"-i {bridge} -j PYNET-RELAYED" for bridge in closed),
+        ),
     }
 
 
@@ -224,6 +247,16 @@ def _separate(strangers: Strangers) -> Chains:
         BEYOND: (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
         "PYNET-CLOSED": (f"-j {USER}", "-j DROP"),
     }
+
+
+def _entrances(whole: Content, version: int) -> Chains:
+    """Guard what packets come by that no rule about a bridge knows; see `ruleset`."""
+    found: Chains = {"PYNET-ROUTED": _ROUTED[version]}
+    for link, residents in whole.entrances.items():
+        who = sorted(whole.residents.get(link, ())) if residents else [f"-i {link}"]
+        found[f"PYNET-BY-{link}"] = (*(f"{one} -g PYNET-ROUTED" for one in who), "-j DROP")
+    ways = (f"-i {link} -g PYNET-BY-{link}" for link in sorted(whole.entrances))
+    return {**found, "PYNET-PREROUTING": (f"-i pnh+ {_OURS_BY_GROUP} -j DROP", *ways)}
 
 
 def _containers(whole: Content, link: str) -> list[str]:
@@ -270,16 +303,19 @@ def _bound(result: Content, segment: Segment) -> None:
             # Whatever conntrack remembers: an address may have been that of a container on another network.
             # On input, where there is no outgoing link, only this link's own addresses are let in, and there
             # not to ports that lead to containers of other networks.
-            local = (f"-m addrtype --dst-type {kind} --limit-iface-in -j RETURN" for kind in _HERE[version])
-            guard[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", "-j PYNET-RELAYED", *local, "-j DROP")
-            continue
+            local = [f"-m addrtype --dst-type {kind} --limit-iface-in -j RETURN" for kind in _HERE[version]]
+            here = [] if version in segment.hostless else ["-j PYNET-RELAYED", *local]
+            guard[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", *here, "-j DROP")
         if segment.anti_spoof and segment.subnets:
             result.genuine.add(link)
             known = (f"-s {one} -j RETURN" for one in subnets)
             # What the kernel cannot assign to a flow it does not translate: see `ruleset`.
             is_translated = any(one.version == version and one.source is not None for one in segment.crossings)
-            lost = (f"{_LOST} -j DROP",) if is_translated and not segment.shared else ()
-            guard[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *lost, *known, f"{_KNOWN} -j RETURN", "-j DROP")
+            lost = (f"{_LOST} -j DROP",) if is_translated and not (segment.shared or segment.internal) else ()
+            end = (*_NO_ADDRESS_YET[version], f"{_KNOWN} -j RETURN", "-j DROP")
+            guard[f"PYNET-SOURCE-{link}"] = (f"-o {link} -j RETURN", *lost, *known, *end)
+        if segment.internal:
+            continue
         admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", *among]
         # A published port reached from inside its own network: the answer must come back this way.
         left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from pynetdriver.firewall import Firewall, iptables, xtables
+from pynetdriver.firewall.bridged import Bridged
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.firewall.nftables import Nftables, NftablesError, NftablesFirewall
 from pynetdriver.firewall.ruleset import TABLE
@@ -30,9 +31,12 @@ def make_firewall(kind: str) -> Firewall:
     else:
         why = "it was asked for"
     log.info("firewall", kind=kind, because=why)
+    former: Firewall | None
     if kind == "iptables":
-        return IptablesFirewall(NftablesFirewall(nftables) if _listed(nftables, f"table {TABLE}") else None)
-    return NftablesFirewall(nftables, IptablesFirewall() if iptables.left_behind() else None)
+        former = NftablesFirewall(nftables) if _listed(nftables, f"table {TABLE}") else None
+        return Bridged(nftables, IptablesFirewall(former))
+    former = IptablesFirewall() if iptables.left_behind() else None
+    return Bridged(nftables, NftablesFirewall(nftables, former))
 
 
 def _kind_of_host(nftables: Nftables) -> tuple[str, str]:

@@ -424,8 +424,9 @@ def _buffer(content: bytes) -> Any:
 
 
 def _set_link(ip: Any, flag: str, link: str) -> None:
-    """Match a link by its whole name: for IPv6 the library would compare one bit of each letter."""
-    name, whole = link.encode(), b"\xff" * (len(link.encode()) + 1)
+    """Match a link by its whole name, or how it begins: for IPv6 the library would compare one bit of each letter."""
+    name = link.removesuffix("+").encode()
+    whole = b"\xff" * (len(name) + (not link.endswith("+")))
     if flag == "-i":
         ip.iniface, ip.iniface_mask = name, whole
     else:

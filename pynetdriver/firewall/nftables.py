@@ -137,12 +137,13 @@ class NftablesFirewall:
         async with self._lock:
             former = self._owners.get(owner, ())
             delta = ruleset.change(former, intents)
-            if not delta:
-                return
             first = not self._owners
             self._keep(owner, intents)
+            whole = first != (not self._owners)
+            if not delta and not whole:
+                return
             try:
-                await self._change("" if first or not self._owners else delta)
+                await self._change("" if whole else delta)
             except HostError:
                 self._keep(owner, former)
                 raise

@@ -29,7 +29,7 @@ from netaddr import IPAddress
 from pynetdriver.firewall import Direction, EngineBridges
 from pynetdriver.firewall.counters import Counted
 from pynetdriver.model import Strangers
-from pynetdriver.names import PLAIN_GROUP
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
 
 TABLE = "inet pynet"
@@ -81,6 +81,8 @@ _COUNTERS = {
 #: The most counters of each: two for each port, whatever clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
+#: To the host itself comes what has no address of a network's: neighbour discovery, and DHCP.
+_NO_ADDRESS_YET = ("ip6 saddr { ::, fe80::/10 } return", "ip saddr 0.0.0.0 return")
 #: Into a container goes what goes the way of its flow's first packet.
 _WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 
@@ -115,6 +117,12 @@ _STRANGERS = "".join(
         f"iifgroup {PLAIN_GROUP:#x} oifname @beyond{version} goto closed",
     )
 )
+# A frame to a group address of the bridge's own protocols (01:80:c2:00:00:0x, IEEE 802.1D table 7-10) is taken in by
+# the host as one of the port itself (net/bridge/br_input.c), of which no rule about the bridge knows: packets of that
+# kind are nobody's. What comes by links that pynet made on others' links (`entrance`) has a source to which the host's
+# routes lead by that link; on a macvlan link of the host's own it has the MAC of a container as well. ipvlan in l2 mode
+# hands over to its parent what is for the parent's addresses (drivers/net/ipvlan/ipvlan_core.c). Who comes by such a
+# link shows in its kind, so an `Entrance` needs no element.
 _CHAINS = (
     f"""
   chain traffic {{
@@ -124,19 +132,38 @@ _CHAINS = (
     drop
   }}
   chain strangers {{
-{_STRANGERS}  }}"""
+{_STRANGERS}  }}
+  chain raw {{
+    type filter hook prerouting priority raw; policy accept;
+    iifgroup {LINK_GROUP} iifname "pnh*" drop
+    iifgroup {PLAIN_GROUP} goto entrance
+    iifname != @links accept
+    ip saddr 127.0.0.0/8 drop
+    ip daddr 127.0.0.0/8 drop
+  }}
+  chain input {{
+    type filter hook input priority -10; policy accept;
+    iifgroup {LINK_GROUP} icmp type redirect drop
+    iifgroup {LINK_GROUP} icmpv6 type nd-redirect drop
+    iifname vmap @from
+    iifname vmap @genuine
+    iifname @engine_closed meta l4proto . th dport @relayed drop
+    ct status dnat iifname @links goto traffic
+  }}"""
     + """
+  chain entrance {
+    meta iifkind "macvlan" iifname . ether saddr != @residents drop
+    ip saddr 0.0.0.0 drop
+    fib saddr . iif oif exists accept
+    meta iifkind "vlan" fib saddr oifname "pns*" accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+    drop
+  }
   chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
     dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish6_at
     dnat ip to meta l4proto . th dport map @publish4
     dnat ip6 to meta l4proto . th dport map @publish6
-  }
-  chain raw {
-    type filter hook prerouting priority raw; policy accept;
-    iifname != @links accept
-    ip saddr 127.0.0.0/8 drop
-    ip daddr 127.0.0.0/8 drop
   }
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
@@ -186,12 +213,6 @@ _CHAINS = (
     oifname vmap @into
     oifname @engine_bridges goto engine
     iifname . ether saddr != @residents goto strangers
-  }
-  chain input {
-    type filter hook input priority -10; policy accept;
-    iifname vmap @from
-    iifname @engine_closed meta l4proto . th dport @relayed drop
-    ct status dnat iifname @links goto traffic
   }
   chain sent {
     type filter hook output priority filter; policy accept;
@@ -423,16 +444,17 @@ def _bound(result: Content, segment: Segment) -> None:
         # On input, where there is no outgoing link, only this link's own addresses are let in, and there
         # not to ports that lead to containers of other networks.
         away = f"from_{segment.link}"
+        hostless = [f"meta nfproto ipv{version} drop" for version in segment.hostless]
         local = "fib daddr . iif type { local, broadcast, multicast } return"
         relayed = "meta l4proto . th dport @relayed drop"
-        result.chains[away] = [*others, f"oifname {link} return", relayed, local, "drop"]
+        result.chains[away] = [*others, f"oifname {link} return", *hostless, relayed, local, "drop"]
         result.add_element("from", link, f"jump {away}")
-        return
     if segment.anti_spoof and segment.subnets:
         genuine = f"genuine_{segment.link}"
         # What the kernel cannot assign to a flow it does not translate: it would leave as it is. On a link of others
         # a flow may come in another way than by this host.
-        translated = {one.version for one in segment.crossings if one.source is not None and not segment.shared}
+        translates = not (segment.shared or segment.internal)
+        translated = {one.version for one in segment.crossings if one.source is not None and translates}
         known = [
             f"{_family(one.version)} saddr {one} {'ct state != invalid ' if one.version in translated else ''}return"
             for one in segment.subnets
@@ -441,10 +463,13 @@ def _bound(result: Content, segment: Segment) -> None:
             *others,
             f"oifname {link} return",
             *known,
+            *_NO_ADDRESS_YET,
             "ct state established,related return",
             "drop",
         ]
         result.add_element("genuine", link, f"jump {genuine}")
+    if segment.internal:
+        return
     admitted = ["ct state established,related accept", "ct status dnat accept", *among]
     # A published port reached from inside its own network: the answer must come back this way.
     left = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]

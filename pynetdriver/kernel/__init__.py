@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -88,6 +88,8 @@ class Kernel:
             for one in former.objects:
                 if isinstance(one, Route) and one not in plan.objects:
                     await self._remove(one)
+        if plan.edges and former is None:
+            await self.firewall.set(plan.owner, plan.edges)
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
@@ -174,16 +176,20 @@ class Kernel:
         for name in _shared(plan):
             self._sharing.get(name, set()).discard(plan.owner)
         failures = []
-        try:
-            await self.firewall.set(plan.owner, ())
-            self.conntrack.change(gone=plan.published)
-        except PynetError as error:
-            failures.append(error)
-        for one in reversed(plan.objects):
+
+        async def attempt(step: Awaitable[None]) -> None:
             try:
-                await self._remove(one)
+                await step
             except PynetError as error:
                 failures.append(error)
+
+        if not plan.edges:
+            await attempt(self.firewall.set(plan.owner, ()))
+        self.conntrack.change(gone=plan.published)
+        for one in reversed(plan.objects):
+            await attempt(self._remove(one))
+        if plan.edges:  # a link is guarded for as long as it is there
+            await attempt(self.firewall.set(plan.owner, ()))
         if failures:
             raise PynetError("; ".join(map(str, failures))) from failures[0]
 

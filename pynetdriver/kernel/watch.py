@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from pynetdriver.firewall import bridges
+from pynetdriver.firewall.bridged import BRIDGED
 from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.firewall.ruleset import TABLE, USER
 from pynetdriver.kernel.health import Health, Picture
@@ -43,7 +44,9 @@ _DELROUTE, _PROTOCOL, _RTA_DST, _RTA_OIF = 25, 5, 1, 4
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NFTABLES_GROUP, _SUBSYSTEM, _NEWGEN, _CHAINS, _TABLES = 7, 10, 15, {3, 5, 27}, {0, 2, 26}
 _GEN_PID, _GEN_NAME = 2, 3
-_FAMILIES, _INET = {2, 10}, 1
+_FAMILIES = {2, 10}
+#: pynet's tables, each as its family (linux/netfilter.h) and its name.
+_OURS = {(1, TABLE.split()[1]), (7, BRIDGED.split()[1])}
 _BUFFER_BYTES = 32 << 20
 #: The event loop goes on after so many.
 _DATAGRAMS = 64
@@ -158,7 +161,7 @@ class Watch:
         table, name = _text(found.get(1, b"")), _text(found.get(3 if kind in _CHAINS else 2, b""))
         if kind in _TABLES:
             name = ""
-        if (body[0], table) == (_INET, TABLE.split()[1]):
+        if (body[0], table) in _OURS:
             self._touched |= not name.startswith(USER)
         elif body[0] in _FAMILIES and table == "filter" and name in ("", "FORWARD", CHAIN):
             self.engine_rules_changed.set()

@@ -19,6 +19,10 @@ from pynetdriver.errors import HostError
 #: One instruction of a classic BPF program: code, jump if true, jump if false, operand (linux/filter.h).
 Instruction = tuple[int, int, int, int]
 
+#: Begins a program that accepts only what the link sends, not what comes in by it: a byte of what the kernel knows of
+#: a frame (SKF_AD_PKTTYPE) is PACKET_OUTGOING of linux/if_packet.h.
+SENT: tuple[Instruction, ...] = ((0x30, 0, 0, -0x1000 + 4), (0x15, 1, 0, 4), (0x06, 0, 0, 0))
+
 _ALL = 0x0003  # ETH_P_ALL of linux/if_ether.h
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER of asm-generic/socket.h
 _SOL_PACKET = 263  # linux/socket.h

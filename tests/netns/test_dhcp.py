@@ -113,9 +113,11 @@ class Lan:
         self._tap = self.tap()
         self._tap.setblocking(False)
 
-    def tap(self) -> socket.socket:
-        """Open a socket for all that arrives at the machine; the lab closes it."""
-        opened = within(self.machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)))
+    def tap(self, where: Namespace | None = None) -> socket.socket:
+        """Open a socket for all that arrives at the machine, or at another; the lab closes it."""
+        opened = within(
+            where or self.machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        )
         self.stack.callback(opened.close)
         opened.bind(("eth0", 0x0800))
         return opened
@@ -579,11 +581,11 @@ def test_answers_to_the_container_are_heard_behind_a_bridge(lan: Lan) -> None:
 
 
 @contextmanager
-def rogue(lan: Lan, frames: Callable[[Sent], list[bytes]]) -> Iterator[list[Sent]]:
-    """Have the machine answer each request with frames of its own."""
+def rogue(lan: Lan, frames: Callable[[Sent], list[bytes]], where: Namespace | None = None) -> Iterator[list[Sent]]:
+    """Have the machine, or another, answer each request with frames of its own."""
     seen: list[Sent] = []
     end = Event()
-    tap = lan.tap()
+    tap = lan.tap(where)
     tap.settimeout(0.1)
 
     def work() -> None:
@@ -605,6 +607,29 @@ def rogue(lan: Lan, frames: Callable[[Sent], list[bytes]]) -> Iterator[list[Sent
 
 
 USUAL = {1: b"\xff\xff\xff\0", 51: bytes([0, 0, 0, 120]), 54: IPAddress("192.0.2.66").packed}
+
+
+def test_what_a_container_answers_to_its_own_request_is_not_heard(lan: Lan) -> None:
+    """On the host's end of its pair only what goes to it counts, not what comes from it."""
+    container = lan.stack.enter_context(Namespace())
+    command.run("ip", "-n", lan.host.name, "link", "add", "br0", "type", "bridge")
+    connect(Plug(lan.host, "pair0"), Plug(container, "eth0"))
+    lan.host.run("ip", "link", "set", "pair0", "master", "br0")
+    lan.host.run("ip", "link", "set", "br0", "up")
+    container.run("ip", "link", "set", "eth0", "address", STATION.mac)
+    own = bytes.fromhex(STATION.mac.replace(":", ""))
+
+    def to_itself(sent: Sent) -> list[bytes]:
+        kind = Kind.OFFER if sent.kind is Kind.DISCOVER else Kind.ACK
+        return [own * 2 + answer(kind, USUAL, xid=sent.xid, mac=sent.chaddr, address="192.0.2.66")[12:]]
+
+    async def scenario(told: Told) -> None:
+        with pytest.raises(HostError, match="no DHCP server answered"):
+            await told.client.acquire(other_station(link="br0", listen=("pair0",)), timeout_s=3)
+
+    with rogue(lan, to_itself, container) as seen:
+        on(lan, scenario)
+    assert seen, "it was asked"
 
 
 def wrong(sent: Sent) -> list[bytes]:

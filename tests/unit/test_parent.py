@@ -68,6 +68,15 @@ def routes_by(name: str) -> str:
   route 2001:db8::20 dev {name} src 2001:db8::fffe"""
 
 
+def resident(name: str) -> str:
+    return f"  resident 02:42:c0:00:02:14 on {name}"
+
+
+def entrances(**admitted: str) -> str:
+    """Write entrances, each as its link, where _ stands for a dot, and whom it admits."""
+    return "".join(f"\n  entrance {link.replace('_', '.')} for {who}" for link, who in admitted.items())
+
+
 MADE_VLAN = """\
   parent lan0
   link lan0.50 type vlan on lan0 id 50 shared
@@ -81,8 +90,9 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     "macvlan": (a_network(), "  parent lan0", f"{LINK} macvlan on lan0 mode 4 {MAC} moves"),
     "macvlan with all": (
         a_network(host_access="true", promiscuous="true", mtu="1400"),
-        f"  promiscuous lan0\n  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}",
-        f"{LINK} macvlan on lan0 mode 4 mtu 1400 {MAC} moves\n{routes_by(SHIM)}",
+        f"  promiscuous lan0\n  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}"
+        + entrances(**{SHIM: "residents"}),
+        f"{LINK} macvlan on lan0 mode 4 mtu 1400 {MAC} moves\n{routes_by(SHIM)}\n{resident(SHIM)}",
     ),
     "macvlan private": (
         a_network(macvlan_mode="private"),
@@ -91,8 +101,8 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     ),
     "macvlan vepa": (
         a_network(macvlan_mode="vepa", host_access="true"),
-        f"  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}",
-        f"{LINK} macvlan on lan0 mode 2 {MAC} moves\n{routes_by(SHIM)}",
+        f"  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}" + entrances(**{SHIM: "residents"}),
+        f"{LINK} macvlan on lan0 mode 2 {MAC} moves\n{routes_by(SHIM)}\n{resident(SHIM)}",
     ),
     "macvlan passthru": (
         a_network(macvlan_mode="passthru"),
@@ -101,12 +111,13 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     ),
     "macvlan on a VLAN that is to be made": (
         a_network(parent="lan0.50", host_access="true"),
-        f"{MADE_VLAN}\n{shim(VLAN_SHIM, f'macvlan on lan0.50 mode 4 {VLAN_SHIM_MAC}')}",
-        f"{LINK} macvlan on lan0.50 mode 4 {MAC} moves\n{routes_by(VLAN_SHIM)}",
+        f"{MADE_VLAN}\n{shim(VLAN_SHIM, f'macvlan on lan0.50 mode 4 {VLAN_SHIM_MAC}')}"
+        + entrances(lan0_50="link", **{VLAN_SHIM: "residents"}),
+        f"{LINK} macvlan on lan0.50 mode 4 {MAC} moves\n{routes_by(VLAN_SHIM)}\n{resident(VLAN_SHIM)}",
     ),
     "macvlan on a VLAN that pynet made": (
         a_network(parent="lan0.50", links=(replace(VLAN, ours=True), LAN)),
-        MADE_VLAN,
+        MADE_VLAN + entrances(lan0_50="link"),
         f"{LINK} macvlan on lan0.50 mode 4 {MAC} moves",
     ),
     "macvlan on a VLAN that was there": (
@@ -121,17 +132,18 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     ),
     "ipvlan": (
         a_network("ipvlan", host_access="true"),
-        f"  sysctl net.ipv4.conf.lan0.rp_filter = 2\n  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 0 flags 0')}",
+        f"  sysctl net.ipv4.conf.lan0.rp_filter = 2\n  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 0 flags 0')}"
+        + entrances(**{SHIM: "link"}),
         f"{LINK} ipvlan on lan0 mode 0 flags 0 moves\n{routes_by(SHIM)}",
     ),
     "ipvlan l3": (
         a_network("ipvlan", ipvlan_mode="l3", host_access="true"),
-        f"  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 1 flags 0')}",
+        f"  parent lan0\n{shim(SHIM, 'ipvlan on lan0 mode 1 flags 0')}" + entrances(**{SHIM: "link"}),
         f"{LINK} ipvlan on lan0 mode 1 flags 0 moves\n{routes_by(SHIM)}",
     ),
     "ipvlan l3s vepa": (
         a_network("ipvlan", ipvlan_mode="l3s", ipvlan_flag="vepa", parent="lan0.50"),
-        MADE_VLAN,
+        MADE_VLAN + entrances(lan0_50="shims"),
         f"{LINK} ipvlan on lan0.50 mode 2 flags 2 moves",
     ),
     "ipvlan private by itself": (
@@ -179,7 +191,8 @@ def test_a_leased_address_is_led_to_the_shim_from_the_hosts_own() -> None:
     endpoint = an_endpoint(lease=leased(), address6=None)
     assert "address" not in str(backend_named("macvlan").network_plan(network)).replace(f"mode 4 {SHIM_MAC}", "")
     assert str(backend_named("macvlan").endpoint_plan(network, endpoint)).splitlines()[2:] == [
-        f"  route 192.0.2.20 dev {SHIM} src 192.0.2.1"
+        f"  route 192.0.2.20 dev {SHIM} src 192.0.2.1",
+        resident(SHIM),
     ]
 
 

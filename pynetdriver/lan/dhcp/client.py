@@ -30,7 +30,7 @@ from pynetdriver.lan.dhcp.messages import (
     renewal,
     request,
 )
-from pynetdriver.lan.packet import PacketSocket
+from pynetdriver.lan.packet import SENT, PacketSocket
 from pynetdriver.model import DhcpLease, Station
 
 log = structlog.get_logger()
@@ -96,7 +96,7 @@ class _Exchange:
         for link in self.station.listen:
             # One that is gone has nothing to hear.
             with contextlib.suppress(HostError):
-                self._sockets.append(PacketSocket(link, program, self._received))
+                self._sockets.append(PacketSocket(link, (*SENT, *program), self._received))
         return self
 
     def __exit__(self, *_: object) -> None:
