@@ -21,7 +21,7 @@ import structlog
 from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall.nftables import Nftables, NftablesError
+from pynetdriver.firewall.tables import Tables
 from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
 
 log = structlog.get_logger()
@@ -56,8 +56,7 @@ class EngineChains:
     """The accept rules in DOCKER-USER, for IPv4 and IPv6, wherever that chain is."""
 
     def __init__(self) -> None:
-        # A context of its own: listing an absent chain takes 15 ms, so it happens in a thread.
-        self._nftables = Nftables()
+        self._tables = Tables()
         self._lock = asyncio.Lock()
 
     async def allow(self, links: Mapping[str, Sequence[IPNetwork]] | None = None) -> bool:
@@ -71,7 +70,7 @@ class EngineChains:
         """
         added = False
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 named = _named(links or {}, 6 if command.startswith("ip6") else 4)
                 rules = await self._rules(command)
                 if rules is None:
@@ -89,7 +88,7 @@ class EngineChains:
     async def lack(self, links: Mapping[str, Sequence[IPNetwork]]) -> bool:
         """Tell whether rules that `allow` would add are missing. Raises HostError."""
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 rules = await self._rules(command)
                 if rules is not None and _missing(_named(links, 6 if command.startswith("ip6") else 4), rules):
                     return True
@@ -103,16 +102,16 @@ class EngineChains:
         """
         ours = {_listed(_rule(direction)) for direction in _DIRECTIONS}
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 for rule in await self._rules(command) or []:
                     if rule in ours or _COMMENT in rule:
                         await _run(command, "-D", *rule.split()[1:])
 
-    async def _commands(self) -> list[str]:
+    def _commands(self) -> list[str]:
         """Find the iptables commands in whose tables the chain is, without making any table."""
         found = []
         for family, command in (("ip", "iptables"), ("ip6", "ip6tables")):
-            if await asyncio.to_thread(self._in_nftables, family):
+            if self._in_nftables(family):
                 found.append(f"{command}-nft")
             if _has_legacy_filter(family):
                 found.append(f"{command}-legacy")
@@ -125,7 +124,7 @@ class EngineChains:
         except HostError as error:
             if command.endswith("-nft"):
                 # Version 1.8.9 calls a chain that vanished incompatible.
-                present = await asyncio.to_thread(self._in_nftables, "ip6" if command.startswith("ip6") else "ip")
+                present = self._in_nftables("ip6" if command.startswith("ip6") else "ip")
             else:
                 present = "No chain/target/match by that name" not in str(error)
             if present:
@@ -134,10 +133,7 @@ class EngineChains:
         return [line for line in lines if line.startswith("-A")]
 
     def _in_nftables(self, family: str) -> bool:
-        try:
-            return bool(self._nftables.listing(f"chain {family} filter {CHAIN}"))
-        except NftablesError:
-            return False
+        return self._tables.has_chain(family, "filter", CHAIN)
 
 
 def _has_legacy_filter(family: str) -> bool:
