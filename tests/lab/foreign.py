@@ -1,5 +1,7 @@
 """Tables of other people, written by the newest nft that the lab has."""
 
+import re
+
 from .command import run
 from .netns import Namespace
 from .roots import ensure_root
@@ -77,8 +79,13 @@ def add_tables(netns: Namespace) -> None:
     nft(netns, _TABLES % {"sets": _EVERY_KIND})
 
 
+def remove_tables(netns: Namespace) -> None:
+    """Remove them again."""
+    nft(netns, "".join(f"delete table {name}\n" for name in re.findall(r"^table (\w+ \S+) {", _TABLES, re.MULTILINE)))
+
+
 def listed(root: str, netns: Namespace) -> str:
-    """List all tables with the nft of a root file system; raises CommandFailed if it dies over one."""
+    """List all tables with the nft of an engine's root file system; raises CommandFailed if it dies over one."""
     return netns.run("chroot", root, "nft", "list", "ruleset")
 
 
