@@ -11,8 +11,9 @@ import subprocess
 import pytest
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.firewall import Count
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
-from pynetdriver.firewall.ruleset import _SETS, FORMS
+from pynetdriver.firewall.ruleset import _SETS, BARE, FORMS
 from pynetdriver.plan import Crossing, Opening, Publication, Relaying, Resident, Segment
 from tests.lab import foreign
 from tests.lab.command import CommandFailed
@@ -123,6 +124,32 @@ def table_of_everything() -> None:
         assert "elements" in listing, name
 
 
+def table_of_an_older_pynet() -> None:
+    """Write one whose sets are declared by their types alone, with a counter in it, and take it over."""
+    older = BARE
+    for by_expression, by_type in (("iifname", "ifname"), ("ip saddr", "ipv4_addr"), ("ip6 saddr", "ipv6_addr")):
+        older = older.replace(f"typeof {by_expression}", f"type {by_type}")
+    counter = "original . tcp . 8080 . 10.9.0.2 counter packets 1 bytes 2"
+    older += f"add element inet pynet traffic4 {{ {counter} }}\n"
+    subprocess.run(["nft", "-f", "-"], input=older, text=True, check=True)
+    port = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+
+    async def scenario() -> None:
+        firewall = NftablesFirewall(Nftables())
+        await firewall.reset({"endpoint:1": [port]})
+        assert await firewall.differences() == []
+        assert list((await firewall.traffic()).values()) == [Count(1, 2)]
+
+    asyncio.run(scenario())
+    listing = subprocess.run(["nft", *TABLE], capture_output=True, text=True, check=True).stdout
+    assert "type ifname" not in listing and "typeof iifname" in listing
+
+
+def test_the_table_of_an_older_pynet_is_taken_over() -> None:
+    with Namespace() as netns:
+        inside(netns, table_of_an_older_pynet)
+
+
 @pytest.mark.parametrize("engine", RECIPES)
 def test_other_versions_of_nft_list_pynets_table(engine: str) -> None:
     """What this machine's library compiles is listed by older and newer ones, and so is what they read back."""
@@ -141,7 +168,7 @@ def test_other_versions_of_nft_list_pynets_table(engine: str) -> None:
         netns.run("chroot", root, "nft", "-j", "list", "ruleset")
 
 
-def test_the_tables_of_others_are_what_ends_older_versions(request: pytest.FixtureRequest) -> None:
+def test_the_tables_of_others_are_what_ends_older_versions() -> None:
     """Else these tests could not fail; with a machine whose own nft is new enough there is nothing to see."""
     with Namespace() as netns:
         foreign.add_tables(netns)
