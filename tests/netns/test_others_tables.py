@@ -142,7 +142,7 @@ def table_of_an_older_pynet() -> None:
 
     asyncio.run(scenario())
     listing = subprocess.run(["nft", *TABLE], capture_output=True, text=True, check=True).stdout
-    assert "type ifname" not in listing and "typeof iifname" in listing
+    assert "type ifname :" not in listing and "type ifname\n" not in listing and "typeof iifname :" in listing
 
 
 def test_the_table_of_an_older_pynet_is_taken_over() -> None:
