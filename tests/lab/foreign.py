@@ -9,27 +9,27 @@ from .roots import ensure_root
 NEWEST = "28.5"
 #: Elements of each kind of set and map, as declarations and what rules do with them.
 _EVERY_KIND = """
-    set a_address { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2 } }
-    set a_range { type ipv4_addr; flags interval; auto-merge; elements = { 192.0.2.0/24, 198.51.100.7-198.51.100.9 } }
+    set a_address { type ipv4_addr; elements = { 198.18.0.1, 198.18.0.2 } }
+    set a_range { type ipv4_addr; flags interval; auto-merge; elements = { 198.18.0.0/24, 198.19.0.7-198.19.0.9 } }
     set a_range6 { type ipv6_addr; flags interval; elements = { 2001:db8::/32 } }
     set a_timed { type ipv4_addr; size 1024; flags dynamic,timeout; timeout 1h; }
     set a_mark { type mark; elements = { 0x1 } }
     set a_mac { type ether_addr; elements = { 02:11:22:33:44:55 } }
     set a_link { type ifname; elements = { "eth0", "wg*" }; flags interval; }
     set a_service { type inet_service; comment "of one type"; elements = { 22, 80 } }
-    set a_pair { type ipv4_addr . inet_service; elements = { 192.0.2.1 . 80 } }
-    set a_ranges { type ipv4_addr . inet_service; flags interval; elements = { 192.0.2.0/24 . 1-1023 } }
-    set a_measured { type ipv4_addr; counter; elements = { 192.0.2.1 counter packets 1 bytes 2 } }
-    set a_by_expression { typeof ip saddr; elements = { 192.0.2.1 } }
-    set a_pair_by_expression { typeof ip saddr . tcp dport; elements = { 192.0.2.1 . 80 } }
-    map a_decides { type ipv4_addr : verdict; elements = { 192.0.2.1 : accept } }
+    set a_pair { type ipv4_addr . inet_service; elements = { 198.18.0.1 . 80 } }
+    set a_ranges { type ipv4_addr . inet_service; flags interval; elements = { 198.18.0.0/24 . 1-1023 } }
+    set a_measured { type ipv4_addr; counter; elements = { 198.18.0.1 counter packets 1 bytes 2 } }
+    set a_by_expression { typeof ip saddr; elements = { 198.18.0.1 } }
+    set a_pair_by_expression { typeof ip saddr . tcp dport; elements = { 198.18.0.1 . 80 } }
+    map a_decides { type ipv4_addr : verdict; elements = { 198.18.0.1 : accept } }
     map a_decides_by_link { type ifname : verdict; elements = { "eth0" : accept } }
-    map a_decides_by_range { type ipv4_addr : verdict; flags interval; elements = { 192.0.2.0/24 : drop } }
-    map a_leads { type inet_service : ipv4_addr; elements = { 80 : 192.0.2.1 } }
-    map a_leads_on { type inet_service : ipv4_addr . inet_service; elements = { 80 : 192.0.2.1 . 8080 } }
-    map a_marks { type ipv4_addr : mark; elements = { 192.0.2.1 : 0x1 } }
-    map a_marks_by_expression { typeof ip saddr : meta mark; elements = { 192.0.2.1 : 0x1 } }
-    map a_objects { type ipv4_addr : counter; elements = { 192.0.2.1 : "a_named" } }
+    map a_decides_by_range { type ipv4_addr : verdict; flags interval; elements = { 198.18.0.0/24 : drop } }
+    map a_leads { type inet_service : ipv4_addr; elements = { 80 : 198.18.0.1 } }
+    map a_leads_on { type inet_service : ipv4_addr . inet_service; elements = { 80 : 198.18.0.1 . 8080 } }
+    map a_marks { type ipv4_addr : mark; elements = { 198.18.0.1 : 0x1 } }
+    map a_marks_by_expression { typeof ip saddr : meta mark; elements = { 198.18.0.1 : 0x1 } }
+    map a_objects { type ipv4_addr : counter; elements = { 198.18.0.1 : "a_named" } }
     counter a_named { }
     quota a_limited { over 1 mbytes }
     limit a_paced { rate 10/second }
@@ -37,11 +37,11 @@ _EVERY_KIND = """
 _TABLES = """
 table inet theirs { %(sets)s
   chain forward { type filter hook forward priority 0; policy accept;
-    ip saddr { 192.0.2.7, 192.0.2.8 } counter name "a_named" drop
+    ip saddr { 198.18.0.7, 198.18.0.8 } counter name "a_named" drop
     ip saddr @a_address drop
     ip saddr @a_range drop
     ip saddr vmap @a_decides
-    ip saddr 192.0.2.9 add @a_timed { ip saddr timeout 1m }
+    ip saddr 198.18.0.9 add @a_timed { ip saddr timeout 1m }
     tcp dport vmap { 9999 : drop }
     meta mark set ip saddr map @a_marks
   }
@@ -52,14 +52,14 @@ table bridge theirs { %(sets)s
   chain forward { type filter hook forward priority 0; policy accept; ip saddr @a_address drop; }
 }
 table arp theirs {
-  set a_address { type ipv4_addr; elements = { 192.0.2.1 } }
+  set a_address { type ipv4_addr; elements = { 198.18.0.1 } }
 }
 table netdev theirs { %(sets)s }
 table inet asleep { flags dormant
-  set a_address { type ipv4_addr; elements = { 192.0.2.1 } }
+  set a_address { type ipv4_addr; elements = { 198.18.0.1 } }
 }
 table inet owned { flags owner, persist
-  set a_address { type ipv4_addr; elements = { 192.0.2.1 } }
+  set a_address { type ipv4_addr; elements = { 198.18.0.1 } }
 }
 table ip docker-bridges {
   map filter-forward-in-jumps { type ifname : verdict; elements = { "docker0" : jump from-docker0 } }
