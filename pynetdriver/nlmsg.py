@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterator
 from itertools import count
+from typing import NamedTuple
 
 #: Kinds, flags and the mark of an attribute that holds others (linux/netlink.h).
 ERROR, DONE = 2, 3
@@ -22,6 +23,14 @@ _DATAGRAM_BYTES = 1 << 17
 #: A list that changed while it was read is read again: so often at once, then so often with a pause before each.
 _AT_ONCE, _LATER, _PAUSE_S = 5, 20, 0.03
 _sequence = count(1)
+
+
+class Message(NamedTuple):
+    """A request of a transaction."""
+
+    kind: int
+    flags: int
+    body: bytes
 
 
 def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:

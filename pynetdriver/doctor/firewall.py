@@ -9,7 +9,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.answers import Finding, Network
 from pynetdriver.doctor.facts import BaseChain, title, versions
-from pynetdriver.doctor.findings import error
+from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import SOMEWHERE, Host
 from pynetdriver.doctor.packets import UNREAD, Drop, Packet, Rule, dropped, read_nft, rules_of_iptables
 from pynetdriver.firewall.engine import CHAIN, engine_bridges
@@ -116,6 +116,13 @@ def drops(host: Host) -> Iterator[Finding]:
                     if finding.command not in commands:
                         commands.add(finding.command)
                         yield finding
+    if host.unread and host.has_libnftables:
+        yield warning(
+            "other-rules",
+            f"this host's libnftables cannot read the nftables chain {host.unread[0]}, which a newer nft wrote or which"
+            " is too long: whether it drops what is pynet's is not known, and nft on this host may crash over it",
+            command="apt-get install nftables libnftables1",
+        )
 
 
 def _packets(host: Host, network: Network, version: int) -> Iterator[Packet]:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
+import resource
+import signal
 import socket
 import struct
 import subprocess
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from pynetdriver.answers import Network
 from pynetdriver.doctor.facts import BaseChain, HostAddress, HostRoute, Link, Table, Told, Way, is_ours
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import xtables
-from pynetdriver.firewall.nftables import Nftables, NftablesError
+from pynetdriver.firewall.library import Context, load
 from pynetdriver.host import SOCKET, STATE_DIR, folder_beside, seen
 from pynetdriver.kernel.settings import ROOT
 from pynetdriver.kernel.wire import route_socket
@@ -46,6 +50,9 @@ _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 _NFT_DORMANT = 1
 _NF_DROP = 0
 _COMMAND_S = 3.0
+_LISTING_S = 3
+#: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h); the latter leaves out elements of sets.
+_JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11
 #: Addresses in the internet.
 SOMEWHERE = {4: IPAddress("1.1.1.1"), 6: IPAddress("2606:4700::1111")}
 _SERVICE = "pynet.service"
@@ -60,6 +67,8 @@ class Host:
         self.told = told
         self.status = told.status
         self.networks = told.networks or ()
+        #: Chains whose rules could not be read.
+        self.unread: list[str] = []
 
     @cached_property
     def start(self) -> str:
@@ -223,15 +232,11 @@ class Host:
         return [one for one in self.networks if one.link and one not in self.bridged and not is_ours(one.link)]
 
     @cached_property
-    def _nftables(self) -> Nftables | None:
-        with contextlib.suppress(HostError):
-            return Nftables()
-        return None
-
-    @property
     def has_libnftables(self) -> bool:
         """Whether the library is installed."""
-        return self._nftables is not None
+        with contextlib.suppress(HostError):
+            return bool(load())
+        return False
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -275,11 +280,9 @@ class Host:
 
     def rules(self, family: str, table: str, chain: str) -> list[list[dict[str, Any]]] | None:
         """List the rules of a chain, each as the statements of libnftables-json(5); None if they cannot be read."""
-        if self._nftables is None:
-            return None
-        try:
-            listed = self._nftables.listing(f"chain {family} {table} {chain}")
-        except NftablesError:
+        listed = _apart(lambda: _listing(f"chain {family} {table} {chain}"))
+        if listed is None:
+            self.unread.append(f"{family} {table} {chain}")
             return None
         return [one["rule"]["expr"] for one in listed if "rule" in one]
 
@@ -317,6 +320,40 @@ def peer(one: socket.socket) -> int:
     """Name the process at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
     raw = one.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("=iII", raw)[0])
+
+
+def _listing(what: str) -> list[dict[str, Any]]:
+    """List e.g. `chain ip filter FORWARD` as libnftables-json(5) objects. Raises HostError or ValueError."""
+    context = Context(load())
+    context.set_output(_JSON_OUTPUT | _TERSE)
+    output, refusal = context.run(f"list {what}")
+    if refusal:
+        raise HostError(refusal)
+    found: list[dict[str, Any]] = json.loads(output)["nftables"]
+    return found
+
+
+def _apart(ask: Callable[[], Any]) -> Any:
+    """Ask in a process of its own, and return what can be written as JSON; None if it fails or dies over it.
+
+    Some versions of libnftables die of a signal over a table that another version wrote.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.alarm(_LISTING_S)
+            with open(writing, "w") as told:
+                json.dump(ask(), told)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading) as told, contextlib.suppress(ValueError):
+        answer = told.read()
+        os.waitpid(child, 0)
+        return json.loads(answer)
+    return None
 
 
 def _nft(question: str) -> list[Any]:

@@ -3,7 +3,8 @@
 | module | what |
 |---|---|
 | `choice` | which kind this host has |
-| `ruleset`, `nftables`, `counters` | the table `inet pynet`: as text, pure; written by libnftables; its counters |
+| `ruleset`, `nftables`, `counters` | the table `inet pynet`: as text, pure; kept in the kernel; its counters |
+| `library`, `compiler`, `transaction`, `tables` | libnftables; text as messages, by it and by hand; the kernel |
 | `chains`, `iptables`, `xtables` | chains in legacy tables: as text, pure; written by python-iptables; read |
 | `engine` | the rules of pynet in the engine's own chain for others |
 | `bridges` | the engine's bridges, from the engine's own rules |

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import structlog
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow
-from pynetdriver.firewall.nftables import Nftables, NftablesError
+from pynetdriver.firewall.library import NftablesError
+from pynetdriver.firewall.nftables import Nftables
+from pynetdriver.firewall.tables import Table
+from pynetdriver.firewall.transaction import Form
 from pynetdriver.plan import Guard, Intent
 
 log = structlog.get_logger()
@@ -57,14 +59,18 @@ _CHAINS = """
     iifname @dhcp jump server
   }
 """
+DECLARATIONS = f"table {BRIDGED} {{\n" + "".join(f"  set {name} {{ typeof iifname; }}\n" for name in _SETS) + "}\n"
+BARE = DECLARATIONS.removesuffix("}\n") + f"{_CHAINS}}}\n"
+_FORMS = dict.fromkeys(_SETS, Form(("ifname",)))
 _RULES = sum(line.startswith("    ") and " hook " not in line for line in _CHAINS.splitlines())
 
 
 class Bridged:
     """A `Firewall` with this table beside one of either kind, which gets all other intents."""
 
-    def __init__(self, nftables: Nftables, inner: Firewall) -> None:
-        self._nftables = nftables
+    def __init__(self, inner: Firewall) -> None:
+        """Load libnftables. Raises HostError."""
+        self._nftables = Nftables(BRIDGED, BARE, DECLARATIONS, _FORMS)
         self._inner = inner
         self.kind = inner.kind
         self.mend_every_s = inner.mend_every_s
@@ -165,14 +171,13 @@ class Bridged:
 
     def _write(self) -> None:
         """Replace the table, or remove it if nothing is guarded."""
-        if not self._owners and not self._listed():
+        if not self._owners and self._nftables.listing() is None:
             return
         commands = f"table {BRIDGED}\ndelete table {BRIDGED}\n"
         if self._owners:
-            sets = "".join(
-                f"  set {name} {{ type ifname; {_inline(found)} }}\n" for name, found in self._elements().items()
+            commands += BARE + "".join(
+                f"{_command('add', name, found)}\n" for name, found in self._elements().items() if found
             )
-            commands += f"table {BRIDGED} {{\n{sets}{_CHAINS}}}\n"
         try:
             self._nftables.commit(commands)
         except NftablesError as error:
@@ -182,17 +187,11 @@ class Bridged:
                 " ra_guard=false and dhcp_guard=false"
             ) from error
 
-    def _listed(self, *, elements: bool = False) -> list[dict[str, Any]]:
-        try:
-            return self._nftables.listing(f"table {BRIDGED}", elements=elements)
-        except NftablesError:
-            return []
-
     def _difference(self, *, elements: bool = True) -> list[str]:
-        listed = self._listed(elements=elements)
-        found = {one["set"]["name"]: len(one["set"].get("elem", ())) for one in listed if "set" in one}
+        listed = self._nftables.listing(elements=elements) or Table()
+        found = {name: size for name, (_, size) in listed.sets.items()}
         wanted = {name: len(ports) for name, ports in self._elements().items()}
-        is_right = sum("rule" in one for one in listed) == _RULES and (found == wanted or not elements)
+        is_right = sum(listed.chains.values()) == _RULES and (found == wanted or not elements)
         return [] if is_right else [f"table {BRIDGED} is gone or was changed"]
 
 
@@ -208,8 +207,8 @@ def _elements(guards: Iterable[Guard]) -> dict[str, list[str]]:
     return {name: sorted(ports) for name, ports in found.items()}
 
 
-def _inline(ports: list[str]) -> str:
-    return f"elements = {{ {', '.join(ports)} }}" if ports else ""
+def _command(verb: str, name: str, ports: Iterable[str]) -> str:
+    return f"{verb} element {BRIDGED} {name} {{ {', '.join(sorted(ports))} }}"
 
 
 def _change(former: Iterable[Guard], new: Iterable[Guard]) -> str:
@@ -221,5 +220,5 @@ def _change(former: Iterable[Guard], new: Iterable[Guard]) -> str:
             ("add", set(after[name]) - set(before[name])),
         ):
             if ports:
-                lines.append(f"{verb} element {BRIDGED} {name} {{ {', '.join(sorted(ports))} }}\n")
+                lines.append(f"{_command(verb, name, ports)}\n")
     return "".join(lines)

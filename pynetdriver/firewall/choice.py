@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any
 
 import structlog
 
 from pynetdriver.firewall import Firewall, iptables, xtables
 from pynetdriver.firewall.bridged import Bridged
 from pynetdriver.firewall.iptables import IptablesFirewall
-from pynetdriver.firewall.nftables import Nftables, NftablesError, NftablesFirewall
+from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import TABLE
+from pynetdriver.firewall.tables import Tables
 
 log = structlog.get_logger()
 
@@ -25,30 +25,28 @@ def make_firewall(kind: str) -> Firewall:
     Args:
         kind: one of `KINDS`; "auto" is the one that the host's own rules are in.
     """
-    nftables = Nftables()
+    tables = Tables()
     if kind == "auto":
-        kind, why = _kind_of_host(nftables)
+        kind, why = _kind_of_host(tables)
     else:
         why = "it was asked for"
     log.info("firewall", kind=kind, because=why)
     former: Firewall | None
     if kind == "iptables":
-        former = NftablesFirewall(nftables) if _listed(nftables, f"table {TABLE}") else None
-        return Bridged(nftables, IptablesFirewall(former))
+        former = NftablesFirewall(Nftables()) if tables.has_table(*TABLE.split()) else None
+        return Bridged(IptablesFirewall(former))
     former = IptablesFirewall() if iptables.left_behind() else None
-    return Bridged(nftables, NftablesFirewall(nftables, former))
+    return Bridged(NftablesFirewall(Nftables(), former))
 
 
-def _kind_of_host(nftables: Nftables) -> tuple[str, str]:
+def _kind_of_host(tables: Tables) -> tuple[str, str]:
     """Tell the kind that the host's rules are in, and from what that is known."""
     legacy = any(
         name in ("filter", "nat") and any(xtables.read(version, name).chains().values())
         for version in (4, 6)
         for name in xtables.present(version)
     )
-    # Not by `list tables`, which libnftables 1.0.6 writes as broken JSON when anybody's table has flags.
-    chains = [one["chain"] for family in ("ip", "ip6") for one in _listed(nftables, f"chains {family}")]
-    modern = any(one["table"] in ("filter", "nat") for one in chains)
+    modern = any(table in ("filter", "nat") for family in ("ip", "ip6") for table, _ in tables.chains(family))
     if legacy and not modern:
         return "iptables", "there are rules in the legacy tables, and no such tables in nftables"
     if modern and not legacy:
@@ -58,10 +56,3 @@ def _kind_of_host(nftables: Nftables) -> tuple[str, str]:
     except (OSError, subprocess.SubprocessError):
         return "nftables", "there is no iptables to ask"
     return "iptables" if "(legacy)" in said.stdout else "nftables", f"iptables says {said.stdout.strip()}"
-
-
-def _listed(nftables: Nftables, what: str) -> list[dict[str, Any]]:
-    try:
-        return [one for one in nftables.listing(what) if "metainfo" not in one]
-    except NftablesError:
-        return []

@@ -26,7 +26,7 @@ import structlog
 from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError
-from pynetdriver.firewall.nftables import Nftables, NftablesError
+from pynetdriver.firewall.tables import Tables
 from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
 
 log = structlog.get_logger()
@@ -69,8 +69,7 @@ class EngineChains:
     """The accept rules in DOCKER-USER, for IPv4 and IPv6, wherever that chain is."""
 
     def __init__(self) -> None:
-        # A context of its own: listing an absent chain takes 15 ms, so it happens in a thread.
-        self._nftables = Nftables()
+        self._tables = Tables()
         self._lock = asyncio.Lock()
 
     async def allow(
@@ -89,7 +88,7 @@ class EngineChains:
         """
         added = False
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 version = 6 if command.startswith("ip6") else 4
                 named, passed = _named(links or {}, version), _passed(links or {}, passed_on, version)
                 rules = await self._rules(command)
@@ -108,7 +107,7 @@ class EngineChains:
     async def lack(self, links: Mapping[str, Sequence[IPNetwork]], passed_on: Collection[tuple[int, str]] = ()) -> bool:
         """Tell whether rules that `allow` would add are missing. Raises HostError."""
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 version = 6 if command.startswith("ip6") else 4
                 rules = await self._rules(command)
                 if rules is not None and _missing(_named(links, version), _passed(links, passed_on, version), rules):
@@ -123,7 +122,7 @@ class EngineChains:
         """
         ours = {_listed(_rule(direction)) for direction in _DIRECTIONS}
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 for rule in await self._rules(command) or []:
                     if rule in ours or _is_named(rule):
                         await _run(command, "-D", *rule.split()[1:])
@@ -138,7 +137,7 @@ class EngineChains:
             HostError: iptables is missing, or refused.
         """
         async with self._lock:
-            for command in await self._commands():
+            for command in self._commands():
                 wanted, there, stands = await self._closings(command, bridges)
                 if not stands:
                     for rule in wanted:
@@ -151,7 +150,7 @@ class EngineChains:
     async def is_open(self, bridges: Mapping[int, Collection[str]]) -> bool:
         """Tell whether rules that `close` would add are missing or not at the end. Raises HostError."""
         async with self._lock:
-            return not all([(await self._closings(one, bridges))[2] for one in await self._commands()])
+            return not all([(await self._closings(one, bridges))[2] for one in self._commands()])
 
     async def _closings(
         self, command: str, bridges: Mapping[int, Collection[str]]
@@ -163,11 +162,11 @@ class EngineChains:
         last = rules[len(rules) - len(there) :]
         return wanted, there, not wanted or (set(wanted) <= set(there) and all(map(_CLOSING.fullmatch, last)))
 
-    async def _commands(self) -> list[str]:
+    def _commands(self) -> list[str]:
         """Find the iptables commands in whose tables the chain is, without making any table."""
         found = []
         for family, command in (("ip", "iptables"), ("ip6", "ip6tables")):
-            if await asyncio.to_thread(self._in_nftables, family):
+            if self._in_nftables(family):
                 found.append(f"{command}-nft")
             if _has_legacy_filter(family):
                 found.append(f"{command}-legacy")
@@ -180,7 +179,7 @@ class EngineChains:
         except HostError as error:
             if command.endswith("-nft"):
                 # Version 1.8.9 calls a chain that vanished incompatible.
-                present = await asyncio.to_thread(self._in_nftables, "ip6" if command.startswith("ip6") else "ip")
+                present = self._in_nftables("ip6" if command.startswith("ip6") else "ip")
             else:
                 present = "No chain/target/match by that name" not in str(error)
             if present:
@@ -189,10 +188,7 @@ class EngineChains:
         return [line for line in lines if line.startswith("-A")]
 
     def _in_nftables(self, family: str) -> bool:
-        try:
-            return bool(self._nftables.listing(f"chain {family} filter {CHAIN}"))
-        except NftablesError:
-            return False
+        return self._tables.has_chain(family, "filter", CHAIN)
 
 
 def _has_legacy_filter(family: str) -> bool:

@@ -1,24 +1,20 @@
-"""libnftables, in this process: one transaction a call, no `nft` process; and the firewall in the table `inet pynet`.
-
-The distribution's own Python binding is not on the package index, so the seven functions that are needed
-are bound here. Errors cost 15 ms (the library re-reads the ruleset), successes 0.1 ms.
-"""
+"""The firewall in the table `inet pynet`: one transaction a change, written by netlink in this process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import json
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import structlog
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow, ruleset
+from pynetdriver.firewall.compiler import Compiler
 from pynetdriver.firewall.counters import Counted, Counters, attributed
+from pynetdriver.firewall.library import NftablesError
+from pynetdriver.firewall.tables import Table, Tables
+from pynetdriver.firewall.transaction import Form, messages
 from pynetdriver.plan import Intent, Publication
 
 log = structlog.get_logger()
@@ -28,67 +24,47 @@ _INLINE_BYTES = 32_768
 
 #: Counters of ports that are not published any more are looked for this long after; all of a time at once.
 _SETTLE_S = 0.5
-#: So many counters are forgotten at a time: meanwhile, for about 1 ms, calls wait for the library.
+#: So many counters are forgotten at a time: meanwhile, for about 1 ms, calls wait for the kernel.
 _FORGOTTEN = 50
-
-#: NFT_CTX_OUTPUT_JSON and NFT_CTX_OUTPUT_TERSE (libnftables.h); the latter leaves out elements of sets.
-_JSON_OUTPUT, _TERSE = 1 << 4, 1 << 11
-
-
-class NftablesError(Exception):
-    """The kernel or the library refused a transaction; nothing of it was carried out."""
-
-
-#: The library has state that its contexts share, so no two threads are in it at once.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 class Nftables:
-    """A libnftables context."""
+    """Reads and writes one table; for any thread."""
 
-    def __init__(self) -> None:
-        """Load the library.
+    def __init__(
+        self,
+        table: str = ruleset.TABLE,
+        bare: str = ruleset.BARE,
+        declarations: str = ruleset.DECLARATIONS,
+        forms: Mapping[str, Form] = ruleset.FORMS,
+    ) -> None:
+        """Load libnftables.
+
+        Args:
+            table: family and name, e.g. `inet pynet`.
+            bare: the command that makes the table with nothing in its sets; see `Compiler`.
+            declarations: the same with its maps and sets alone.
+            forms: of the elements of these.
 
         Raises:
-            HostError: it is not installed.
+            HostError: the library is not installed.
         """
-        try:
-            self._library = ctypes.CDLL("libnftables.so.1")
-        except OSError:
-            raise HostError("libnftables.so.1 is missing; install the package libnftables1 (or nftables)") from None
-        self._library.nft_ctx_new.restype = ctypes.c_void_p
-        self._library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
-        self._library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
-        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
-        self._library.nft_ctx_buffer_output(self._context)
-        self._library.nft_ctx_buffer_error(self._context)
+        self._family, self._name = table.split()
+        self._compiler = Compiler(bare, declarations)
+        self._forms = forms
+        self._tables = Tables()
 
     def commit(self, commands: str) -> None:
         """Carry out all commands, or none and raise NftablesError."""
-        with _ONE_AT_A_TIME:
-            self._run(commands)
+        self._tables.commit(messages(commands, self._forms, self._compiler.messages))
 
-    def listing(self, what: str, *, elements: bool = False) -> list[dict[str, Any]]:
-        """List e.g. `chain ip filter FORWARD` as libnftables-json(5) objects; NftablesError if absent."""
-        with _ONE_AT_A_TIME:
-            self._library.nft_ctx_output_set_flags(self._context, _JSON_OUTPUT if elements else _JSON_OUTPUT | _TERSE)
-            try:
-                output = self._run(f"list {what}")
-            finally:
-                self._library.nft_ctx_output_set_flags(self._context, 0)
-        try:
-            objects: list[dict[str, Any]] = json.loads(output)["nftables"]
-        except ValueError:  # libnftables 1.0.6 and a table with flags
-            raise NftablesError(f"the listing of {what} is no JSON") from None
-        return objects
+    def listing(self, *, elements: bool = False) -> Table | None:
+        """Read the table, and count its elements on request; None if it is not there. Raises HostError."""
+        return self._tables.table(self._family, self._name, elements=elements)
 
-    def _run(self, commands: str) -> str:
-        code = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
-        output = self._library.nft_ctx_get_output_buffer(self._context).decode(errors="replace")
-        message = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
-        if code != 0:
-            raise NftablesError(message.strip().partition("\n")[0])
-        return str(output)
+    def chains(self) -> set[str]:
+        """Name the table's chains. Raises HostError."""
+        return {chain for table, chain in self._tables.chains(self._family) if table == self._name}
 
 
 class NftablesFirewall:
@@ -118,15 +94,9 @@ class NftablesFirewall:
         return not self._owners
 
     def kept_apart(self) -> list[int]:
-        """List the IP versions of which strangers are in the table."""
-        return [version for version in (4, 6) if self._elements(f"strangers{version}")]
-
-    def _elements(self, name: str) -> bool:
-        try:
-            listed = self._nftables.listing(f"set {ruleset.TABLE} {name}", elements=True)
-        except NftablesError:
-            return False
-        return any(one.get("set", {}).get("elem") for one in listed)
+        """List the IP versions of which strangers are in the table. Raises HostError."""
+        listed = self._nftables.listing(elements=True) or Table()
+        return [version for version in (4, 6) if listed.sets.get(f"strangers{version}", (0, 0))[1]]
 
     async def set(self, owner: str, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
@@ -200,12 +170,7 @@ class NftablesFirewall:
         async with self._lock:
             if not self._owners:
                 return False
-            try:
-                listed = self._nftables.listing("chains inet")
-            except NftablesError as error:
-                raise HostError(f"cannot list nftables chains: {error}") from error
-            chains = {one["chain"]["name"] for one in listed if one.get("chain", {}).get("table") == "pynet"}
-            if chains.issuperset(self._chains):
+            if self._chains.issubset(await asyncio.to_thread(self._nftables.chains)):
                 return False
             log.warning("table inet pynet was removed by somebody; writing it anew")
             await self._change("")
@@ -222,11 +187,10 @@ class NftablesFirewall:
             if not self._owners:
                 return []
             intents = [intent for one in self._owners.values() for intent in one]
-            try:
-                listed = await asyncio.to_thread(self._nftables.listing, f"table {ruleset.TABLE}", elements=True)
-            except NftablesError:
+            listed = await asyncio.to_thread(self._nftables.listing, elements=True)
+            if listed is None:
                 return [f"table {ruleset.TABLE} is gone"]
-            found = ruleset.listed_sizes(one for one in listed if "metainfo" not in one)
+            found = ruleset.listed_sizes(listed)
             return [
                 f"{name} of table {ruleset.TABLE} has {found.get(name, 0)} of {size} entries"
                 for name, size in ruleset.sizes(intents, self._bridges).items()
@@ -252,7 +216,8 @@ class NftablesFirewall:
             log.warning("table inet pynet is not as pynet left it; writing it anew", error=str(error))
         intents = [intent for one in self._owners.values() for intent in one]
         try:
-            commands = ruleset.removal(await asyncio.to_thread(self._listed), last=not intents)
+            listed = await asyncio.to_thread(self._nftables.listing)
+            commands = ruleset.removal(listed or Table(), last=not intents)
             await self._commit(commands + ruleset.render(intents, self._bridges) if intents else commands)
         except NftablesError as error:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
@@ -260,12 +225,6 @@ class NftablesFirewall:
     def _attributed(self) -> tuple[dict[Flow, Count], list[Counted]]:
         published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, Publication)]
         return attributed(self._counters.read(), published)
-
-    def _listed(self) -> list[dict[str, Any]]:
-        try:
-            return self._nftables.listing(f"table {ruleset.TABLE}")
-        except NftablesError:
-            return []  # there is none; anything else makes the next transaction fail
 
     async def _commit(self, commands: str) -> None:
         if len(commands) < _INLINE_BYTES:

@@ -1,7 +1,8 @@
 """The table `inet pynet` as text: a pure function of all intents, and what to change between two of them.
 
 Whatever depends on a network or a port is an element of a map or set, so a packet meets the same number of
-rules however many there are. Deltas come from what is known; the table is listed only to replace it whole.
+rules however many there are. Deltas come from what is known; the table is listed only to replace it whole. What is
+written here is a subset of nft(8), with a command a line, which `transaction` makes messages of.
 
 | what | where |
 |---|---|
@@ -19,15 +20,17 @@ rules however many there are. Deltas come from what is known; the table is liste
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from netaddr import IPAddress
 
 from pynetdriver.firewall import Direction, EngineBridges
 from pynetdriver.firewall.counters import Counted
+from pynetdriver.firewall.tables import Table
+from pynetdriver.firewall.transaction import Form
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
@@ -69,6 +72,10 @@ _SETS = {
     "bridged6": "type ifname . ifname;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
     "open6": "type ipv6_addr . inet_proto . inet_service;",
+    "engine_bridges": "type ifname;",
+    "engine_closed": "type ifname;",
+    "engine_judged4": "type ifname;",
+    "engine_judged6": "type ifname;",
 }
 #: Sets that packets fill, which are kept when the table is written anew: the way that a packet goes, what its flow
 #: was to at first (the address, of ports that are published on one; protocol and port), and who answers.
@@ -78,6 +85,11 @@ _COUNTERS = {
     "traffic4_at": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
     "traffic6_at": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
 }
+#: Older versions of nft end with a signal over a set of one type that newer ones wrote by the type's name; what they
+#: wrote by an expression, which comes to the same set, they read.
+_TYPEOF = {"ifname": "iifname", "ipv4_addr": "ip saddr", "ipv6_addr": "ip6 saddr", "ether_addr": "ether saddr"}
+#: The numbers of these types for the kernel, which are nft's; of a key with several parts, 6 bits each.
+_TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, "ct_dir": 27}
 #: The most counters of each: two for each port, whatever clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
@@ -223,6 +235,27 @@ _CHAINS = (
 
 #: The chain that says who of the world is let in where all of it is.
 _WORLD = "world"
+
+
+def _declared(kind: str) -> str:
+    return re.sub(r"^type (\w+)(?= *[:;])", lambda found: f"typeof {_TYPEOF[found[1]]}", kind)
+
+
+def _declarations() -> list[str]:
+    found = [f"map {name} {{ {_declared(kind)} }}" for name, kind in _MAPS.items()]
+    found += [f"set {name} {{ {_declared(kind)} }}" for name, kind in _SETS.items()]
+    for name, parts in _COUNTERS.items():
+        found.append(f"set {name} {{ type {' . '.join(parts)}; size {_COUNTERS_SIZE}; flags dynamic; }}")
+    return found
+
+
+#: The table's maps and sets alone, and all of the table before there is any network.
+DECLARATIONS = f"table {TABLE} {{\n" + "".join(f"  {line}\n" for line in _declarations()) + "}\n"
+BARE = DECLARATIONS.removesuffix("}\n") + f"  chain {USER} {{ }}\n  chain {_WORLD} {{ }}{_CHAINS}}}\n"
+#: What elements of maps and sets are of, counters included.
+FORMS = {name: Form.declared(text) for name, text in (_MAPS | _SETS).items()} | {
+    name: Form(parts) for name, parts in _COUNTERS.items()
+}
 BASE_CHAINS = frozenset({_WORLD, *re.findall(r"chain (\w+) {", _CHAINS)})
 
 
@@ -271,22 +304,14 @@ def chains(intents: Iterable[Intent]) -> set[str]:
 
 
 def render(intents: Iterable[Intent], bridges: EngineBridges) -> str:
-    """Write the commands that make the whole table where there is none, but for what is the user's.
-
-    One block with its elements inside: libnftables 1.0.6 sends elements of an interval map that stand in
-    commands of their own before the chains of a new table.
-    """
+    """Write the commands that make the whole table where there is none, but for what is the user's."""
     whole = content(intents)
-    lines = [f"  map {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _MAPS.items()]
-    lines += [f"  set {name} {{ {kind} {_inline(whole.written(name))} }}" for name, kind in _SETS.items()]
-    for name, parts in _COUNTERS.items():
-        lines.append(f"  set {name} {{ type {' . '.join(parts)}; size {_COUNTERS_SIZE}; flags dynamic; }}")
     for name, links in _engine_sets(bridges).items():
-        lines.append(f"  set {name} {{ type ifname; {_inline(_quoted(links))} }}")
-    lines.append(f"  chain {USER} {{ }}")
-    lines.append(f"  chain {_WORLD} {{ {'; '.join(_world(bridges))}; }}")
-    lines += [f"  chain {name} {{ {'; '.join(rules)}; }}" for name, rules in whole.chains.items()]
-    return "\n".join([f"table {TABLE} {{", *lines]) + f"{_CHAINS}}}\n"
+        whole.elements[name] = dict.fromkeys(_quoted(links))
+    lines = [line for name, rules in whole.chains.items() for line in _added(name, rules)]
+    lines += _added_rules(_WORLD, _world(bridges))
+    lines += [line for into in (*_MAPS, *_SETS) for line in _elements("add", into, whole.written(into))]
+    return BARE + "".join(f"{line}\n" for line in lines)
 
 
 def sizes(intents: Iterable[Intent], bridges: EngineBridges) -> dict[str, int]:
@@ -301,46 +326,31 @@ def sizes(intents: Iterable[Intent], bridges: EngineBridges) -> dict[str, int]:
     return found
 
 
-def listed_sizes(listed: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Count rules and elements of a table that is listed as libnftables-json(5) objects, elements included."""
-    found: dict[str, int] = {}
-    for one in listed:
-        ((kind, thing),) = one.items()
-        if kind in ("map", "set"):
-            found[f"set {thing['name']}"] = len(thing.get("elem", ()))
-        elif kind == "chain":
-            found.setdefault(f"chain {thing['name']}", 0)
-        elif kind == "rule":
-            found[f"chain {thing['chain']}"] = found.get(f"chain {thing['chain']}", 0) + 1
-    return found
+def listed_sizes(listed: Table) -> dict[str, int]:
+    """Count rules and elements of a table that was read with its elements, named as in `sizes`."""
+    found = {f"set {name}": size for name, (_, size) in listed.sets.items()}
+    return found | {f"chain {name}": size for name, size in listed.chains.items()}
 
 
-def removal(listed: Iterable[Mapping[str, Any]], *, last: bool) -> str:
+def removal(listed: Table, *, last: bool) -> str:
     """Write the commands that remove the table, but for the user's part of it.
 
     Args:
-        listed: the table as libnftables-json(5) objects, elements left out.
+        listed: the table as it is.
         last: nothing comes in its place, so that a user's part without any rule goes too.
     """
-    kinds: dict[str, list[str]] = {"chain": [], "map": [], "set": []}
-    kept = False
-    mentioned: set[str] = set()
-    for one in listed:
-        ((kind, thing),) = one.items()
-        if kind == "rule" and thing["chain"].startswith(USER):
-            kept = True
-            mentioned.update(_strings(thing["expr"]))
-        elif kind == "set" and not last and tuple(thing["type"]) == _COUNTERS.get(thing["name"]):
-            pass
-        elif kind in kinds and not thing["name"].startswith(USER):
-            kinds[kind].append(thing["name"])
-    if last and not kept:
+    users = b"".join(rules for chain, rules in listed.rules.items() if chain.startswith(USER))
+    if last and not users:
         return f"table {TABLE}\ndelete table {TABLE}\n"
-    lines = [f"flush chain {TABLE} {name}" for name in kinds["chain"]]
-    for kind in ("map", "set", "chain"):
-        for name in kinds[kind]:
+    chains = [name for name in listed.chains if not name.startswith(USER)]
+    sets = [name for name, (key, _) in listed.sets.items() if not name.startswith(USER)]
+    if not last:
+        sets = [name for name in sets if listed.sets[name][0] != _key_type(_COUNTERS.get(name, ()))]
+    lines = [f"flush chain {TABLE} {name}" for name in chains]
+    for kind, names in (("set", sets), ("chain", chains)):
+        for name in names:
             # What the user's rules name cannot be deleted; it is emptied, and filled again.
-            verb = "flush" if mentioned & {name, f"@{name}"} else "delete"
+            verb = "flush" if name.encode() + b"\0" in users else "delete"
             lines.append(f"{verb} {kind} {TABLE} {name}")
     return "".join(f"{line}\n" for line in lines)
 
@@ -360,8 +370,7 @@ def change(old: Iterable[Intent], new: Iterable[Intent]) -> str:
             lines += [f"flush chain {TABLE} {name}", f"delete chain {TABLE} {name}"]
     for name, rules in after.chains.items():
         if rules != before.chains.get(name):
-            lines.append(f"add chain {TABLE} {name}")
-            lines += [f"add rule {TABLE} {name} {rule}" for rule in rules]
+            lines += _added(name, rules)
     return "".join(f"{line}\n" for line in lines + added)
 
 
@@ -373,7 +382,7 @@ def change_bridges(old: EngineBridges, new: EngineBridges) -> str:
         lines += _elements("delete", name, _quoted(before[name] - after[name]))
         lines += _elements("add", name, _quoted(after[name] - before[name]))
     if _world(old) != _world(new):
-        lines += [f"flush chain {TABLE} {_WORLD}", *(f"add rule {TABLE} {_WORLD} {rule}" for rule in _world(new))]
+        lines += [f"flush chain {TABLE} {_WORLD}", *_added_rules(_WORLD, _world(new))]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -495,18 +504,20 @@ def _family(version: int) -> str:
     return "ip" if version == 4 else "ip6"
 
 
-def _strings(value: Any) -> set[str]:
-    if isinstance(value, dict | list):
-        return set().union(*map(_strings, value.values() if isinstance(value, dict) else value))
-    return {value} if isinstance(value, str) else set()
+def _added(chain: str, rules: Iterable[str]) -> list[str]:
+    return [f"add chain {TABLE} {chain}", *_added_rules(chain, rules)]
+
+
+def _added_rules(chain: str, rules: Iterable[str]) -> list[str]:
+    return [f"add rule {TABLE} {chain} {rule}" for rule in rules]
+
+
+def _key_type(parts: Iterable[str]) -> int:
+    return functools.reduce(lambda number, part: number << 6 | _TYPES[part], parts, 0)
 
 
 def _elements(verb: str, into: str, elements: list[str]) -> list[str]:
     return [f"{verb} element {TABLE} {into} {{ {', '.join(elements)} }}"] if elements else []
-
-
-def _inline(elements: list[str]) -> str:
-    return f"elements = {{ {', '.join(elements)} }}" if elements else ""
 
 
 def _quoted(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from pynetdriver.backends import backend_named
 from pynetdriver.firewall import EngineBridges, chains, ruleset
+from pynetdriver.firewall.nftables import Nftables
 from pynetdriver.model import Endpoint, Network, decode
 from pynetdriver.plan import Bridge, Intent, Plan, Veth
 from tests.lab.legacy import legacy_rules
@@ -31,6 +32,7 @@ from .host import (
     rows,
 )
 from .host import rules as written_rules
+from .inside import inside
 
 pytestmark = both_firewalls
 
@@ -67,6 +69,10 @@ def plans(host: Host) -> tuple[list[Plan], dict[str, Network], list[Endpoint]]:
     return wanted, networks, endpoints
 
 
+def write(commands: str) -> None:
+    Nftables().commit(commands)
+
+
 def loaded(scratch: Namespace, intents: list[Intent], firewall: str) -> str:
     """Let the kernel say how rules that are written anew read."""
     if firewall == "iptables":
@@ -78,7 +84,7 @@ def loaded(scratch: Namespace, intents: list[Intent], firewall: str) -> str:
     scratch.run("nft", "flush", "ruleset")
     if not intents:
         return ""
-    scratch.run("nft", "-f", "-", input=ruleset.render(intents, EngineBridges()))
+    inside(scratch, write, ruleset.render(intents, EngineBridges()))
     return plain(scratch.run("nft", "-j", "list", "ruleset"))
 
 

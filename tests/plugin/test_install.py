@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 from tests.conftest import figures
+from tests.lab import foreign
 from tests.lab.lan import Lan, Site
 from tests.lab.plugin import build, built_plugin
+from tests.lab.roots import RECIPES, ensure_root
 from tests.lab.wait import eventually
 from tests.plugin.managed import ALIAS, OLD, Managed, reference
 
@@ -60,6 +62,26 @@ def test_is_small_and_answers_soon(managed: Managed) -> None:
     figures.append(f"engine {managed.engine.version}, the plugin: {sizes}, answers {min(took):.2f} s after enable")
     # Other tests keep the processors busy; once in three it is left alone.
     assert min(took) <= 1.5
+
+
+def test_tables_of_others_by_a_newer_nft(managed: Managed) -> None:
+    """They are beside the plugin, and its own table is listed by a command that is older than its library."""
+    host = managed.engine.netns
+    foreign.add_tables(host)
+    try:
+        managed.install()
+        managed.docker("network", "create", "-d", "pynet", "net")
+        managed.web("web", "--network", "net", "-p", "8080:80")
+        assert eventually(lambda: managed.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
+        pid = managed.pid()
+        foreign.nft(host, "delete table inet pynet")
+        assert eventually(lambda: managed.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
+        managed.inside("pynet", "reconcile")
+        assert managed.pid() == pid
+    finally:
+        foreign.remove_tables(host)
+    for root in map(ensure_root, RECIPES):
+        assert "tcp . 8080" in foreign.listed(str(root), host)
 
 
 def test_settings(managed: Managed) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pynetdriver.errors import outcome
 from pynetdriver.firewall import Count, Flow
 from pynetdriver.firewall.counters import Counted, attributed
 from pynetdriver.firewall.ruleset import forget, removal
+from pynetdriver.firewall.tables import Table
 from pynetdriver.metrics import Picture
 from pynetdriver.model import Endpoint, Network, PortMapping
 from pynetdriver.plan import Publication
@@ -70,14 +72,12 @@ def test_stale_counters_are_deleted_by_one_command_a_set() -> None:
 
 def test_counters_stay_when_the_table_is_written_anew() -> None:
     """Unless it goes for good, or somebody else made a set of that name."""
-    ours = {"name": "traffic4", "type": ["ct_dir", "inet_proto", "inet_service", "ipv4_addr"]}
-    other = {"name": "links", "type": "ifname"}
-    kept_by_user = {"rule": {"chain": "user", "expr": []}}
-    listed: list[dict[str, Any]] = [{"set": ours}, {"set": other}, kept_by_user]
+    ours = 27 << 18 | 12 << 12 | 13 << 6 | 7  # ct_dir . inet_proto . inet_service . ipv4_addr
+    listed = Table({"user": 1}, {"traffic4": (ours, 0), "links": (41, 0)}, {"user": b"rule"})
     assert removal(listed, last=False) == "delete set inet pynet links\n"
     assert removal(listed, last=True) == "delete set inet pynet traffic4\ndelete set inet pynet links\n"
-    theirs = {**ours, "type": "ipv4_addr"}
-    assert removal([{"set": theirs}], last=False) == "delete set inet pynet traffic4\n"
+    theirs = replace(listed, sets={"traffic4": (7, 0)})
+    assert removal(theirs, last=False) == "delete set inet pynet traffic4\n"
 
 
 def test_outcomes() -> None:
