@@ -5,7 +5,9 @@ A name that nftables could not write is left out, and said.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import struct
 import sys
 from collections.abc import Collection, Iterator
@@ -17,7 +19,7 @@ from pynetdriver.kernel.settings import routes_by_itself
 from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
-from pynetdriver.nlmsg import attributes, dump
+from pynetdriver.nlmsg import ask, attributes, dump
 
 log = structlog.get_logger()
 
@@ -66,8 +68,16 @@ def likely_strangers(version: int, routing: Collection[str], engine_bridges: Col
 
 
 def hardware(names: Collection[str]) -> set[str]:
-    """Pick the links of the hardware. Raises HostError."""
-    return {one.name for one in _links(()) if one.name in names and not one.kind}
+    """Pick the links of the hardware; one by one, as many others may come and go. Raises HostError."""
+    found = set()
+    with told("look at links that came"), route_socket() as one:
+        for name in names:
+            with contextlib.suppress(OSError):  # it is gone again
+                request = struct.pack("=BxHiIIHHI", 0, 0, socket.if_nametoindex(name), 0, 0, 8, _EXT_MASK, _SKIP_STATS)
+                _, _, body = next(ask(one, _GETLINK, 0, request))
+                if name != "lo" and _WRITABLE.fullmatch(name) and _LINKINFO not in dict(attributes(body, _INFO_BYTES)):
+                    found.add(name)
+    return found
 
 
 def _of(version: int, found: list[_Link], routing: Collection[str]) -> Strangers:

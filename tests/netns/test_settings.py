@@ -1,8 +1,12 @@
 """Host-wide switches: back to what they were, and nothing else."""
 
+import json
 import sqlite3
+import subprocess
 
 import pytest
+
+from pynetdriver.kernel.strangers import hardware
 
 from .host import NETWORK, Host, network
 
@@ -82,3 +86,10 @@ def test_values_of_another_boot_are_void(host: Host) -> None:
     assert not [key for key in host.state().rows if key[0] == "setting"]
     host.ok("DeleteNetwork", {"NetworkID": NETWORK})
     assert host.netns.sysctl(ALL[4]) == "1"
+
+
+def test_hardware_is_told_from_links_that_somebody_made() -> None:
+    """On this machine itself, which is only looked at: links without a kind, but for lo; one that went is none."""
+    told = json.loads(subprocess.run(("ip", "-d", "-j", "link"), check=True, capture_output=True).stdout)
+    wanted = {one["ifname"] for one in told if "info_kind" not in one.get("linkinfo", {})} - {"lo"}
+    assert hardware([*(one["ifname"] for one in told), "went0"]) == wanted
