@@ -38,8 +38,8 @@ from pynetdriver.plan import Entrance, Intent, Opening, Publication, Relaying, R
 OURS = "PYNET-"
 #: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
 MADE = re.compile(
-    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|STRANGERS|BEYOND"
-    r"|CLOSED|(LEAVE|FROM|SOURCE|TO)-\S+)"
+    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|ROUTED|STRANGERS"
+    r"|BEYOND|CLOSED|(LEAVE|FROM|SOURCE|TO|BY)-\S+)"
 )
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "PYNET-USER"

@@ -116,7 +116,7 @@ def table_of_everything() -> None:
     async def scenario() -> None:
         firewall = NftablesFirewall(Nftables())
         judged = frozenset({(4, "br0"), (6, "br0")})
-        await firewall.set_engine_bridges(EngineBridges(frozenset({"docker0"}), frozenset({"br1"}), judged))
+        await firewall.set_engine_bridges(EngineBridges(frozenset({"docker0"}), frozenset({"docker0"}), judged))
         await firewall.set("everything", [*segments, *ports, *others, resident, *strangers])
         assert await firewall.differences() == []
 
