@@ -425,8 +425,8 @@ def _buffer(content: bytes) -> Any:
 
 def _set_link(ip: Any, flag: str, link: str) -> None:
     """Match a link by its whole name, or how it begins: for IPv6 the library would compare one bit of each letter."""
-    name = link.removesuffix("+").encode()
-    whole = b"\xff" * (len(name) + (not link.endswith("+")))
+    name = link.encode()
+    whole = b"\xff" * (len(name) + (-1 if link.endswith("+") else 1))
     if flag == "-i":
         ip.iniface, ip.iniface_mask = name, whole
     else:
