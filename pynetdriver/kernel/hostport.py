@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
+from pynetdriver.descriptors import is_kept
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
 from pynetdriver.kernel.relay import Relay
 from pynetdriver.model import Endpoint, PortMapping
@@ -221,6 +223,8 @@ def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: 
         # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
         return None
     try:
+        if is_kept(bound.fileno()):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:

@@ -11,6 +11,7 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
+CORE |= {"descriptors", "seldom"}
 #: This process on its host, before anything of the daemon is loaded.
 PROCESS = {"claim", "host", "sockets"}
 SERVICES = {
