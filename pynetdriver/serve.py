@@ -75,7 +75,7 @@ async def serve(
     _allow_descriptors()
     metrics_sockets = [tcp_socket(metrics_address)] if metrics_address else []
     store = SqliteStore(state_dir)
-    netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
+    netlink, ports, chains = Netlink(), HostPorts(lambda: protocol.in_hand > 0), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
     journal = Journal(store, kernel)
     registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
