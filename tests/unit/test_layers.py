@@ -46,7 +46,7 @@ ALLOWED = {
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "nlmsg", ""}
+ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "lan", "nlmsg", ""}
 ALLOWED["cli"] = CORE | {"doctor", "host"}
 ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
 for _room in ("metrics", "report", "serve"):
