@@ -106,9 +106,10 @@ def reconciliation(one: Reconciliation) -> str:
     return _table(("OWNER", "WHAT", ""), [(each.owner, each.what, words[each.mended]) for each in one.differences])
 
 
-def findings(several: Sequence[Finding]) -> str:
-    """Say what is wrong, and under each the command that mends it."""
-    return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or "nothing is wrong"
+def findings(several: Sequence[Finding], *, complete: bool) -> str:
+    """Say what is wrong, and under each the command that mends it; unless all is `complete`, some was not looked at."""
+    nothing = "nothing is wrong" if complete else "nothing is wrong with what was looked at"
+    return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or nothing
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
