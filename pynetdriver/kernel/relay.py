@@ -181,7 +181,7 @@ class Relay:
                 if self._is_called():
                     time.sleep(_REST_S)
             with self._turn:
-                self._end_some()
+                self._guarded(self._end_some)
                 if time.monotonic() >= swept + _SWEEP_S:
                     self._guarded(self._sweep)
                     swept = time.monotonic()
@@ -479,8 +479,9 @@ def _is_of_engine(link: int) -> bool:
 
 
 def _close(one: socket.socket, reset: bool) -> None:
-    if reset:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    with contextlib.suppress(OSError):
+        if reset:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     one.close()
 
 
