@@ -40,7 +40,7 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 # pip leaves its work beside the sources.
-cp -R pyproject.toml README.md pynetdriver "$scratch"
+cp -R pyproject.toml README.md LICENSE pynetdriver "$scratch"
 if ! "$home/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "install: making a Python environment in $home with $python"
     "$python" -m venv --clear "$home"

@@ -117,6 +117,7 @@ class NetworkDriver:
                         link=link.name,
                         network=network.id[:12],
                     )
+            self._in_background(self._warn_of_gateways(network))
         return wire.Empty()
 
     async def delete_network(self, request: wire.NetworkRequest) -> wire.Empty:
@@ -401,6 +402,22 @@ class NetworkDriver:
     async def _to_the_end(self, removal: Coroutine[None, None, None]) -> None:
         """Wait for a removal that goes on when its call is over: the engine will not ask again."""
         await asyncio.shield(self._in_background(removal))
+
+    async def _warn_of_gateways(self, network: Network) -> None:
+        """Say that containers will have no way out, since nobody is at the gateway that they are told."""
+        link, silent = await self._neighbours.silent_gateways(network)
+        for gateway in silent:
+            if network.id not in self._registry.networks or self._registry.holder(network.id, gateway):
+                continue
+            router = await self._kernel.netlink.router(link, gateway.version)
+            log.warning(
+                "nobody on the LAN answers for this network's gateway, so its containers have no way out;"
+                " make it again with --gateway ROUTER",
+                network=network.id[:12],
+                parent=link,
+                gateway=str(gateway),
+                router_of_this_host=str(router) if router else "none there",
+            )
 
     def _in_background(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)

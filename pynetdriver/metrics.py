@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import prometheus_client
-import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -27,8 +26,9 @@ from pynetdriver.model import Endpoint, Network
 from pynetdriver.monitor import Monitor
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.registry import Registry
+from pynetdriver.seldom import Seldom
 
-log = structlog.get_logger()
+_seldom = Seldom()
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ _ENDPOINT = ["network", "endpoint", "direction"]
 _PORT = ["network", "endpoint", "protocol", "host_address", "host_port", "container_port", "direction"]
 _DIRECTIONS: tuple[Direction, ...] = ("in", "out")
 _SHORT = 12
+_RECENT_S = 1.0
 
 
 class Metrics:
@@ -60,6 +61,9 @@ class Metrics:
         self._neighbours = neighbours
         self._leasing = leasing
         self._one_at_a_time = asyncio.Lock()
+        self._renewing = asyncio.Lock()
+        self._recent: tuple[bytes, str] | None = None
+        self._recent_until = 0.0
         # When a series began is left out: it is a series more for each.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._collectors = prometheus_client.CollectorRegistry()
@@ -80,6 +84,15 @@ class Metrics:
         """Write all metrics in Prometheus' text format; returns that and its content type."""
         text = await self._asked(prometheus_client.generate_latest)
         return text, CONTENT_TYPE_PLAIN_0_0_4
+
+    async def recent(self) -> tuple[bytes, str]:
+        """As `exposition`, at most a second old: who asks more often than that costs no more."""
+        loop = asyncio.get_running_loop()
+        async with self._renewing:
+            if self._recent is None or loop.time() > self._recent_until:
+                self._recent = await self.exposition()
+                self._recent_until = loop.time() + _RECENT_S
+        return self._recent
 
     async def samples(self) -> list[Sample]:
         """List all values."""
@@ -104,7 +117,7 @@ class Metrics:
         try:
             return await self._kernel.firewall.traffic()
         except HostError as error:
-            log.warning("no metrics of published ports", error=str(error))
+            _seldom.warning("no metrics of published ports", error=str(error))
             return None
 
 
@@ -160,7 +173,7 @@ class Picture(Collector):
         try:
             found = traffic_of([one.id for one in self.endpoints])
         except HostError as error:
-            log.warning("no metrics of endpoints", error=str(error))
+            _seldom.warning("no metrics of endpoints", error=str(error))
             return
         yield from _traffic("pynet_endpoint", "of a container's interface", _ENDPOINT, self._by_endpoint(found))
 

@@ -18,6 +18,9 @@ from pynetdriver.pool import is_host_address
 
 log = structlog.get_logger()
 
+#: A router may have to be woken, and a port of a switch that just came up takes its time.
+_GATEWAY_WAITS_S = (0.0, 1.0, 2.0)
+
 
 class Neighbours:
     """Knows which pools are on a LAN, and asks there. A LAN that cannot be asked has no neighbours."""
@@ -122,6 +125,30 @@ class Neighbours:
                     f'address {address} is in use on the LAN of "{_asked(network)}" by {mac}; choose another, or keep'
                     " containers from it with --aux-address or --ip-range when the network is created"
                 )
+
+    async def silent_gateways(self, network: Network) -> tuple[str, list[IPAddress]]:
+        """Ask a network's LAN for the gateways of its containers, some times within seconds.
+
+        Returns:
+            The LAN's link, and the gateways for which nobody answered; none if nobody can be asked.
+        """
+        link = _asked(network)
+        own = {one.ip for parent in network.facts.links for one in parent.addresses}
+        own |= {subnet.host for subnet in network.subnets if subnet.host}
+        skipped = backend_named(network.backend).skipped_gateways(network.options, network.internal)
+        ways = [subnet.way_out or subnet.gateway for subnet in network.subnets]
+        silent = [one for one in ways if one is not None and one not in own and one.version not in skipped]
+        if link is None or network.internal:
+            return "", []
+        for wait_s in _GATEWAY_WAITS_S if silent else ():
+            await asyncio.sleep(wait_s)
+            try:
+                found = await self._conflicts.ask_ahead(link, silent)
+            except PynetError as error:
+                log.debug("cannot ask for gateways", link=link, error=str(error))
+                return link, []
+            silent = [one for one in silent if one not in found]
+        return link, silent
 
     def taken_up(self, network: Network, endpoint: Endpoint) -> None:
         """Take note that addresses are a container's by now: what was known of them before is void."""

@@ -273,13 +273,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Relaying:
-    """A port of all the host's IPv6 addresses that the daemon answers, since the kernel does not translate it."""
+    """A port that the daemon answers, as far as the kernel does not translate it: for IPv6, or for broadcasts."""
 
     protocol: str
     host_port: int
 
     def __str__(self) -> str:
-        return f"relay {self.protocol} [::]:{self.host_port}"
+        return f"relay {self.protocol} {self.host_port}"
 
 
 @dataclass(frozen=True)

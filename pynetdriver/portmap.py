@@ -128,6 +128,13 @@ def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: 
     return tuple(one for one in found if one not in _LINK_LOCAL6)
 
 
+def broadcasts_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> tuple[IPAddress, ...]:
+    """Tell where broadcasts to a host port go; the kernel translates only what is sent to an address of the host."""
+    if mapping.protocol != "udp" or mapping.host_address.version != 4 or int(mapping.host_address):
+        return ()
+    return (addresses[4],) if 4 in addresses else ()
+
+
 def _host_addresses(
     host_ip: str, protocol: str, endpoint: Endpoint, defaults: tuple[IPAddress, ...], six_to_four: bool
 ) -> tuple[IPAddress, ...]:

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -38,8 +39,9 @@ from pynetdriver.reconcile import Reconciler
 from pynetdriver.registry import Registry
 from pynetdriver.report import Report
 from pynetdriver.restore import restore
+from pynetdriver.seldom import Seldom
 from pynetdriver.server import Server
-from pynetdriver.server.admin import admin_application, metrics_application
+from pynetdriver.server.admin import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
 from pynetdriver.server.protocol import DEADLINE_S, Protocol, routes
 from pynetdriver.siting import Siting
 from pynetdriver.sockets import tcp_socket
@@ -69,10 +71,11 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().set_exception_handler(_unexpected)
     _allow_descriptors()
     metrics_sockets = [tcp_socket(metrics_address)] if metrics_address else []
     store = SqliteStore(state_dir)
-    netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
+    netlink, ports, chains = Netlink(), HostPorts(lambda: protocol.in_hand > 0), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
     journal = Journal(store, kernel, chains)
     registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
@@ -101,8 +104,9 @@ async def serve(
             admin_application(report.status, report.networks, metrics.exposition, reconciler.reconcile),
             [admin_socket],
             grace_s=1,
+            bounds=ADMIN_BOUNDS,
         ),
-        Server(metrics_application(metrics.exposition), metrics_sockets, grace_s=1),
+        Server(metrics_application(metrics.recent), metrics_sockets, grace_s=1, bounds=METRICS_BOUNDS),
     ]
     for server in servers:
         await server.start()
@@ -121,6 +125,14 @@ async def serve(
     ports.close()
     store.close()
     log.info("stopped; links and rules stay in place")
+
+
+_seldom = Seldom()
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what no one else caught."""
+    _seldom.warning(context["message"], exc_info=context.get("exception"))
 
 
 def _allow_descriptors() -> None:

@@ -52,7 +52,7 @@ from pynetdriver.plan import (
     Veth,
 )
 from pynetdriver.pool import overlap
-from pynetdriver.portmap import translated_to
+from pynetdriver.portmap import broadcasts_to, translated_to
 
 #: Gateway modes, and what each lets in from elsewhere.
 _ADMITS: dict[str, Literal["published", "open", "all"]] = {
@@ -353,6 +353,8 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
             if not port.host_address.is_loopback():
                 intents.append(Relaying(port.protocol, port.host_port))
             continue
+        if broadcasts_to(port, addresses):
+            intents.append(Relaying(port.protocol, port.host_port))
         if port.host_port:
             to = (port.protocol, port.host_address, port.host_port, address, port.port)
             intents.append(Publication(*to, but_from=None if options.icc else _bridge(network)))

@@ -46,11 +46,11 @@ class _EngineNetwork(msgspec.Struct):
 def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, as_json: bool) -> None:
     """Find out why it does not work, and say what to do.
 
-    Looks at the host as root, whether the daemon is up or not, and changes nothing. The exit code is 1 if
-    something is wrong.
+    Looks at the host as root, whether the daemon is up or not, and changes nothing. What it cannot look at it
+    says on standard error. The exit code is 1 if something is wrong.
     """
     # It loads what reads links and rules, for which the other commands have no use.
-    from pynetdriver.doctor import Plugin, Told, examine
+    from pynetdriver.doctor import Plugin, Told, examine, unseen
 
     daemon = Daemon(sockets[0], _DAEMON_S)
     refusals: list[PynetError] = []
@@ -64,19 +64,21 @@ def doctor(context: click.Context, sockets: tuple[Path, ...], state_dir: Path, a
     lost = _unknown(lost, networks)
     if lost:  # or made between the two questions
         lost = _unknown(lost, _ask(daemon, "/networks", list[Network], refusals))
-    findings = examine(
-        Told(
-            sockets=sockets,
-            state_dir=state_dir,
-            status=status,
-            networks=None if networks is None else named(networks),
-            answers=not all(isinstance(one, Silence) for one in refusals) or (status, networks) != (None, None),
-            refusal=str(refusals[0]) if refusals else "",
-            plugins=None if plugins is None else [Plugin(one.name, one.enabled) for one in plugins],
-            lost=lost,
-        )
+    told = Told(
+        sockets=sockets,
+        state_dir=state_dir,
+        status=status,
+        networks=None if networks is None else named(networks),
+        answers=not all(isinstance(one, Silence) for one in refusals) or (status, networks) != (None, None),
+        refusal=str(refusals[0]) if refusals else "",
+        plugins=None if plugins is None else [Plugin(one.name, one.enabled) for one in plugins],
+        lost=lost,
     )
-    click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else tables.findings(findings))
+    findings, hidden = examine(told), unseen(told)
+    for one in hidden:
+        click.echo(f"not looked at: {one}", err=True)
+    shown = tables.findings(findings, complete=not hidden)
+    click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else shown)
     context.exit(1 if findings else 0)
 
 

@@ -62,6 +62,9 @@ def ports(network: str | None, sockets: tuple[Path, ...], as_json: bool) -> None
         for endpoint in one.endpoints
         for port in endpoint.ports
     ]
+    published.sort(
+        key=lambda one: (one.network_name or one.network, one.container or "", one.endpoint, tables.order(one))
+    )
     _show(published, as_json, tables.ports(published))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import groupby
+from typing import TypeVar
 
 from tabulate import tabulate
 
 from pynetdriver.answers import Endpoint, Finding, Network, Port, PublishedPort, Reconciliation, Status
 
 _SHORT = 12
+P = TypeVar("P", bound=Port)
 
 
 def status(one: Status) -> str:
@@ -72,7 +75,7 @@ def network(one: Network) -> str:
             endpoint.mac,
             " ".join(endpoint.addresses),
             endpoint.link or "",
-            " ".join(f"{_host_side(port)}->{port.port}/{port.protocol}" for port in endpoint.ports),
+            " ".join(written for _, written in _ranges(sorted(endpoint.ports, key=order))),
         )
         for endpoint in one.endpoints
     ]
@@ -81,17 +84,18 @@ def network(one: Network) -> str:
 
 
 def ports(several: Sequence[PublishedPort]) -> str:
-    """List published ports."""
+    """List published ports, a range in one line as `docker ps` writes it, in the order that they have."""
     rows = [
         (
-            _host_side(one),
-            f"{_bracketed(one.address)}:{one.port}/{one.protocol}",
-            one.container or one.endpoint[:_SHORT],
-            one.network_name or one.network[:_SHORT],
+            written,
+            first.address,
+            first.container or first.endpoint[:_SHORT],
+            first.network_name or first.network[:_SHORT],
         )
-        for one in several
+        for _, of_endpoint in groupby(several, key=lambda one: one.endpoint)
+        for first, written in _ranges(of_endpoint)
     ]
-    return _table(("HOST", "CONTAINER", "ENDPOINT", "NETWORK"), rows)
+    return _table(("PORTS", "ADDRESS", "CONTAINER", "NETWORK"), rows)
 
 
 def reconciliation(one: Reconciliation) -> str:
@@ -102,9 +106,10 @@ def reconciliation(one: Reconciliation) -> str:
     return _table(("OWNER", "WHAT", ""), [(each.owner, each.what, words[each.mended]) for each in one.differences])
 
 
-def findings(several: Sequence[Finding]) -> str:
-    """Say what is wrong, and under each the command that mends it."""
-    return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or "nothing is wrong"
+def findings(several: Sequence[Finding], *, complete: bool) -> str:
+    """Say what is wrong, and under each the command that mends it; unless all is `complete`, some was not looked at."""
+    nothing = "nothing is wrong" if complete else "nothing is wrong with what was looked at"
+    return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or nothing
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -115,8 +120,34 @@ def _who(endpoint: Endpoint) -> str:
     return endpoint.container or endpoint.id[:_SHORT]
 
 
-def _host_side(port: Port) -> str:
-    return f"{_bracketed(port.host_address)}:{port.host_port}" if port.host_port else "the container's own address"
+def order(one: Port) -> tuple[object, ...]:
+    """Give what the ports of an endpoint are sorted by, so that those of a range follow each other."""
+    return one.protocol, ":" in one.host_address, one.host_address, one.address, one.host_port, one.port
+
+
+def _ranges(several: Iterable[P]) -> Iterator[tuple[P, str]]:
+    """Join ports of one endpoint, sorted by `order`; yields the first of each range and how it is written."""
+    ranges: list[list[P]] = []
+    for one in several:
+        if not (ranges and _continues(ranges[-1][-1], one)):
+            ranges.append([])
+        ranges[-1].append(one)
+    for run in ranges:
+        first, last = run[0], run[-1]
+        inside = f"{_range(first.port, last.port)}/{first.protocol}"
+        if first.host_port:
+            yield first, f"{_bracketed(first.host_address)}:{_range(first.host_port, last.host_port)}->{inside}"
+        else:  # reached at the container's own address
+            yield first, inside
+
+
+def _continues(last: Port, one: Port) -> bool:
+    step = 1 if one.host_port else 0
+    return (*order(last)[:4], last.host_port + step, last.port + 1) == order(one)
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _bracketed(address: str) -> str:

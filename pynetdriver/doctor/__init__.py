@@ -25,8 +25,9 @@ from pynetdriver.doctor import addresses, daemon, firewall, kernel, links
 from pynetdriver.doctor.facts import Plugin, Told
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host
+from pynetdriver.host import MANAGED
 
-__all__ = ["Plugin", "Told", "examine"]
+__all__ = ["Plugin", "Told", "examine", "unseen"]
 
 _CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     *daemon.CHECKS,
@@ -44,6 +45,21 @@ def examine(told: Told) -> list[Finding]:
         return [error("root", what, command="sudo pynet doctor")]
     host = Host(told)
     return [finding for check in _CHECKS for finding in _guarded(check, host)]
+
+
+def unseen(told: Told) -> list[str]:
+    """Say what this process cannot look at, so that finding nothing there means nothing."""
+    found = []
+    if told.networks is None:
+        found.append("pynet's networks, with their links, addresses and ports, since pynet does not tell them")
+    if told.plugins is None:
+        found.append("networks that the engine knows and pynet does not, and the engine's plugins: it does not answer")
+    if MANAGED:
+        found.append(
+            "the host's processes, such as one that listens at a published port, and files, such as a service: in the"
+            " managed plugin they are out of sight. `pynet doctor` of the same version on the host sees them"
+        )
+    return found
 
 
 def _guarded(check: Callable[[Host], Iterator[Finding]], host: Host) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pynetdriver.answers import Finding, Network, Port
 from pynetdriver.doctor.facts import Way, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, text
+from pynetdriver.errors import PynetError
+from pynetdriver.lan.probe import holders
 from pynetdriver.names import shim_link
 
 #: A set of states; TCP_LISTEN is 10 (linux/tcp_states.h).
@@ -127,6 +130,39 @@ def ports(host: Host) -> Iterator[Finding]:
             )
 
 
+def gateways(host: Host) -> Iterator[Finding]:
+    """Containers on a LAN have no way out if nobody there has the address that they are told."""
+    for network in host.on_parents:
+        link = host.links.get(network.link or "")
+        if link is None or not link.running or network.internal or network.options.get("conflict_check") == "false":
+            continue
+        here = {IPAddress(one.partition("/")[0]) for endpoint in network.endpoints for one in endpoint.addresses}
+        here |= {one.address.ip for one in host.addresses}
+        told = [IPAddress(one.gateway) for one in network.subnets if one.gateway]
+        for gateway in _silent(link.name, [one for one in told if one not in here]):
+            router = host.router(link.name, gateway.version)
+            yield warning(
+                "gateway",
+                f"nobody on the LAN of {link.name} answers for {gateway}, which network {title(network)} has as its"
+                " gateway, so its containers reach nothing beyond their subnet. Remove it and make it again with"
+                + (
+                    f" --gateway {router}, this host's own router there" if router else " the LAN's router as --gateway"
+                ),
+                command=f"docker network rm {title(network)}",
+            )
+
+
+def _silent(link: str, addresses: list[IPAddress]) -> list[IPAddress]:
+    """List the addresses that nobody answers for; none if nobody can be asked."""
+    for _ in range(2):  # a router may have to be woken
+        try:
+            found = asyncio.run(holders(link, addresses))
+        except PynetError:
+            return []
+        addresses = [one for one in addresses if one not in found]
+    return addresses
+
+
 @dataclass(frozen=True)
 class Listener:
     """A TCP socket that listens here; `both` says that one for IPv6 gets what comes by IPv4 too."""
@@ -174,4 +210,4 @@ def _holder(inode: int) -> tuple[str, int] | None:
     return None
 
 
-CHECKS = (ways_out, ways_in, ports)
+CHECKS = (ways_out, ways_in, gateways, ports)

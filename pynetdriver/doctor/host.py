@@ -200,6 +200,15 @@ class Host:
         names = {one.index: one.name for one in self.links.values()}
         return Way(_ROUTE_TYPES.get(route["type"], "other"), names.get(route.get("oif")))
 
+    def router(self, link: str, version: int) -> IPAddress | None:
+        """Whom this host itself sends to by a link what is for the internet."""
+        try:
+            with IPRoute() as netlink:
+                (route,) = netlink.route("get", dst=str(SOMEWHERE[version]), oif=self.links[link].index)
+        except NetlinkError:
+            return None
+        return IPAddress(route.get("gateway")) if route.get("gateway") else None
+
     def way_out(self, version: int) -> Link | None:
         """The link by which this host reaches the internet: of several default routes the one that is in use."""
         return self.links.get(self.way(SOMEWHERE[version]).link or "")

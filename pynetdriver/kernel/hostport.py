@@ -1,8 +1,8 @@
 """Host ports, held by bound sockets so that no process and no other driver takes them.
 
 The ruleset translates packets before the sockets would see them. What it cannot translate goes to `relay`: IPv6 to
-::1 or for IPv4, and what containers that are kept apart send to each other's ports. Other sockets never listen and
-are never read: TCP to a broadcast address is refused, UDP stays unanswered.
+::1 or for IPv4, what containers that are kept apart send to each other's ports, and broadcasts. Other sockets never
+listen and are never read.
 TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `_bound`.
 """
 
@@ -11,27 +11,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from netaddr import IPAddress
 
+from pynetdriver.descriptors import is_kept
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
 from pynetdriver.kernel.relay import Relay
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.plan import bracketed
-from pynetdriver.portmap import PortRequest, narrowest_first, relayed_to
+from pynetdriver.portmap import PortRequest, broadcasts_to, narrowest_first, relayed_to
 
 _SOCKETS = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
-#: A program for linux/filter.h that lets nothing in: one instruction, BPF_RET with 0.
-_NOTHING = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
+_REFUSE, _TAKE = (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET
+#: Programs for linux/filter.h that let in nothing, or broadcasts alone, the host's own included: they load the packet's
+#: type (SKF_AD_PKTTYPE) and compare it with PACKET_BROADCAST and PACKET_LOOPBACK of linux/if_packet.h.
+_NOTHING = (_REFUSE,)
+_BROADCASTS = ((0x20, 0, 0, 0xFFFFF004), (0x15, 2, 0, 1), (0x15, 1, 0, 5), _REFUSE, _TAKE)
 _SO_ATTACH_FILTER = 26
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -39,11 +45,12 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class HostPorts:
     """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_called: Callable[[], bool] = lambda: False) -> None:
+        """Hold nothing yet; `is_called` is for `Relay`."""
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        self._relay = Relay()
+        self._relay = Relay(is_called)
 
     def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
@@ -57,7 +64,7 @@ class HostPorts:
             InvalidRequest: the host does not have the address.
         """
         new: list[PortMapping] = []
-        relayed = partial(relayed_to, addresses=holder.addresses, apart=apart)
+        relayed = partial(_relayed, addresses=holder.addresses, apart=apart)
         try:
             for request in narrowest_first(requests):
                 new += self._hold_one(holder.id, request, relayed)
@@ -76,9 +83,9 @@ class HostPorts:
         for mapping in mappings:
             if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
-            bound, relayed = None, relayed_to(mapping, addresses, apart)
+            bound, relayed = None, _relayed(mapping, addresses, apart)
             try:
-                bound = self._bind(mapping, bool(relayed))
+                bound = self._bind(mapping, relayed)
             except PynetError as error:
                 failed.append(error)
             self._keep(holder.id, mapping, bound, relayed)
@@ -114,16 +121,16 @@ class HostPorts:
         return None
 
     def _hold_one(
-        self, holder: str, request: PortRequest, relayed_to: Callable[[PortMapping], tuple[IPAddress, ...]]
+        self, holder: str, request: PortRequest, relayed_by: Callable[[PortMapping], _Relayed]
     ) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
             mappings = [PortMapping(request.protocol, one, number, request.port) for one in request.host_addresses]
-            relayed = [relayed_to(mapping) for mapping in mappings]
+            relayed = [relayed_by(mapping) for mapping in mappings]
             bound: list[socket.socket | None] = []
             try:
                 for mapping, to in zip(mappings, relayed, strict=True):
-                    bound.append(self._bind(mapping, bool(to), named=request.low == request.high != 0))
+                    bound.append(self._bind(mapping, to, named=request.low == request.high != 0))
             except BaseException as error:
                 for one in bound:
                     if one is not None:
@@ -152,26 +159,30 @@ class HostPorts:
                 self._next_ephemeral = low
             yield self._next_ephemeral
 
-    def _keep(
-        self, holder: str, mapping: PortMapping, bound: socket.socket | None, relayed: tuple[IPAddress, ...]
-    ) -> None:
+    def _keep(self, holder: str, mapping: PortMapping, bound: socket.socket | None, to: _Relayed) -> None:
         self._held.setdefault(holder, {})[mapping] = bound
         at = self._holders.setdefault((mapping.protocol, mapping.host_port), {})
         at.setdefault(mapping.host_address, holder)
-        if bound is not None and relayed:
-            self._relay.open(bound, mapping.protocol, relayed, mapping.port)
+        if bound is not None and to.addresses:
+            self._relay.open(bound, mapping.protocol, to.addresses, mapping.port, to.only_broadcasts)
 
-    def _bind(self, mapping: PortMapping, relayed: bool, named: bool = True) -> socket.socket | None:
+    def _bind(self, mapping: PortMapping, to: _Relayed, named: bool = True) -> socket.socket | None:
         protocol, address, number = mapping.protocol, mapping.host_address, mapping.host_port
         holder = self.holder_of(protocol, address, number)
         if holder is not None:
             raise PortTaken(_where(mapping), protocol, number, holder)
         try:
-            bound = _bound(protocol, address, number, named, listen=relayed and protocol == "tcp")
-            if bound is not None and protocol == "udp" and not relayed:
-                # Nobody reads it: what others broadcast to the port would fill it, 200 KB each.
-                program = struct.pack("HP", 1, ctypes.addressof(_NOTHING))
-                bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            bound = _bound(
+                protocol,
+                address,
+                number,
+                (lambda: named and _is_only_closed(number, self._relay.is_ending(number))),
+                listen=bool(to.addresses) and protocol == "tcp",
+            )
+            if bound is not None and protocol == "udp" and not to.addresses:
+                _filter(bound, _NOTHING)  # nobody reads it: what others broadcast would fill it, 200 KB each
+            elif bound is not None and to.only_broadcasts:
+                _filter(bound, _BROADCASTS)
             return bound
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -182,6 +193,25 @@ class HostPorts:
                     " publish on one that it has"
                 ) from None
             raise HostError.of(error.errno or errno.EIO, f"hold host port {_where(mapping)}") from error
+
+
+@dataclass(frozen=True)
+class _Relayed:
+    """To which addresses of a container goes, best first, what comes to a socket; and whether only broadcasts do."""
+
+    addresses: tuple[IPAddress, ...]
+    only_broadcasts: bool
+
+
+def _relayed(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool) -> _Relayed:
+    to = relayed_to(mapping, addresses, apart)
+    return _Relayed(to, False) if to else _Relayed(broadcasts_to(mapping, addresses), True)
+
+
+def _filter(bound: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
+    header = struct.pack("HP", len(program), ctypes.addressof(code))
+    bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
 
 
 def _where(mapping: PortMapping) -> str:
@@ -211,8 +241,10 @@ class PortTaken(Conflict):
 _text = lru_cache(256)(str)
 
 
-def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: bool) -> socket.socket | None:
-    """Bind a socket; a port that is asked for by itself also where only closed connections are left of a server."""
+def _bound(
+    protocol: str, address: IPAddress, number: int, is_only_closed: Callable[[], bool], listen: bool
+) -> socket.socket | None:
+    """Bind a socket; a TCP port also where only closed connections are left of a server."""
     kind, number_of_protocol = _SOCKETS[protocol]
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
@@ -221,12 +253,14 @@ def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: 
         # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
         return None
     try:
+        if is_kept(bound.fileno()):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             bound.bind((_text(address), number))
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not (named and protocol == "tcp" and _is_only_closed(number)):
+            if error.errno != errno.EADDRINUSE or protocol != "tcp" or not is_only_closed():
                 raise
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((_text(address), number))
@@ -254,16 +288,18 @@ def _own_sockets() -> Iterator[str]:
             yield str(descriptor.readlink())
 
 
-def _is_only_closed(number: int) -> bool:
+def _is_only_closed(number: int, is_ending: bool) -> bool:
     """Tell whether a TCP port has connections that no process has any more, and besides them at most our own sockets.
 
-    Those are in TIME_WAIT, or wait for the other side after a process was killed: our own, with relayed ones.
+    Those are in TIME_WAIT, or wait for the other side after a process was killed: our own, with relayed ones. Or they
+    are relayed ones of ours which are about to end.
     """
+    ours = set(_own_sockets())  # first, since they end meanwhile
     inodes = {columns[9] for columns in _sockets_at("tcp", number)}
-    if "0" not in inodes:
+    if "0" not in inodes and not is_ending:
         return False
     others = {f"socket:[{inode}]" for inode in inodes - {"0"}}
-    return not others or not others.difference(_own_sockets())
+    return others <= ours
 
 
 def _sockets_at(protocol: str, number: int) -> Iterator[list[str]]:

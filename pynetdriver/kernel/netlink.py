@@ -174,6 +174,15 @@ class Netlink:
                 continue
         return None
 
+    async def router(self, link: str, version: int) -> IPAddress | None:
+        """Tell whom the host itself sends to by a link what is for elsewhere, None if nobody."""
+        for somewhere in (one for one in _SOMEWHERE if (":" in one) == (version == 6)):
+            with contextlib.suppress(NetlinkError, OSError):
+                (route,) = await self._netlink.route("get", dst=somewhere, oif=socket.if_nametoindex(link))
+                gateway = route.get("gateway")
+                return IPAddress(gateway) if gateway else None
+        return None
+
     async def addresses(self) -> list[tuple[str, IPNetwork]]:
         """List the host's addresses with their prefix lengths, each after the name of its link."""
         names = dict(socket.if_nameindex())

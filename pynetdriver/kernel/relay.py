@@ -1,29 +1,46 @@
-"""Carries from a held host port to its container what the kernel cannot translate, on the daemon's own loop.
+"""Carries from a held host port to its container what the kernel cannot translate, on a thread of its own.
 
 That is what comes to ::1, since the kernel routes nothing to or from it, what comes over IPv6 for a container that has
-IPv4 alone, and what containers of a network that keeps them apart send to each other's host ports. The container sees
-its network's gateway as the source. Relayed connections end with the daemon.
+IPv4 alone, what containers of a network that keeps them apart send to each other's host ports, and broadcasts. The
+container sees its network's gateway as the source. Relayed connections end with the daemon.
+
+The daemon's loop and the thread share what is in here, under one lock, which is held for a few datagrams or pieces of
+a stream at a time. The thread begins with the first port and ends with the last.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import resource
+import errno
+import math
+import os
+import re
 import select
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import structlog
 from netaddr import IPAddress
+
+from pynetdriver import descriptors
+from pynetdriver.names import ENGINE_BRIDGE
+from pynetdriver.seldom import Seldom
 
 log = structlog.get_logger()
 
 #: How long a UDP client may be silent, and the container to it: UDPConnTrackTimeout of the engine's docker-proxy.
 IDLE_S = 90
+#: The most flows of all ports; a flow takes up to two sockets, and half of the descriptors are left to other work.
+MOST, _SHARE_OF_DESCRIPTORS = 16384, 4
+#: Of these one source keeps an eighth when others want some.
+_SHARE_OF_SOURCE = 8
 #: Small pieces are not held back, and who is gone without a word is noticed: Go's defaults, so docker-proxy's too.
 _SETTINGS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -31,9 +48,12 @@ _SETTINGS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
 )
-#: What one port takes before the loop turns to others, and how long one waits that could take no more.
-_BATCH, _PAUSE_S = 64, 1
+#: What one socket gets done before others have their turn; flows that end at once with their port, the rest follows.
+_BATCH, _AT_ONCE, _ENDING_S = 16, 256, 10
+#: How long the thread rests after each turn of a socket while the engine waits for an answer.
+_REST_S = 0.001
 _CHUNK = 65536
+_SWEEP_S = 1.0
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 #: How a datagram's own address is asked for, and told; the numbers of IPv4 are those of linux/in.h.
 _NOTED = {socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO), socket.AF_INET: (socket.IPPROTO_IP, 8)}
@@ -41,24 +61,28 @@ _NOTE = {socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO), socket.AF_
 _RESET = struct.pack("ii", 1, 0)
 
 
-@dataclass(eq=False)
-class _Flow:
-    """One TCP connection, or one UDP client, with its sockets."""
+class _Turn:
+    """A lock whose waiters get it in turn: who gives it up and takes it again at once comes after them."""
 
-    sockets: list[socket.socket]
-    active: float = 0  #: when it last had something to carry, on the loop's clock
-    task: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
+        self._next = threading.Lock()
+        self._held = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._next:
+            self._held.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
+
+
+class _Flow(Protocol):
+    """One TCP connection, or one UDP client."""
+
+    active: float
 
     def close(self, reset: bool) -> None:
-        """Close at once; `reset` leaves nothing behind that would keep the host port."""
-        loop = asyncio.get_running_loop()
-        for one in self.sockets:
-            if one.fileno() >= 0:
-                loop.remove_reader(one.fileno())
-                loop.remove_writer(one.fileno())
-                if reset:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                one.close()
+        """Close its sockets; `reset` leaves nothing behind that would keep the host port."""
 
 
 @dataclass(eq=False)
@@ -66,91 +90,195 @@ class _Port:
     """A held socket, and where what it gets goes: a connection to the first of the addresses that answers."""
 
     held: socket.socket
-    ready: Callable[[_Port], None]
     addresses: tuple[IPAddress, ...]
     number: int
-    flows: dict[object, _Flow] = field(default_factory=dict)
+    only_broadcasts: bool
+    #: By whom they are and, for UDP, whom they asked; who was silent longest comes first. And the same by source.
+    flows: OrderedDict[object, _Flow] = field(default_factory=OrderedDict)
+    sources: dict[str, OrderedDict[object, None]] = field(default_factory=dict)
 
 
 class Relay:
-    """All ports that are relayed; a TCP socket listens already when it comes here."""
+    """All ports that are relayed; a TCP socket listens already when it comes here.
 
-    def __init__(self) -> None:
+    When all flows are taken, a new one takes the place of another: of the port that has most, so that each of the ports
+    that want it has as many as any other, and there of the one that was silent longest; where one source has more than
+    its share, of its own.
+    """
+
+    def __init__(self, is_called: Callable[[], bool] = lambda: False) -> None:
+        """Relay nothing yet; `is_called` tells whether the engine waits for an answer, which then goes first."""
+        self._is_called = is_called
+        self._turn = _Turn()
         self._ports: dict[int, _Port] = {}
-        self._flows = 0
-        #: One for all ports, which the loop watches: a thousand of them cost the loop what one does.
+        self._busy: set[_Port] = set()
+        self._count = 0
+        #: What is to be done when a socket is ready, and sockets of ports that are closed.
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._masks: dict[int, int] = {}
+        self._ending: deque[_Flow] = deque()
+        self._given_up: dict[int, float] = {}  # host ports whose flows did not end at once; of the daemon's loop alone
+        self._paused: list[_Port] = []
         self._ready = select.epoll()
-        self._watched = False
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ready.register(self._wake, select.EPOLLIN)
+        self._thread: threading.Thread | None = None
+        self._seldom = Seldom()
 
-    def open(self, held: socket.socket, protocol: str, addresses: tuple[IPAddress, ...], number: int) -> None:
+    def open(
+        self,
+        held: socket.socket,
+        protocol: str,
+        addresses: tuple[IPAddress, ...],
+        number: int,
+        only_broadcasts: bool = False,
+    ) -> None:
         """Begin to relay what a socket gets to a container's port."""
         held.setblocking(False)
         if protocol == "udp":
             held.setsockopt(*_NOTED[held.family], 1)
-        if not self._watched:
-            asyncio.get_running_loop().add_reader(self._ready.fileno(), self._serve)
-            self._watched = True
-        port = _Port(held, self._receive if protocol == "udp" else self._accept, addresses, number)
-        self._ports[held.fileno()] = port
-        self._ready.register(held.fileno(), select.EPOLLIN)
+        port = _Port(held, addresses, number, only_broadcasts)
+        with self._turn:
+            self._ports[held.fileno()] = port
+            self._watch(held, select.EPOLLIN, partial(self._receive if protocol == "udp" else self._accept, port))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+                self._thread.start()
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
-        port = self._ports.pop(held.fileno(), None)
-        if port is not None:
-            self._ready.unregister(held.fileno())
-            for flow in port.flows.values():
+        if held.fileno() not in self._ports:  # written by who calls this alone
+            return
+        with self._turn:
+            port = self._ports.pop(held.fileno())
+            self._watch(held, 0)
+            self._ending += port.flows.values()
+            self._busy.discard(port)
+            port.flows.clear()
+            port.sources.clear()
+            self._end_some()
+            if self._ending:
+                self._given_up[held.getsockname()[1]] = time.monotonic()
+            os.eventfd_write(self._wake, 1)
+
+    def is_ending(self, number: int) -> bool:
+        """Tell whether connections of a host port may still be there that was closed a moment ago."""
+        return time.monotonic() < self._given_up.get(number, -math.inf) + _ENDING_S
+
+    # What follows is for who has the lock, but for `_run`.
+
+    def _run(self) -> None:
+        """Serve until there is no port any more; for the thread."""
+        wait_s, swept = -1.0, 0.0
+        while True:
+            for number, _ in self._ready.poll(wait_s):
+                with self._turn:
+                    handler = self._handlers.get(number)
+                    if handler is not None:
+                        self._guarded(handler)
+                    elif number == self._wake:
+                        os.eventfd_read(self._wake)
+                if self._is_called():
+                    time.sleep(_REST_S)
+            with self._turn:
+                self._guarded(self._end_some)
+                if time.monotonic() >= swept + _SWEEP_S:
+                    self._guarded(self._sweep)
+                    swept = time.monotonic()
+                if not self._ports and not self._ending:
+                    self._thread = None
+                    return
+                wait_s = 0.0 if self._ending else _SWEEP_S if self._count or self._paused else -1.0
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._seldom.warning("relaying failed unexpectedly", exc_info=error)
+
+    def _end_some(self) -> None:
+        for _ in range(min(_AT_ONCE, len(self._ending))):
+            self._ending.popleft().close(reset=True)
+            self._count -= 1
+
+    def _sweep(self) -> None:
+        """Forget UDP clients that were silent for long, and serve ports again that had to wait."""
+        paused, self._paused = self._paused, []
+        for port in paused:
+            if self._ports.get(port.held.fileno()) is port:
+                self._watch(port.held, select.EPOLLIN, partial(self._accept, port))
+        for port in list(self._busy):
+            if port.held.type == socket.SOCK_DGRAM:
+                while port.flows and next(iter(port.flows.values())).active < time.monotonic() - IDLE_S:
+                    self._end(port, next(iter(port.flows)), reset=False)
+
+    def _watch(self, one: socket.socket, mask: int, handler: Callable[[], None] | None = None) -> None:
+        """Have a handler called when a socket is ready, in place of another one; never, if the mask is 0."""
+        number, former = one.fileno(), self._masks.get(one.fileno(), 0)
+        if handler is not None:
+            self._handlers[number] = handler
+        if mask == former:
+            return
+        if mask == 0:
+            self._ready.unregister(number)
+            del self._masks[number], self._handlers[number]
+            return
+        (self._ready.modify if former else self._ready.register)(number, mask)
+        self._masks[number] = mask
+
+    def _end(self, port: _Port, key: object, reset: bool) -> None:
+        flow = port.flows.pop(key)
+        source = _source(key)
+        del port.sources[source][key]
+        if not port.sources[source]:
+            del port.sources[source]
+        if not port.flows:
+            self._busy.discard(port)
+        self._count -= 1
+        flow.close(reset)
+
+    def _begin(self, port: _Port, key: object, flow: _Flow, latest: socket.socket) -> bool:
+        """Take up a flow, or end it; another one makes way if there are too many, or too few descriptors."""
+        most = min(MOST, descriptors.most() // _SHARE_OF_DESCRIPTORS)
+        if self._count >= most or descriptors.is_kept(latest.fileno()):
+            self._seldom.warning("too many relayed connections: those silent longest make way", count=self._count)
+            greediest = max({*self._busy, port}, key=lambda one: (len(one.flows), one is port))
+            own = port.sources.get(_source(key), ())
+            if greediest is port and len(own) > most // _SHARE_OF_SOURCE:
+                self._end(port, next(iter(own)), reset=True)
+            elif greediest.flows:
+                self._end(greediest, next(iter(greediest.flows)), reset=True)
+            else:
                 flow.close(reset=True)
-                if flow.task is not None:
-                    flow.task.cancel()
-
-    def _serve(self) -> None:
-        for number, _ in self._ready.poll(0):
-            port = self._ports.get(number)
-            if port is not None:
-                port.ready(port)
-
-    def _pause(self, port: _Port) -> None:
-        def resume() -> None:
-            if self._ports.get(number) is port:
-                self._ready.modify(number, select.EPOLLIN)
-
-        number = port.held.fileno()
-        self._ready.modify(number, 0)
-        asyncio.get_running_loop().call_later(_PAUSE_S, resume)
-
-    def _is_full(self) -> bool:
-        """Leave half of the descriptors that the daemon may have to its other work; a flow takes up to two."""
-        return self._flows * 4 >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-    def _begin(self, port: _Port, key: object, flow: _Flow, work: Coroutine[None, None, None]) -> None:
-        self._flows += 1
+                return False
+        self._count += 1
+        self._busy.add(port)
         port.flows[key] = flow
-        flow.task = asyncio.get_running_loop().create_task(work)
-        flow.task.add_done_callback(partial(self._end, port, key))
+        port.sources.setdefault(_source(key), OrderedDict())[key] = None
+        return True
 
-    def _end(self, port: _Port, key: object, task: asyncio.Task[None]) -> None:
-        self._flows -= 1
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            log.debug("relayed connection broke", port=port.number, error=repr(error))
-        port.flows.pop(key).close(reset=error is not None)
+    def _touch(self, port: _Port, key: object, flow: _Flow) -> None:
+        flow.active = time.monotonic()
+        port.flows.move_to_end(key)
+        port.sources[_source(key)].move_to_end(key)
 
     def _accept(self, port: _Port) -> None:
         for _ in range(_BATCH):
             try:
-                if self._is_full():
-                    raise OSError("too many relayed connections")
-                client, _ = port.held.accept()
+                client, peer = port.held.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.warning("connections to a container have to wait", port=port.number, error=str(error))
-                self._pause(port)
+                self._seldom.warning("connections to a container have to wait", port=port.number, error=error.strerror)
+                self._watch(port.held, 0)
+                self._paused.append(port)
                 return
             # What is left of it shall not keep the next holder from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._begin(port, client, flow := _Flow([client]), _carry(port, flow, client))
+            key = (peer, None)
+            flow = _Stream(self, port, key, client)
+            if self._begin(port, key, flow, client):
+                flow.carry_on()
 
     def _receive(self, port: _Port) -> None:
         for _ in range(_BATCH):
@@ -158,72 +286,203 @@ class Relay:
                 data, notes, _, client = port.held.recvmsg(_CHUNK, socket.CMSG_SPACE(20))
             except OSError:
                 return
-            source = _answering(port.held.family, notes[0][2])
-            flow = port.flows.get((client, source))
+            source = _answering(port, notes[0][2], client[0])
+            if source is None:
+                continue
+            key = (client, source)
+            flow = port.flows.get(key)
             with contextlib.suppress(OSError):
-                if flow is None:
-                    if self._is_full() or source is None:
+                if not isinstance(flow, _Client):
+                    flow = _Client(self, port, key, source)
+                    if not self._begin(port, key, flow, flow.container):
                         continue
-                    flow = _Flow([socket.socket(_FAMILIES[port.addresses[0].version], socket.SOCK_DGRAM)])
-                    flow.sockets[0].setblocking(False)
-                    self._begin(port, (client, source), flow, _answer(port, flow, client, source))
-                    flow.sockets[0].connect((str(port.addresses[0]), port.number))
-                flow.active = asyncio.get_running_loop().time()
+                    flow.connect()
+                self._touch(port, key, flow)
                 try:
-                    flow.sockets[0].send(data)
+                    flow.container.send(data)
                 except ConnectionRefusedError:  # says that an earlier one was; this one was not sent
-                    flow.sockets[0].send(data)
+                    flow.container.send(data)
 
 
-def _answering(family: int, note: bytes) -> bytes | None:
-    """Make of the note that came with a datagram the one that goes with its answer; None for multicast, broadcast.
+class _Client:
+    """A UDP client: its socket to the container."""
+
+    def __init__(self, relay: Relay, port: _Port, key: tuple[tuple[str, int], bytes], source: bytes) -> None:
+        self.active = time.monotonic()
+        self.container = socket.socket(_FAMILIES[port.addresses[0].version], socket.SOCK_DGRAM)
+        self._relay, self._port, self._key, self._source = relay, port, key, source
+
+    def connect(self) -> None:
+        self.container.setblocking(False)
+        self.container.connect((str(self._port.addresses[0]), self._port.number))
+        self._relay._watch(self.container, select.EPOLLIN, self._answer)
+
+    def close(self, reset: bool) -> None:
+        self._relay._watch(self.container, 0)
+        self.container.close()
+
+    def _answer(self) -> None:
+        if self._port.flows.get(self._key) is not self:  # its port is closed, and its end near
+            return
+        level, kind = _NOTE[self._port.held.family]
+        for _ in range(_BATCH):
+            try:
+                data = self.container.recv(_CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:  # nobody listens in the container
+                continue
+            self._relay._touch(self._port, self._key, self)
+            with contextlib.suppress(OSError):
+                self._port.held.sendmsg([data], [(level, kind, self._source)], 0, self._key[0])
+
+
+@dataclass(eq=False)
+class _Half:
+    """One direction of a connection."""
+
+    source: socket.socket
+    sink: socket.socket
+    pending: memoryview = field(default_factory=lambda: memoryview(b""))
+    done: bool = False
+
+    def move(self) -> bool:
+        """Carry what there is and can be taken; tells whether there was anything. Raises OSError."""
+        moved = False
+        for _ in range(_BATCH):
+            if self.done:
+                break
+            try:
+                if not self.pending:
+                    self.pending = memoryview(self.source.recv(_CHUNK))
+                    moved = True
+                    if not self.pending:
+                        self.sink.shutdown(socket.SHUT_WR)
+                        self.done = True
+                        break
+                self.pending = self.pending[self.sink.send(self.pending) :]
+                moved = True
+            except BlockingIOError:
+                break
+        return moved
+
+
+class _Stream:
+    """A TCP connection: to the container as soon as that takes it."""
+
+    def __init__(self, relay: Relay, port: _Port, key: object, client: socket.socket) -> None:
+        self.active = time.monotonic()
+        self._relay, self._port, self._key = relay, port, key
+        self._client = client
+        self._container: socket.socket | None = None
+        self._left: Iterator[IPAddress] = iter(port.addresses)
+        self._halves: tuple[_Half, ...] = ()
+        _prepare(client)
+
+    def carry_on(self) -> None:
+        """Do what can be done now; ends the flow with its last byte, or when something breaks."""
+        if self._port.flows.get(self._key) is not self:  # its port is closed, and its end near
+            return
+        try:
+            if not self._halves and not self._is_connected():
+                return
+            if sum(half.move() for half in self._halves):
+                self._relay._touch(self._port, self._key, self)
+        except OSError as error:
+            log.debug("relayed connection broke", port=self._port.number, error=repr(error))
+            self._relay._end(self._port, self._key, reset=True)
+            return
+        if all(half.done for half in self._halves):
+            self._relay._end(self._port, self._key, reset=False)
+            return
+        for one in (half.source for half in self._halves):
+            mask = 0
+            for half in self._halves:
+                if half.source is one and not half.pending and not half.done:
+                    mask |= select.EPOLLIN
+                if half.sink is one and half.pending:
+                    mask |= select.EPOLLOUT
+            self._relay._watch(one, mask, self.carry_on if mask else None)
+
+    def close(self, reset: bool) -> None:
+        for one in (self._client, self._container):
+            if one is not None and one.fileno() >= 0:
+                self._relay._watch(one, 0)
+                _close(one, reset)
+
+    def _is_connected(self) -> bool:
+        """Go on with connecting; the program may listen in one family alone. Raises OSError if no address is left."""
+        error = errno.ECONNREFUSED
+        while True:
+            if self._container is not None:
+                error = self._container.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if error == 0:
+                    try:
+                        self._container.getpeername()
+                    except OSError:  # woken for nothing
+                        return False
+                    there = self._container
+                    self._halves = (_Half(self._client, there), _Half(there, self._client))
+                    return True
+                self._relay._watch(self._container, 0)
+                self._container.close()
+                self._container = None
+            address = next(self._left, None)
+            if address is None:
+                raise OSError(error, os.strerror(error))
+            self._container = socket.socket(_FAMILIES[address.version], socket.SOCK_STREAM)
+            _prepare(self._container)
+            error = self._container.connect_ex((str(address), self._port.number))
+            if error in (0, errno.EINPROGRESS):
+                self._relay._watch(self._container, select.EPOLLOUT, self.carry_on)
+                return False
+            self._container.close()
+            self._container = None
+
+
+def _source(key: object) -> str:
+    """Name whom a flow is from: a machine has all of a /64 for itself."""
+    assert isinstance(key, tuple)
+    address: str = key[0][0]
+    if ":" not in address:
+        return address
+    return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8].hex()
+
+
+def _answering(port: _Port, note: bytes, client: str) -> bytes | None:
+    """Make of the note that came with a datagram the one that goes with its answer; None for what is not relayed.
 
     It holds the address that the client sent to; the link is left to routing (ipv6(7): struct in6_pktinfo, address
-    and link; ip(7): struct in_pktinfo, link, the host's own address, and the address that was sent to).
+    and link; ip(7): struct in_pktinfo, link, the host's own address, and the address that was sent to). Multicast is
+    not relayed, nor what has no source to answer to, nor broadcasts of the engine's containers or of the very one that
+    would get it.
     """
-    if family == socket.AF_INET6:
+    if port.held.family == socket.AF_INET6:
         return None if note[0] == 0xFF else note[:16] + bytes(4)
-    return bytes(4) + note[4:8] + bytes(4) if note[4:8] == note[8:12] else None
+    link, ours, asked = note[:4], note[4:8], note[8:12]
+    if ours == asked:
+        return None if port.only_broadcasts else bytes(4) + ours + bytes(4)
+    if (
+        asked[0] & 0xF0 == 0xE0
+        or client in ("0.0.0.0", *map(str, port.addresses))
+        or _is_of_engine(*struct.unpack("=i", link))
+    ):
+        return None
+    return bytes(4) + ours + bytes(4)
 
 
-async def _carry(port: _Port, flow: _Flow, client: socket.socket) -> None:
-    _prepare(client)
-    for address in port.addresses:
-        container = socket.socket(_FAMILIES[address.version], socket.SOCK_STREAM)
-        flow.sockets.append(container)
-        _prepare(container)
-        try:
-            await asyncio.get_running_loop().sock_connect(container, (str(address), port.number))
-            break
-        except OSError:  # the program may listen in one family alone
-            if address == port.addresses[-1]:
-                raise
-    async with asyncio.TaskGroup() as both:
-        both.create_task(_pump(client, container))
-        both.create_task(_pump(container, client))
+def _is_of_engine(link: int) -> bool:
+    try:
+        return re.fullmatch(ENGINE_BRIDGE, socket.if_indextoname(link)) is not None
+    except OSError:
+        return True
 
 
-async def _pump(source: socket.socket, sink: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, _CHUNK):
-        await loop.sock_sendall(sink, data)
-        await asyncio.sleep(0)  # two fast ends would never let go of the loop
-    sink.shutdown(socket.SHUT_WR)
-
-
-async def _answer(port: _Port, flow: _Flow, client: tuple[str, int], source: bytes) -> None:
-    loop = asyncio.get_running_loop()
-    while loop.time() < flow.active + IDLE_S:
-        await asyncio.sleep(0)
-        try:
-            async with asyncio.timeout_at(flow.active + IDLE_S):
-                data = await loop.sock_recv(flow.sockets[0], _CHUNK)
-        except OSError:  # nobody listens in the container, or the time is over
-            continue
-        flow.active = loop.time()
-        with contextlib.suppress(OSError):
-            level, kind = _NOTE[port.held.family]
-            port.held.sendmsg([data], [(level, kind, source)], 0, client)
+def _close(one: socket.socket, reset: bool) -> None:
+    with contextlib.suppress(OSError):
+        if reset:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    one.close()
 
 
 def _prepare(connection: socket.socket) -> None:

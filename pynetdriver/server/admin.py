@@ -14,16 +14,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from pynetdriver import answers
 from pynetdriver.errors import InvalidRequest, PynetError, shortened
 from pynetdriver.messages import ErrorResponse
-
-log = structlog.get_logger()
+from pynetdriver.seldom import Seldom
+from pynetdriver.server.listener import Bounds
 
 Ask = Callable[[], Awaitable[Any]]
+#: Of strangers who may be many, and of root, whose commands wait for a minute.
+METRICS_BOUNDS, ADMIN_BOUNDS = Bounds(64, 30), Bounds(64, 600)
+
 Exposition = Callable[[], Awaitable[tuple[bytes, str]]]
 
 
@@ -47,7 +49,7 @@ def admin_application(
             raise InvalidRequest(f'dry_run is "true" or "false", not "{shortened(asked)}"')
         return _json(await reconcile(asked == "true"))
 
-    application = web.Application(middlewares=[_refusals])
+    application = web.Application(middlewares=[_refusals(Seldom())])
     application.router.add_get("/status", get_status)
     application.router.add_get("/networks", get_networks)
     application.router.add_get("/metrics", _metrics(exposition))
@@ -57,7 +59,7 @@ def admin_application(
 
 def metrics_application(exposition: Exposition) -> web.Application:
     """Make what the opt-in listener for Prometheus serves."""
-    application = web.Application(middlewares=[_refusals])
+    application = web.Application(middlewares=[_refusals(Seldom())])
     application.router.add_get("/metrics", _metrics(exposition))
     return application
 
@@ -65,23 +67,28 @@ def metrics_application(exposition: Exposition) -> web.Application:
 def _metrics(exposition: Exposition) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def get_metrics(_: web.Request) -> web.Response:
         body, content_type = await exposition()
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        response = web.Response(body=body, headers={"Content-Type": content_type})
+        response.force_close()  # kept open it would be one of few
+        return response
 
     return get_metrics
 
 
-@web.middleware
-async def _refusals(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
-    try:
-        return await handler(request)
-    except PynetError as error:
-        return _json(ErrorResponse(str(error), str(error)), error.status)
-    except web.HTTPException as error:
-        return _json(ErrorResponse(error.reason, error.reason), error.status)
-    except Exception:
-        log.exception("unexpected failure", asked=request.path)
-        text = "pynet met an internal error; its log has the details"
-        return _json(ErrorResponse(text, text), 500)
+def _refusals(seldom: Seldom) -> Any:
+    @web.middleware
+    async def refusals(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        try:
+            return await handler(request)
+        except PynetError as error:
+            return _json(ErrorResponse(str(error), str(error)), error.status)
+        except web.HTTPException as error:
+            return _json(ErrorResponse(error.reason, error.reason), error.status)
+        except Exception as error:
+            seldom.warning("unexpected failure", asked=shortened(request.path), exc_info=error)
+            text = "pynet met an internal error; its log has the details"
+            return _json(ErrorResponse(text, text), 500)
+
+    return refusals
 
 
 def _json(answer: Any, status: int = 200) -> web.Response:

@@ -109,6 +109,8 @@ class Protocol:
         self._table = table
         self._observe = observe
         self._deadline_s = deadline_s
+        #: Calls that are not answered yet.
+        self.in_hand = 0
 
     def application(self) -> web.Application:
         """Make what a server serves."""
@@ -122,6 +124,7 @@ class Protocol:
             return _answer(404, _error(f"pynet has no method {shortened(request.path)}"))
         started = time.perf_counter()
         body = b""
+        self.in_hand += 1
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await request.read()
@@ -140,6 +143,8 @@ class Protocol:
         except Exception:
             log.exception("unexpected failure", call=request.path)
             status, answer = 500, _error("pynet met an internal error; its log has the details")
+        finally:
+            self.in_hand -= 1
         seconds = time.perf_counter() - started
         self._observe(request.path[1:], status, seconds)
         _log_call(request.path, body, status, answer, seconds)

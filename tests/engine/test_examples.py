@@ -92,7 +92,7 @@ def test_dual_stack(lab: Lab, tmp_path: Path) -> None:
             assert lab.page(lab.neighbour, f"http://{address}:8080/hostname") == "server"
         for address in ("127.0.0.1", "[::1]"):
             assert lab.page(lab.host, f"http://{address}:8080/hostname") == "server"
-        for address in ("10.20.0.80", "[fd00:20::80]", "server"):
+        for address in ("10.60.0.80", "[fd00:60::80]", "server"):
             assert lab.fetches(f"{project}client-1", f"http://{address}/hostname") == "server"
         assert lab.pings(f"{project}client-1", lab.lan.NEIGHBOUR6)
 

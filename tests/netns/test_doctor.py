@@ -185,7 +185,7 @@ def test_nothing_is_wrong_with_a_healthy_host(ward: Ward) -> None:
     with container(ward.host, 3, "192.0.2.10/24", network_id=OTHER):
         assert ward.examine() == []
     text = ward.patient.popen("pynet", "doctor", stdout=subprocess.PIPE).communicate()[0]
-    assert text == b"nothing is wrong\n"
+    assert text == b"nothing is wrong with what was looked at\n", "there is no engine"
 
 
 def test_a_healthy_host_without_networks(host: Host, folder: Path) -> None:
@@ -597,6 +597,15 @@ class TestParent:
             eventually(lambda: reaches(sandbox, "198.51.100.2", 1))
             bare.netns.run("ip", "link", "set", "port0", "down")
             bare.cured("parent", lambda: reaches(sandbox, "198.51.100.2", 1), "port0 below it is down")
+
+    def test_nobody_is_at_the_gateway(self, bare: Ward) -> None:
+        """A network whose --gateway was forgotten has the subnet's first address, which the LAN's router has not."""
+        bare.host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+        for gateway, wrong in (("192.0.2.2", False), ("192.0.2.254", True)):
+            bare.host.ok("CreateNetwork", on_parent(gateways=(gateway, "")))
+            found = [(one["check"], "--gateway 192.0.2.2," in one["what"]) for one in bare.examine()]
+            assert found == [("gateway", True)] * wrong
+            bare.host.ok("DeleteNetwork", {"NetworkID": NETWORK})
 
     def test_a_smaller_mtu(self, bare: Ward) -> None:
         bare.host.ok("DeleteNetwork", {"NetworkID": NETWORK})

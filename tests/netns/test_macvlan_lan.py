@@ -292,3 +292,20 @@ def test_a_lost_lease_takes_the_address_and_brings_it_back(host: Host, server: S
         eventually(lambda: address_of(sandbox) == address, timeout_s=20)
         eventually(lambda: reaches(sandbox, NEIGHBOUR4, 1))
         assert container_link(2) not in host.state().links
+
+
+def test_a_gateway_that_nobody_answers_for_is_named(host: Host, lan: Namespace) -> None:
+    """With the router that the host itself has there; one that answers, or that nobody is told of, is not."""
+    host.ok("CreateNetwork", on_parent(gateways=("192.0.2.254", "2001:db8:1::77"), pool6=POOL6))
+    eventually(lambda: "gateway=192.0.2.254" in host.daemon.log)
+    (line,) = [one for one in host.daemon.log.splitlines() if "answers for this network's gateway" in one]
+    assert f"router_of_this_host={NEIGHBOUR4}" in line and "--gateway" in line
+    host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+    for gateway, internal in ((NEIGHBOUR4, False), (HOST4, False), ("192.0.2.254", True)):
+        host.ok("CreateNetwork", on_parent(gateways=(gateway, ""), internal=internal, parent=PARENT))
+        time.sleep(1)
+        host.ok("DeleteNetwork", {"NetworkID": NETWORK})
+    host.ok("CreateNetwork", on_parent(gateways=("192.0.2.253", ""), conflict_check="false"))
+    host.ok("CreateNetwork", on_parent("7d" * 32, "198.51.100.0/24", gateways=("198.51.100.1", "")))
+    eventually(lambda: "gateway=198.51.100.1 " in host.daemon.log)
+    assert host.daemon.log.count("answers for this network's gateway") == 2

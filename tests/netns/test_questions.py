@@ -92,7 +92,8 @@ def test_ports_are_listed(host: Host) -> None:
     assert (one["address"], one["port"], one["network"], one["endpoint"]) == ("fd00:9::2", 80, NETWORK, endpoint_id(2))
     assert asked(host, "ports", OTHER) == []
     shown = ask(host, "ports", NETWORK)
-    assert "0.0.0.0:8080" in shown and "[fd00:9::2]:80/tcp" in shown and "127.0.0.1:5353" in shown
+    rows = [line.split()[:2] for line in shown.splitlines()]
+    assert ["0.0.0.0:8080->80/tcp", "10.9.0.2"] in rows and ["[::]:8080->80/tcp", "fd00:9::2"] in rows
 
 
 def test_refusals_are_sentences(host: Host) -> None:
@@ -136,3 +137,20 @@ def test_the_admin_socket_answers_nothing_else(host: Host) -> None:
 def test_the_firewall_is_named(host: Host) -> None:
     """The kind in force is told."""
     assert asked(host, "status")["firewall"] == host.firewall
+
+
+def test_ports_are_in_order(host: Host) -> None:
+    """Those of a range follow each other, whatever the order in which they were published."""
+    host.ok("CreateNetwork", network())
+    for number in (3, 2):
+        host.attach(number)
+    for number, first in ((3, 9010), (2, 9000)):
+        host.ok(PROGRAM, program(number, *(port(first + one, 80 + one) for one in (2, 0, 1)), port(first + 5, 53, 17)))
+    shown = [line.split()[0] for line in ask(host, "ports").splitlines()[1:] if line.startswith("0.0.0.0")]
+    assert shown == [
+        "0.0.0.0:9000-9002->80-82/tcp",
+        "0.0.0.0:9005->53/udp",
+        "0.0.0.0:9010-9012->80-82/tcp",
+        "0.0.0.0:9015->53/udp",
+    ]
+    assert len([one for one in asked(host, "ports") if one["host_address"] == "0.0.0.0"]) == 8

@@ -1,8 +1,9 @@
-"""What the kernel cannot translate is relayed: to ::1, and over IPv6 to a container that has IPv4 alone."""
+"""What the kernel cannot translate is relayed: to ::1, over IPv6 to a container that has IPv4 alone, broadcasts."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import resource
@@ -15,15 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.kernel import relay
+from pynetdriver.kernel.hostport import HostPorts
+from pynetdriver.model import Endpoint
+from pynetdriver.portmap import PortRequest
 from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
-from .host import OTHER, PROGRAM, REVOKE, Host, ids, network, port, program
+from .host import OTHER, PROGRAM, REVOKE, Host, both_firewalls, ids, network, port, program
 from .inside import inside
+from .parents import on_lan
 from .test_life import can_bind
 
 UDP = 17
@@ -406,6 +411,205 @@ def test_clients_do_not_pile_up(experiment: Callable[[], None]) -> None:
     """Datagrams have no end, and connections no bound: the one is a time, the other the daemon's own."""
     with Namespace() as netns:
         inside(netns, experiment)
+
+
+def flood() -> None:
+    """Connect as fast as can be, so often."""
+    for _ in range(1500):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("::1", 8080), timeout=20).close()
+
+
+def spent(pid: int | None) -> dict[str, int]:
+    """How much time of a processor each thread had, in ticks (proc(5))."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found[task.name] = sum(map(int, (task / "stat").read_text().rpartition(")")[2].split()[11:13]))
+    return found
+
+
+def test_what_is_relayed_takes_no_time_of_the_loop_that_the_engine_waits_for(host: Host) -> None:
+    """One client that connects as fast as it can keeps another thread busy; that ends with the last port."""
+    host.ok("CreateNetwork", network())
+    without = spent(host.daemon.pid)
+    with container(host):
+        host.ok(PROGRAM, program(2, port(8080)))
+        before, times = spent(host.daemon.pid), dict[str, int]()
+        while sum(times.values()) < 50:
+            inside(host.netns, flood)
+            times = {task: ticks - before.get(task, 0) for task, ticks in spent(host.daemon.pid).items()}
+        assert times[str(host.daemon.pid)] < sum(times.values()) / 4, times
+        relaying = max(times, key=lambda task: times[task])
+        assert relaying not in without, "a thread though nothing is relayed"
+        host.ok(REVOKE, ids())
+        eventually(lambda: relaying not in spent(host.daemon.pid))
+
+
+def carried_to(number: int) -> int:
+    """Count UDP sockets that are connected to a port (proc_net_tcp.rst)."""
+    lines = Path("/proc/self/net/udp").read_text().splitlines()[1:]
+    return sum(int(line.split()[2].rpartition(":")[2], 16) == number for line in lines)
+
+
+class Asked:
+    """A relayed UDP port with its server, and clients with addresses of their own."""
+
+    def __init__(self, room: relay.Relay) -> None:
+        self.held, self.server = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for one in (self.held, self.server):
+            one.bind(("127.0.0.1", 0))
+        self.server.settimeout(20)
+        self.number: int = self.server.getsockname()[1]
+        room.open(self.held, "udp", (IPAddress("127.0.0.1"),), self.number)
+
+    def ask(self, *sources: str) -> None:
+        """Send from each of these addresses, and wait until it has come."""
+        for source in sources:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.bind((source, 999))
+                client.sendto(source.encode(), self.held.getsockname())
+                while self.server.recv(99) != source.encode():
+                    pass
+
+
+def share_among_ports() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+    room = relay.Relay()
+    flooded, calm, other = (Asked(room) for _ in range(3))
+    flooded.ask(*(f"127.1.{number // 250}.{number % 250 + 1}" for number in range(400)))
+    assert carried_to(flooded.number) == 100
+    few = [f"127.2.0.{number}" for number in range(1, 31)]
+    calm.ask(*few)
+    assert (carried_to(flooded.number), carried_to(calm.number)) == (70, 30)
+    flooded.ask(*(f"127.3.0.{number}" for number in range(1, 250)))
+    assert (carried_to(flooded.number), carried_to(calm.number)) == (70, 30), "one took what was another's"
+    for asked in (calm, other):
+        asked.ask(*(f"127.4.0.{number}" for number in range(1, 250)))
+    shares = [carried_to(one.number) for one in (flooded, calm, other)]
+    assert sum(shares) == 100 and min(shares) >= 33, shares
+
+
+def share_among_sources() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+    room = relay.Relay()
+    held, server = (socket.create_server(("127.0.0.1", 0), backlog=400) for _ in range(2))
+    room.open(held, "tcp", (IPAddress("127.0.0.1"),), server.getsockname()[1])
+    with socket.create_connection(held.getsockname(), 20, ("127.0.0.2", 0)) as one:
+        many = [socket.create_connection(held.getsockname(), source_address=("127.0.0.3", 0)) for _ in range(149)]
+        for ended in many[:50]:
+            ended.settimeout(20)
+            with pytest.raises(ConnectionResetError):
+                ended.recv(1)
+        one.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+
+
+@pytest.mark.parametrize("experiment", [share_among_ports, share_among_sources])
+def test_nobody_takes_what_others_need(experiment: Callable[[], None]) -> None:
+    """Neither a port, whoever floods it with sources that are not his own, nor one source at a port."""
+    with Namespace() as netns:
+        inside(netns, experiment)
+
+
+def give_up_a_port_with_many_clients() -> None:
+    relay._AT_ONCE = 2
+    server = socket.create_server(("127.0.0.1", 0), backlog=99)
+    holder = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False, address4=IPNetwork("127.0.0.1/8"))
+    request = PortRequest("tcp", (IPAddress("::1"),), 8080, 8080, server.getsockname()[1])
+    ports = HostPorts()
+    for _ in range(5):
+        mappings = ports.hold(holder, [request])
+        clients = [socket.create_connection(("::1", 8080), 20) for _ in range(50)]
+        others = [server.accept() for _ in clients]
+        ports.release(holder.id, mappings)
+    ports.hold(holder, [request])
+    for one in clients:
+        with pytest.raises(ConnectionResetError):
+            one.recv(1)
+    assert len(others) == 50
+    ports.close()
+
+
+def test_a_port_with_many_clients_is_free_at_once() -> None:
+    """They are not all ended while the engine waits, and do not stand in the way of the next holder."""
+    with Namespace() as netns:
+        inside(netns, give_up_a_port_with_many_clients)
+
+
+#: Broadcasts a datagram and says what is answered by whom: python3 -c BROADCAST ADDRESS
+BROADCAST = """
+import socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+one.settimeout(float(sys.argv[2]))
+one.sendto(b"hello", (sys.argv[1], 5353))
+try: data, (address, number) = one.recvfrom(99); print(data.decode(), address, number)
+except TimeoutError: print("nothing")
+"""
+
+
+def broadcast(where: Namespace, address: str, wait_s: float = 10) -> str:
+    return where.run(sys.executable, "-c", BROADCAST, address, str(wait_s)).strip()
+
+
+def on_bridge(host: Host, sandbox: Namespace, bridge: str) -> None:
+    """Put a machine with 10.7.0.2 on a bridge of the host's own."""
+    host.netns.run("ip", "link", "add", bridge, "type", "bridge")
+    host.netns.run("ip", "address", "add", "10.7.0.1/24", "dev", bridge)
+    host.netns.run("ip", "link", "add", "there", "type", "veth", "peer", "name", "eth0", "netns", sandbox.name)
+    for where, link in ((host.netns, bridge), (host.netns, "there"), (sandbox, "eth0")):
+        where.run("ip", "link", "set", link, "up")
+    host.netns.run("ip", "link", "set", "there", "master", bridge)
+    sandbox.run("ip", "address", "add", "10.7.0.2/24", "broadcast", "10.7.0.255", "dev", "eth0")
+    sandbox.run("ip", "route", "add", "default", "via", "10.7.0.1")
+
+
+def test_broadcasts_reach_a_published_port(host: Host) -> None:
+    """To all and to the subnet, also after a restart; the answer comes from the host's address there."""
+    host.ok("CreateNetwork", network())
+    with on_lan(host) as lan, container(host):
+        lan.run("ip", "route", "replace", "default", "via", "192.0.2.1")
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        for _ in range(2):
+            for address in ("255.255.255.255", "192.0.2.255"):
+                assert broadcast(lan, address) == "hello|10.9.0.1 192.0.2.1 5353", address
+            assert broadcast(lan, "192.0.2.1").startswith("hello|192.0.2."), "this one needs no relay"
+            host.restart()
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP, "192.0.2.1")))
+        assert broadcast(lan, "192.0.2.255", 1) == "nothing", "it is published on one address"
+        host.ok(REVOKE, ids())
+        assert broadcast(lan, "192.0.2.255", 1) == "nothing"
+
+
+@pytest.mark.parametrize(("bridge", "reached"), [("virbr0", True), ("docker0", False), ("br-0123456789ab", False)])
+def test_broadcasts_of_the_engines_containers_are_not_relayed(host: Host, bridge: str, reached: bool) -> None:
+    """Some of its networks are internal, which their broadcasts do not show."""
+    host.ok("CreateNetwork", network())
+    with container(host), Namespace() as guest:
+        on_bridge(host, guest, bridge)
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        answered = broadcast(guest, "10.7.0.255", 10 if reached else 2)
+        assert answered == ("hello|10.9.0.1 10.7.0.1 5353" if reached else "nothing")
+
+
+@both_firewalls
+def test_broadcasts_of_an_internal_network_stay_there(host: Host, firewall: str) -> None:
+    """They reach the host, but no port of another network."""
+    host.ok("CreateNetwork", network())
+    host.ok("CreateNetwork", network(OTHER, 8, internal=True))
+    with container(host):
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        host.attach(3, OTHER, 8)
+        with Namespace() as inner:
+            host.netns.run("ip", "link", "set", "pnc000300030003", "netns", inner.name)
+            inner.run("ip", "address", "add", "10.8.0.3/24", "broadcast", "10.8.0.255", "dev", "pnc000300030003")
+            inner.run("ip", "link", "set", "pnc000300030003", "up")
+            eventually(lambda: inner.run("ping", "-c1", "-W1", "10.8.0.1"))
+            assert broadcast(inner, "10.8.0.255", 2) == "nothing"
+            host.ok("DeleteEndpoint", ids(3, OTHER))
+            host.ok("DeleteNetwork", {"NetworkID": OTHER})
 
 
 def test_an_internal_network_does_not_reach_a_relayed_port(host: Host) -> None:

@@ -6,12 +6,13 @@ import importlib.util
 import re
 import subprocess
 import sys
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from netaddr import IPNetwork
 
 from pynetdriver.__main__ import main, serve
 from tests.engine import test_between as between
@@ -114,6 +115,17 @@ def test_every_example_is_run_and_shown() -> None:
         networks = yaml.safe_load(text)["networks"].values()
         assert {network["driver"] for network in networks} == {"pynet"}, one.name
         assert f"def test_{one.name.replace('-', '_')}(" in tests and f"../examples/{one.name}/" in page, one.name
+
+
+def test_examples_run_beside_each_other() -> None:
+    """No two have subnets that overlap, but for those that are on the user's LAN."""
+    found = []
+    for one in sorted((ROOT / "examples").iterdir()):
+        networks = yaml.safe_load((one / "compose.yaml").read_text())["networks"].values()
+        entries = [entry for network in networks for entry in network.get("ipam", {}).get("config", [])]
+        found += [IPNetwork(entry["subnet"]) for entry in entries if "$" not in entry["subnet"]]
+    assert len(found) >= 6
+    assert [(one, other) for one, other in combinations(found, 2) if one in other or other in one] == []
 
 
 def test_every_flag_has_its_environment_twin(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
 CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
+CORE |= {"descriptors", "seldom"}
 #: This process on its host, before anything of the daemon is loaded.
 PROCESS = {"claim", "host", "sockets"}
 SERVICES = {
@@ -45,7 +46,7 @@ ALLOWED = {
 }
 ALLOWED["server"] = ALLOWED["driver"]
 ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "nlmsg", ""}
+ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "lan", "nlmsg", ""}
 ALLOWED["cli"] = CORE | {"doctor", "host"}
 ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
 for _room in ("metrics", "report", "serve"):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,14 @@ def released() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_licence_is_declared_where_it_is_looked_for() -> None:
+    """In the package by its SPDX name, and its text goes wherever the project is built."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert "$root/usr/share/pynet/LICENSE" in (ROOT / "rootfs" / "build").read_text()
 
 
 def test_the_changelog_begins_with_this_version() -> None:
@@ -77,6 +86,8 @@ def test_the_archives_are_the_same_twice(tmp_path: Path) -> None:
         metadata = archive.read(f"pynet_driver-{version}.dist-info/METADATA").decode()
         assert f"\nVersion: {version}\n" in metadata
         assert {"pynetdriver/py.typed", "pynetdriver/__main__.py"} <= set(archive.namelist())
+        assert "\nLicense-Expression: Apache-2.0\n" in metadata
+        assert f"pynet_driver-{version}.dist-info/licenses/LICENSE" in archive.namelist()
 
 
 def test_the_workflow_runs_what_is_there() -> None:
