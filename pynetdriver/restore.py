@@ -84,6 +84,8 @@ async def restore(
     await kernel.firewall.set_engine_bridges(engine_bridges(links))
     if known or not await _has_lost_its_store(kernel, links):
         await kernel.firewall.reset({owner: plan.intents for owner, plan in plans.items()})
+        # Of what changed just before a crash, or while there were no rules.
+        kernel.conntrack.recheck()
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
         await _drop(journal, driver, record, plan)
     await _collect(kernel, plans.values())
