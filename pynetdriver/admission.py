@@ -122,7 +122,7 @@ def _endpoint_options(options: dict[str, Any]) -> str | None:
         if not name.startswith(ENGINE_OPTIONS):
             raise InvalidOption.unknown(name, [IFNAME_OPTION], "endpoint option")
     ifname = options.get(IFNAME_OPTION)
-    if ifname is None:
+    if ifname in (None, ""):
         return None
     try:
         return str(link_name.parse(str(ifname)))

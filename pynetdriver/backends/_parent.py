@@ -12,6 +12,7 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Attachment,
+    EngineOptions,
     Lan,
     check_dhcp,
     check_mtu,
@@ -66,7 +67,7 @@ class Attributes:
 
 
 @dataclass(frozen=True)
-class ParentOptions:
+class ParentOptions(EngineOptions):
     """Options of every network that stands on a parent."""
 
     mtu: int | None = mtu_option("that of the parent")
@@ -78,6 +79,7 @@ class ParentOptions:
         "if it is not there, and goes with the last network on it",
         default=None,
         shown="the default-route link",
+        unset="",
     )
     host_access: bool | IPAddress = option(
         "host_access",

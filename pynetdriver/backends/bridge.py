@@ -14,6 +14,7 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Attachment,
+    EngineOptions,
     Lan,
     Publishing,
     check_dhcp,
@@ -70,7 +71,7 @@ def _parse_default_bridge(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """`docker network create -o`; names and meanings as in the engine's bridge driver."""
 
     mtu: int | None = mtu_option("that of the default-route link")
@@ -81,6 +82,7 @@ class Options:
         meaning="name of the bridge; one that exists is adopted, and stays when the network goes",
         default=None,
         shown="`pn-` and 12 characters of the network's id",
+        unset="",
     )
     icc: bool = option(
         "com.docker.network.bridge.enable_icc",
@@ -96,8 +98,8 @@ class Options:
     )
     host_binding4: IPAddress = option(
         "com.docker.network.bridge.host_binding_ipv4",
-        kind=kinds.address(4),
-        meaning="where `-p` without an address publishes, IPv4",
+        kind=kinds.any_address,
+        meaning="where `-p` without an address publishes, IPv4; one of IPv6 publishes there alone",
         default=IPAddress("0.0.0.0"),
     )
     host_binding6: IPAddress | None = option(
@@ -144,20 +146,6 @@ class Options:
         meaning="address of this host that outgoing IPv6 traffic takes",
         default=None,
         shown="that of the link it leaves by",
-    )
-    announcements: int | None = option(
-        "com.docker.network.advertise_addr_nmsgs",
-        kind=kinds.integer(0, 3),
-        meaning="how often the engine announces a container's address (engine 28 and newer)",
-        default=None,
-        shown="the engine's",
-    )
-    announcement_interval: int | None = option(
-        "com.docker.network.advertise_addr_ms",
-        kind=kinds.integer(100, 2000),
-        meaning="milliseconds between two announcements of the engine",
-        default=None,
-        shown="the engine's",
     )
     default_bridge: bool = option(
         "com.docker.network.bridge.default_bridge",
@@ -235,6 +223,11 @@ def _check_options(network: Network, options: Options, addresses: set[IPAddress]
     if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
         raise InvalidRequest(
             f'bridge "{_bridge(network)}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
+        )
+    if options.host_binding4.version == 6 and options.host_binding6 is not None:
+        raise InvalidOption(
+            f"host_binding_ipv4={options.host_binding4} and host_binding_ipv6={options.host_binding6} are both of IPv6;"
+            " give one"
         )
     if options.dhcp:
         check_dhcp(network)
@@ -377,7 +370,7 @@ def publishing(network: Network) -> Publishing:
     options = parse_options(Options, network.options)
     if options.host_binding6 is not None:
         addresses: tuple[IPAddress, ...] = (options.host_binding4, options.host_binding6)
-    elif int(options.host_binding4):
+    elif int(options.host_binding4) or options.host_binding4.version == 6:
         addresses = (options.host_binding4,)
     else:
         addresses = (options.host_binding4, IPAddress("::"))
