@@ -92,6 +92,7 @@ class NetworkDriver:
             try:
                 network = await self._siting.with_host_addresses(network)
                 plan = backend.network_plan(network)
+                await self._neighbours.refuse_taken_gateways(network, plan)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)

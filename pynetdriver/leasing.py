@@ -67,8 +67,8 @@ class Leasing:
             holder = self._registry.holder(network.id, address)
             if holder is not None and holder != endpoint.id:
                 return self._registry.endpoints[holder].mac
-            own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
-            return next(own, None) or await self._neighbours.holder(network, address, endpoint.mac)
+            own = await self._neighbours.own(network, address)
+            return own or await self._neighbours.holder(network, address, endpoint.mac)
 
         given = bool(endpoint.client_id)
         former = self._absent(endpoint)

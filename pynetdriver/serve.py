@@ -75,7 +75,7 @@ async def serve(
     netlink, ports, chains = Netlink(), HostPorts(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
     journal = Journal(store, kernel)
-    registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
+    registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), netlink.is_local)
     leasing = Leasing(store, registry, locks, journal, kernel, neighbours)
     siting = Siting(registry, journal, netlink, neighbours, lambda *asked: ipam.reserve(*asked))
     healing = Healing(registry, locks, journal, kernel, siting)

@@ -23,6 +23,11 @@ from pynetdriver.plan import Interior, Plan
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
+#: Why an endpoint cannot have an address of the host.
+OWN_ADDRESS = (
+    "address {} is this host's own; choose another, and keep containers from it with --aux-address or --ip-range when"
+    " the network is created"
+)
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,17 @@ def has_ipv6(network: Network) -> bool:
 def dhcp_option(meaning: str) -> Any:
     """Declare the field `dhcp: bool`."""
     return option("dhcp", kind=kinds.boolean, meaning=meaning, default=False)
+
+
+def conflict_check_option(where: str) -> Any:
+    """Declare the field `conflict_check: bool`; `where` says where there is somebody to ask."""
+    return option(
+        "conflict_check",
+        kind=kinds.boolean,
+        meaning="before a container gets an address, other machines on the LAN are asked whether they have it (ARP, "
+        f"neighbour discovery); {where}",
+        default=True,
+    )
 
 
 def check_dhcp(network: Network) -> None:

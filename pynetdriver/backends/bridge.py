@@ -19,6 +19,7 @@ from pynetdriver.backends import (
     Publishing,
     check_dhcp,
     check_mtu,
+    conflict_check_option,
     dhcp_option,
     dhcp_station,
     gateways,
@@ -157,6 +158,7 @@ class Options(EngineOptions):
         "the LAN's DHCP server gives containers their addresses, gateway and routes; with `--ipam-driver null`, on a "
         "bridge that was adopted with its uplink"
     )
+    conflict_check: bool = conflict_check_option("only on a bridge that was adopted, since no other leads to a LAN")
     anti_spoof: bool = option(
         "anti_spoof",
         kind=kinds.boolean,
@@ -356,8 +358,8 @@ def station(network: Network, endpoint: Endpoint) -> Station | None:
 
 
 def lan(network: Network) -> Lan | None:
-    """The bridge, if the LAN's DHCP server gives the addresses; else they are the network's own."""
-    return Lan(_bridge(network)) if parse_options(Options, network.options).dhcp else None
+    """The bridge if it was adopted; on one of its own a network is by itself."""
+    return Lan(_bridge(network), parse_options(Options, network.options).conflict_check) if _adopted(network) else None
 
 
 def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:

@@ -310,7 +310,7 @@ def test_containers_on_an_adopted_bridge_have_one_mac(host: Host, moved: Namespa
         assert "02:00:00:00:66:66" not in peer.run("ip", "neigh") + host.netns.run("bridge", "fdb")
 
 
-NOT_A_NAME = [".", "..", "a" * 16, "a b", "a/b", "", 'a"b', "é", "a;b", "a\nb"]
+NOT_A_NAME = [".", "..", "a" * 16, "a b", "a/b", 'a"b', "é", "a;b", "a\nb"]
 
 
 def test_bridges_that_cannot_be_adopted_are_refused(host: Host) -> None:
