@@ -186,6 +186,19 @@ def test_a_container_lives_on_a_lease(host: Host, server: Server) -> None:
     assert not differences(footprint(host), before)
 
 
+def test_routes_that_cannot_be_keep_no_container_from_its_lease(host: Host, server: Server) -> None:
+    """The subnet itself, a route twice, a next hop elsewhere: the rest of the lease is the container's."""
+    routes = "192.0.2.0/24,0.0.0.0,10.0.0.0/8,192.0.2.77,10.0.0.0/8,192.0.2.77,10.1.0.0/16,198.51.100.1"
+    server.start(f"--dhcp-option=121,{routes},0.0.0.0/0,192.0.2.2", "--dhcp-option=option:mtu,68", leases=RANGE)
+    host.ok("CreateNetwork", with_dhcp())
+    with container(host, 2) as sandbox:  # adds each route as the engine does, so that one that is there is an error
+        found = sandbox.run("ip", "route")
+        assert "default via 192.0.2.2" in found and "10.0.0.0/8 via 192.0.2.77" in found and "10.1" not in found
+        assert json.loads(sandbox.run("ip", "-j", "link", "show", "dev", "eth0"))[0]["mtu"] == 1500
+        assert reaches(sandbox, NEIGHBOUR4)
+    assert "10.1.0.0/16 via 198.51.100.1" in host.daemon.log
+
+
 def test_no_server_is_said_soon(host: Host, lan: Namespace) -> None:
     """One clear sentence within the bound, and nothing left; a second call says the same."""
     host.ok("CreateNetwork", with_dhcp())
