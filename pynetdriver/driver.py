@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -152,6 +153,7 @@ class NetworkDriver:
                     await self._neighbours.refuse_held(network, endpoint)
                 else:
                     await self.collector.collect_if_dead(self._leasing.holder(endpoint))
+                    await self.collector.collect_died(endpoint, partial(self._leasing.is_settled, endpoint))
                     endpoint = await self._leasing.obtain(network, endpoint)
                     self._registry.know(replace(endpoint, phase="creating"))
                 around = self._registry.network_plan(network)

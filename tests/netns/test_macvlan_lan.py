@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from .parents import (
     footprint,
     join_in,
     leave,
+    move_in,
     on_lan,
     on_parent,
     reaches,
@@ -238,6 +241,39 @@ def test_a_container_of_before_a_crash_is_the_same_tenant(host: Host, server: Se
     with container(host, 3) as sandbox:
         assert (address_of(sandbox), mac_of(sandbox)) == (address, mac)
         assert "DHCPREQUEST" in server.log[seen:] and "DHCPDISCOVER" not in server.log[seen:]
+
+
+def exposing(number: int, *ports: int) -> Any:
+    """Write a request for an endpoint of a container that exposes ports, in no certain order."""
+    exposed = [{"Proto": 6, "Port": one} for one in ports]
+    return {**endpoint_on(number, NETWORK), "Options": {"com.docker.network.endpoint.exposedports": exposed}}
+
+
+@pytest.mark.parametrize("dying", [False, True], ids=["dead", "dying"])
+def test_containers_that_died_with_the_engine_come_back_with_their_leases(
+    host: Host, server: Server, dying: bool
+) -> None:
+    """Each with that of its like, though others are first, and the kernel has not cleared away their sandboxes yet."""
+    server.start(leases=RANGE)
+    host.ok("CreateNetwork", with_dhcp())
+    before: dict[int, str] = {}
+    with ExitStack() as stack:
+        sandboxes = [stack.enter_context(Namespace()) for _ in range(3)]
+        for number, sandbox in enumerate(sandboxes, 2):
+            made = host.ok("CreateEndpoint", exposing(number, number, 80))["Interface"]
+            before[number] = made["Address"]
+            move_in(host, sandbox, number, host.ok("Join", join_in(sandbox, number)), made["Address"])
+        # The next engine introduces itself and starts containers at once, in another order.
+        host.ok("Plugin.Activate", {})
+        ending = Timer(1.0 if dying else 0.0, ExitStack.close, [stack])
+        ending.start()
+        if not dying:
+            ending.join()
+        after = {}
+        for number in (3, 4, 2):
+            after[number] = host.ok("CreateEndpoint", exposing(number + 100, 80, number))["Interface"]["Address"]
+        ending.join()
+    assert after == before and len(server.leases) == 3
 
 
 def hasten(host: Host, **seconds: int) -> None:
