@@ -133,6 +133,21 @@ def test_pynets_pools_pass_over_what_neighbours_have(host: Host, lan: Namespace)
     assert host.ok("IpamDriver.RequestAddress", request)["Address"] == "192.0.2.77/24"
 
 
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+def test_who_comes_in_the_place_of_one_that_is_dying_has_its_mac(host: Host, lan: Namespace, after_s: float) -> None:
+    """A start failed in the sandbox, so the link was not brought back; the kernel lets no two with one MAC be up."""
+    host.ok("CreateNetwork", on_parent(conflict_check="false"))
+    with Namespace() as former:
+        host.ok("CreateEndpoint", endpoint_on(2, NETWORK, "192.0.2.20/24", mac=FIRST))
+        move_in(host, former, 2, host.ok("Join", join_in(former)), "192.0.2.20/24")
+        leave(host)
+        dying = Timer(after_s, former.close)
+        dying.start()
+        with container(host, 3, "192.0.2.20/24", mac=FIRST) as sandbox:  # brings the link up
+            assert mac_of(sandbox) == FIRST and reaches(sandbox, NEIGHBOUR4)
+        dying.join()
+
+
 # Addresses from the LAN
 
 
