@@ -5,7 +5,9 @@ Pure; what depends on the host or on other networks is checked by the driver and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from netaddr import EUI, AddrFormatError, IPNetwork, mac_unix_expanded
@@ -113,8 +115,21 @@ def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) ->
         address4=address4,
         address6=address6,
         ifname=_endpoint_options(request.options or {}),
+        traits=_traits(request.options or {}) if "dhcp" in network.options else "",
     )
     return backend_named(network.backend).admitted(network, endpoint)
+
+
+def _traits(options: Mapping[str, Any]) -> str:
+    """Digest what is said of a container and stays the same when it is started again: ports, name servers, its options.
+
+    The engine writes lists in any order.
+    """
+    said = {
+        name: sorted(json.dumps(one, sort_keys=True) for one in value) if isinstance(value, list) else value
+        for name, value in options.items()
+    }
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16] if any(said.values()) else ""
 
 
 def _endpoint_options(options: dict[str, Any]) -> str | None:
@@ -122,7 +137,7 @@ def _endpoint_options(options: dict[str, Any]) -> str | None:
         if not name.startswith(ENGINE_OPTIONS):
             raise InvalidOption.unknown(name, [IFNAME_OPTION], "endpoint option")
     ifname = options.get(IFNAME_OPTION)
-    if ifname is None:
+    if ifname in (None, ""):
         return None
     try:
         return str(link_name.parse(str(ifname)))

@@ -21,6 +21,8 @@ FORGOTTEN_S = 300
 #: It moves the link into the sandbox at once after Join, or, up to engine 27, when the container's task is there.
 MOVING_S = 60
 DYING_S = 10
+#: How long a container waits for the one in whose place it comes.
+SUCCESSION_S = 3
 
 
 class Collector:
@@ -106,6 +108,27 @@ class Collector:
             endpoint = current
         await self._delete(endpoint.id)
         return True
+
+    async def collect_died(self, awaited: Endpoint, is_enough: Callable[[], bool]) -> None:
+        """Remove endpoints of a network whose sandboxes died with an engine, before others come in their place.
+
+        Waits for the kernel, for some seconds, while one like the awaited endpoint may be dying.
+        """
+        until = min(self._engine_since + DYING_S, time.monotonic() + SUCCESSION_S)
+        while time.monotonic() < until and not is_enough():
+            plans = {
+                one.id: (one, self._registry.endpoint_plan(one))
+                for one in self._registry.on(awaited.network_id)
+                if one.phase == "ready" and one.sandbox and self._joined.get(one.id, -inf) < self._engine_since
+            }
+            there = await self._kernel.links_of_plans(plan for _, plan in plans.values())
+            for endpoint, plan in plans.values():
+                gone = not there.has(plan) and not self._kernel.netlink.is_missing(plan.lowers)
+                if gone and self._registry.endpoints.get(endpoint.id) is endpoint:
+                    await self._delete(endpoint.id)
+            if is_enough() or not any(one.traits == awaited.traits for one, _ in plans.values()):
+                return
+            await asyncio.sleep(0.1)
 
     async def is_dead(self, endpoint: Endpoint) -> bool:
         """Tell whether an endpoint may give way to one that needs what it holds.

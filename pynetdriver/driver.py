@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Coroutine, Iterable
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -94,6 +95,7 @@ class NetworkDriver:
                 network = self._neighbours.doubting(await self._siting.with_host_addresses(network))
                 plan = backend.network_plan(network)
                 self._leave_to_the_engine(plan)
+                await self._neighbours.refuse_taken_gateways(network, plan)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
                     await self._kernel.netlink.try_upper(plan.trial)
@@ -167,6 +169,7 @@ class NetworkDriver:
                     endpoint = replace(endpoint, cut_off=cut_off)
                 else:
                     await self.collector.collect_if_dead(self._leasing.holder(endpoint))
+                    await self.collector.collect_died(endpoint, partial(self._leasing.is_settled, endpoint))
                     endpoint = await self._leasing.obtain(network, endpoint)
                     self._registry.know(replace(endpoint, phase="creating"))
                 around = self._registry.network_plan(network)

@@ -1,8 +1,8 @@
 """Leases of the LAN's DHCP server: obtained before an endpoint's link is made, kept while it lives, remembered after.
 
 The engine gives every container run a new endpoint, so a server would take each for another machine. A container
-is therefore taken for one of the network's tenants of before that is not there now: with its MAC or client id it gets
-that one's address, also after a reboot.
+is therefore taken for one of the network's tenants of before that is not there now, best for one of which the engine
+said the same: with its MAC or client id it gets that one's address, also after a reboot.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Leasing:
             holder = self._registry.holder(network.id, address)
             if holder is not None and holder != endpoint.id:
                 return self._registry.endpoints[holder].mac
-            own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
-            return next(own, None) or await self._neighbours.holder(network, address, endpoint.mac)
+            own = await self._neighbours.own(network, address)
+            return own or await self._neighbours.holder(network, address, endpoint.mac)
 
         given = bool(endpoint.client_id)
         former = self._absent(endpoint)
@@ -92,6 +92,11 @@ class Leasing:
             del self._present[key]
             raise
         return replace(endpoint, address4=lease.address, lease=lease)
+
+    def is_settled(self, endpoint: Endpoint) -> bool:
+        """Tell whether an endpoint to come says who it is, or a tenant that is not there now is just like it."""
+        former = self._absent(endpoint)
+        return bool(endpoint.client_id) or (former is not None and former.traits == endpoint.traits)
 
     def holder(self, endpoint: Endpoint) -> str | None:
         """Name the endpoint that is taken for what another one says it is."""
@@ -144,17 +149,29 @@ class Leasing:
         await self._client.close()
 
     def _absent(self, endpoint: Endpoint) -> Tenant | None:
-        """Find the tenant that an endpoint is to be: the one that it says it is, or the last that is not there."""
+        """Find the tenant that an endpoint is to be: the one that it says it is, or the last like it that is not there.
+
+        If there is none like it, another one: the container may have got other ports.
+        """
         if endpoint.client_id:
             return self._tenant(endpoint)
-        for one in reversed(self._tenants.get(endpoint.network_id, {}).values()):
-            if f"{one.network_id} {one.client_id}" not in self._present and not one.given:
-                return one
-        return None
+        absent = [
+            one
+            for one in self._tenants.get(endpoint.network_id, {}).values()
+            if f"{one.network_id} {one.client_id}" not in self._present and not one.given
+        ]
+        return max(absent, key=lambda one: (one.traits == endpoint.traits, absent.index(one)), default=None)
 
     def _remember(self, endpoint: Endpoint, lease: DhcpLease, *, given: bool) -> None:
         network_id, client_id = endpoint.network_id, endpoint.client_id
-        tenant = Tenant(network_id=network_id, mac=endpoint.mac, client_id=client_id, lease=lease, given=given)
+        tenant = Tenant(
+            network_id=network_id,
+            mac=endpoint.mac,
+            client_id=client_id,
+            lease=lease,
+            given=given,
+            traits=endpoint.traits,
+        )
         tenants = self._tenants.setdefault(network_id, {})
         absent = [one for one in tenants if one != client_id and f"{network_id} {one}" not in self._present]
         forgotten = absent[: max(0, len(tenants) - _TENANTS)]

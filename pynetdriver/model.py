@@ -132,6 +132,7 @@ class Tenant(Record, frozen=True, kw_only=True):
     """Who a DHCP server takes one container of a network for, which the next container may be in its place.
 
     `client_id` is option 61 in hexadecimal, `lease` the last one. One whose MAC was `given` by the user stays himself.
+    `traits` are those of the endpoint that it was last.
     """
 
     network_id: str
@@ -139,6 +140,7 @@ class Tenant(Record, frozen=True, kw_only=True):
     client_id: str
     lease: DhcpLease
     given: bool = False
+    traits: str = ""
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
@@ -146,8 +148,9 @@ class Endpoint(Record, frozen=True, kw_only=True):
 
     `mac_given` says that the engine named the MAC, or need not know it, and it must then not be returned. `sandbox` is
     the engine's key of the container's namespace while the endpoint is joined. `client_id` (hexadecimal) and `lease`
-    are there if a DHCP server gave `address4`. `cut_off` are the IP versions in which its container has no way out,
-    since nobody had the gateway. `released6` was its IPv6 address until its link in the container had it no more.
+    are there if a DHCP server gave `address4`; `traits` then stand for what the engine said of the container. `cut_off`
+    are the IP versions in which its container has no way out, since nobody had the gateway. `released6` was its IPv6
+    address until its link in the container had it no more.
     """
 
     id: str
@@ -159,6 +162,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     ifname: str | None = None
     sandbox: str | None = None
     client_id: str = ""
+    traits: str = ""
     lease: DhcpLease | None = None
     cut_off: tuple[int, ...] = ()
     released6: IPNetwork | None = None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.backends import backend_named
+from pynetdriver.backends import OWN_ADDRESS, backend_named
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.lan.announce import Announcer
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.model import Endpoint, Network, Subnet
+from pynetdriver.plan import Address, Plan
 from pynetdriver.pool import is_host_address
 
 log = structlog.get_logger()
@@ -25,8 +26,10 @@ _GATEWAY_WAITS_S = (0.0, 1.0, 2.0)
 class Neighbours:
     """Knows which pools are on a LAN, and asks there. A LAN that cannot be asked has no neighbours."""
 
-    def __init__(self, conflicts: Conflicts) -> None:
+    def __init__(self, conflicts: Conflicts, is_local: Callable[[IPAddress], Awaitable[bool]]) -> None:
+        """Know of no network yet; `is_local` tells whether the host has an address at present."""
         self._conflicts = conflicts
+        self._is_local = is_local
         self._announcer = Announcer()
         self._networks: dict[IPNetwork, Network] = {}
         #: How many addresses others on LANs were found to have, and which these are, by link and address.
@@ -55,8 +58,7 @@ class Neighbours:
         network = self._networks.get(pool)
         if network is None:
             return None
-        own = (link.mac for link in network.facts.links if address in {one.ip for one in link.addresses})
-        return next(own, None) or await self.holder(network, address)
+        return await self.own(network, address) or await self.holder(network, address)
 
     async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
         """Ask for addresses that will be given; see `ipam.Others`."""
@@ -115,9 +117,39 @@ class Neighbours:
             log.info("cannot ask whether there is a router", address=str(address), error=str(error))
             return None
 
+    async def own(self, network: Network, address: IPAddress) -> str | None:
+        """Return the MAC of the link on which a network stands if the host itself has the address at present."""
+        backend = backend_named(network.backend)
+        lan = backend.lan(network)
+        if lan is not None and not backend.FOLLOWS_HOST:
+            # What is known of the link is from before pynet gave it addresses.
+            macs = [link.mac for link in network.facts.links if link.name == lan.link]
+            return macs[0] if macs and await self._is_local(address) else None
+        return next((one.mac for one in network.facts.links if address in {net.ip for net in one.addresses}), None)
+
+    async def refuse_taken_gateways(self, network: Network, plan: Plan) -> None:
+        """Refuse a network to come if another machine has a gateway address that the host would take. Raises Conflict.
+
+        Args:
+            plan: the network's.
+        """
+        wanted = {one.address.ip for one in plan.objects if isinstance(one, Address)}
+        gateways = [one.gateway for one in network.subnets if one.gateway in wanted]
+        macs = await asyncio.gather(*(self.holder(network, one) for one in gateways))
+        for gateway, mac in zip(gateways, macs, strict=True):
+            if mac is not None:
+                raise Conflict(
+                    f'gateway {gateway}, which the host would take, is in use on the LAN of "{_asked(network)}" by'
+                    f" {mac}; give the host's own address or a free one with --gateway, and containers another way out"
+                    f" with --aux-address DefaultGatewayIPv{gateway.version}={gateway}"
+                )
+
     async def refuse_held(self, network: Network, endpoint: Endpoint) -> None:
-        """Refuse the addresses of an endpoint to come if another machine has one. Raises Conflict."""
+        """Refuse the addresses of an endpoint to come if this host or another machine has one. Raises Conflict."""
         addresses = list(endpoint.addresses.values())
+        for address in addresses:
+            if await self.own(network, address) is not None:
+                raise Conflict(OWN_ADDRESS.format(address))
         macs = await asyncio.gather(*(self.holder(network, address, endpoint.mac) for address in addresses))
         for address, mac in zip(addresses, macs, strict=True):
             if mac is not None:

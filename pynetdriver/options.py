@@ -28,18 +28,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its names as typed after `-o`, the full one first."""
+    """One option: its names as typed after `-o`, the full one first; `unset` is a text that means its default."""
 
     names: tuple[str, ...]
     kind: Kind
     meaning: str
     default: str
-    #: Values with which it counts as not given, as with the built-in drivers.
-    unset: tuple[str, ...] = ()
+    unset: str | None = None
 
 
 def option(
-    *names: str, kind: Kind, meaning: str, default: Any, shown: str | None = None, unset: tuple[str, ...] = ()
+    *names: str, kind: Kind, meaning: str, default: Any, shown: str | None = None, unset: str | None = None
 ) -> Any:
     """Declare a dataclass field that is an option; `shown` is the default as documentation says it."""
     text = str(default).lower() if shown is None else shown
@@ -71,9 +70,9 @@ def _parsed(options: Any, given: tuple[tuple[str, str], ...]) -> Any:
         if name not in by_name:
             raise InvalidOption.unknown(name, by_name)
         key = by_name[name]
-        kind = declared(options)[key].kind
-        if text in declared(options)[key].unset:
+        if text == declared(options)[key].unset:
             continue
+        kind = declared(options)[key].kind
         try:
             value = kind.parse(text)
         except (ValueError, AddrFormatError):
@@ -84,11 +83,15 @@ def _parsed(options: Any, given: tuple[tuple[str, str], ...]) -> Any:
     return options(**values)
 
 
-def integer(low: int, high: int) -> Kind:
-    """Take a whole number within both bounds."""
+def integer(low: int, high: int, *, zero_is_none: bool = False) -> Kind:
+    """Take a whole number within both bounds, written as Go's strconv.Atoi takes it; 0 may stand for no number."""
 
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,10}", text) or not low <= int(text) <= high:
+    def parse(text: str) -> int | None:
+        if not re.fullmatch(r"[+-]?[0-9]{1,10}", text):
+            raise ValueError
+        if int(text) == 0 and zero_is_none:
+            return None
+        if not low <= int(text) <= high:
             raise ValueError
         return int(text)
 
@@ -111,6 +114,12 @@ def address(version: Literal[4, 6]) -> Kind:
     return Kind(lambda text: IPAddress(text, version), f"an IPv{version} address")
 
 
+def _parse_any_address(text: str) -> IPAddress:
+    """Read an address of either version, as Go's net.ParseIP: one of IPv4 may be written as of IPv6."""
+    found = IPAddress(text)
+    return found.ipv4() if found.is_ipv4_mapped() else found
+
+
 #: The words that Go's strconv.ParseBool takes, as the built-in drivers use it.
 _TRUE, _FALSE = {"1", "t", "T", "TRUE", "true", "True"}, {"0", "f", "F", "FALSE", "false", "False"}
 
@@ -129,7 +138,8 @@ def _parse_link_name(text: str) -> str:
 
 
 def _parse_link_prefix(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,12}", text):
+    # As above, with room for a number; "%" would have the kernel choose one.
+    if not re.fullmatch(r"[^\s/:%]{1,12}", text) or not text.isprintable() or len(text.encode()) > 12:
         raise ValueError
     return text
 
@@ -138,7 +148,8 @@ def _parse_link_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_parse_link_name(name) for name in text.split(":") if name))
 
 
+any_address = Kind(_parse_any_address, "an address")
 boolean = Kind(_parse_boolean, "true, false")
 link_name = Kind(_parse_link_name, "1 to 15 letters, digits and _ . -")
 link_names = Kind(_parse_link_names, "names of links with : between them")
-link_prefix = Kind(_parse_link_prefix, "1 to 12 letters, digits and _ . -")
+link_prefix = Kind(_parse_link_prefix, "1 to 12 characters without spaces and / : %")

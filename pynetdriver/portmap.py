@@ -140,8 +140,9 @@ def _host_addresses(
 ) -> tuple[IPAddress, ...]:
     versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
     if not host_ip:
-        # Who binds to one address of IPv4 does not want to be open on all of IPv6.
-        relays = six_to_four and protocol in _RELAYED and versions == [4] and not any(map(int, defaults))
+        # Who binds to one address of IPv4 does not want to be open on all of IPv6; who binds to IPv6 alone does.
+        means_six = not any(map(int, defaults)) or all(one.version == 6 for one in defaults)
+        relays = six_to_four and protocol in _RELAYED and versions == [4] and means_six
         return tuple(one for one in defaults if one.version in versions or relays)
     given = parse_address(host_ip, "host address")
     if given.is_multicast() or int(given) == _BROADCAST or given.is_ipv4_mapped() or given in _LINK_LOCAL6:

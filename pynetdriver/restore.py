@@ -77,6 +77,8 @@ async def restore(
     if known or not await _has_lost_its_store(kernel, links):
         intents = {owner: plan.intents for owner, plan in plans.items()}
         await kernel.firewall.reset({**intents, **journal.strangers})
+        # Of what changed just before a crash, or while there were no rules.
+        kernel.conntrack.recheck()
     for plan in plans.values():
         kind, _, id = plan.owner.partition(":")
         if kind == "endpoint" and registry.endpoints[id].network_id in healing.unsound:

@@ -78,7 +78,7 @@ async def serve(
     netlink, ports, chains = Netlink(), HostPorts(lambda: protocol.in_hand > 0), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
     journal = Journal(store, kernel, chains)
-    registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
+    registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), netlink.is_local)
     leasing = Leasing(store, registry, locks, journal, kernel, neighbours)
     siting = Siting(registry, journal, netlink, neighbours, lambda *asked: ipam.reserve(*asked))
     healing = Healing(registry, locks, journal, kernel, siting)

@@ -23,6 +23,11 @@ from pynetdriver.plan import Interior, Plan
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
+#: Why an endpoint cannot have an address of the host.
+OWN_ADDRESS = (
+    "address {} is this host's own; choose another, and keep containers from it with --aux-address or --ip-range when"
+    " the network is created"
+)
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,49 @@ class Publishing:
     apart: bool = False
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the engine itself reads, whatever the driver, and hands on; nothing of it is pynet's to do."""
+
+    enable4: bool | None = option(
+        "com.docker.network.enable_ipv4",
+        kind=kinds.boolean,
+        meaning="read by the engine (28 and newer), as `--ipv4`",
+        default=None,
+        shown="the engine's",
+    )
+    enable6: bool | None = option(
+        "com.docker.network.enable_ipv6",
+        kind=kinds.boolean,
+        meaning="read by the engine (28 and newer), as `--ipv6`; older ones need that flag",
+        default=None,
+        shown="the engine's",
+    )
+    announcements: int | None = option(
+        "com.docker.network.advertise_addr_nmsgs",
+        kind=kinds.integer(0, 3),
+        meaning="how often the engine announces a container's address (engine 28 and newer)",
+        default=None,
+        shown="the engine's",
+    )
+    announcement_interval: int | None = option(
+        "com.docker.network.advertise_addr_ms",
+        kind=kinds.integer(100, 2000),
+        meaning="milliseconds between two announcements of the engine",
+        default=None,
+        shown="the engine's",
+    )
+
+
 def mtu_option(shown: str) -> Any:
     """Declare the field `mtu: int | None`; `shown` says where it comes from if it is not given."""
     return option(
         "com.docker.network.driver.mtu",
         "mtu",
-        kind=kinds.integer(68, 65535),
-        meaning="MTU of every link of the network in bytes; at least 1280 with IPv6",
+        kind=kinds.integer(68, 65535, zero_is_none=True),
+        meaning="MTU of every link of the network in bytes, 0 for the default; at least 1280 with IPv6",
         default=None,
         shown=shown,
-        unset=("0",),
     )
 
 
@@ -78,7 +116,7 @@ def prefix_option() -> Any:
         kind=kinds.link_prefix,
         meaning="name of the interface in the container, before its number",
         default="eth",
-        unset=("",),
+        unset="",
     )
 
 
@@ -96,6 +134,17 @@ def has_ipv6(network: Network) -> bool:
 def dhcp_option(meaning: str) -> Any:
     """Declare the field `dhcp: bool`."""
     return option("dhcp", kind=kinds.boolean, meaning=meaning, default=False)
+
+
+def conflict_check_option(where: str) -> Any:
+    """Declare the field `conflict_check: bool`; `where` says where there is somebody to ask."""
+    return option(
+        "conflict_check",
+        kind=kinds.boolean,
+        meaning="before a container gets an address, other machines on the LAN are asked whether they have it (ARP, "
+        f"neighbour discovery); {where}",
+        default=True,
+    )
 
 
 def check_dhcp(network: Network) -> None:

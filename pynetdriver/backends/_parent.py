@@ -11,10 +11,13 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
+    OWN_ADDRESS,
     Attachment,
+    EngineOptions,
     Lan,
     check_dhcp,
     check_mtu,
+    conflict_check_option,
     dhcp_option,
     gateways,
     has_ipv6,
@@ -79,7 +82,7 @@ class Attributes:
 
 
 @dataclass(frozen=True)
-class ParentOptions:
+class ParentOptions(EngineOptions):
     """Options of every network that stands on a parent."""
 
     mtu: int | None = mtu_option("that of the parent")
@@ -91,7 +94,7 @@ class ParentOptions:
         "if it is not there, and goes with the last network on it",
         default=None,
         shown="the default-route link",
-        unset=("",),
+        unset="",
     )
     host_access: bool | IPAddress = option(
         "host_access",
@@ -104,13 +107,7 @@ class ParentOptions:
         "the LAN's DHCP server gives containers their addresses, gateway and routes; with `--ipam-driver null`, "
         "not in ipvlan's l3 modes"
     )
-    conflict_check: bool = option(
-        "conflict_check",
-        kind=kinds.boolean,
-        meaning="before a container gets an address, other machines on the LAN are asked whether they have it (ARP, "
-        "neighbour discovery); not in ipvlan's l3 modes, where nobody else is in the subnet",
-        default=True,
-    )
+    conflict_check: bool = conflict_check_option("not in ipvlan's l3 modes, where nobody else is in the subnet")
 
 
 def parent_name(network: Network) -> str | None:
@@ -315,10 +312,7 @@ def admitted(network: Network, endpoint: Endpoint, options: ParentOptions) -> En
     taken |= _own_addresses(network)
     for address in endpoint.addresses.values():
         if address in taken:
-            raise Conflict(
-                f"address {address} is this host's own; choose another, and keep containers from it with --aux-address"
-                " or --ip-range when the network is created"
-            )
+            raise Conflict(OWN_ADDRESS.format(address))
     return endpoint
 
 

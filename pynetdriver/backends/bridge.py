@@ -14,10 +14,12 @@ from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Attachment,
+    EngineOptions,
     Lan,
     Publishing,
     check_dhcp,
     check_mtu,
+    conflict_check_option,
     dhcp_option,
     dhcp_station,
     gateways,
@@ -74,7 +76,7 @@ def _parse_default_bridge(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """`docker network create -o`; names and meanings as in the engine's bridge driver."""
 
     mtu: int | None = mtu_option("that of the default-route link")
@@ -85,7 +87,7 @@ class Options:
         meaning="name of the bridge; one that exists is adopted, and stays when the network goes",
         default=None,
         shown="`pn-` and 12 characters of the network's id",
-        unset=("",),
+        unset="",
     )
     icc: bool = option(
         "com.docker.network.bridge.enable_icc",
@@ -101,8 +103,8 @@ class Options:
     )
     host_binding4: IPAddress = option(
         "com.docker.network.bridge.host_binding_ipv4",
-        kind=kinds.address(4),
-        meaning="where `-p` without an address publishes, IPv4",
+        kind=kinds.any_address,
+        meaning="where `-p` without an address publishes, IPv4; one of IPv6 publishes there alone",
         default=IPAddress("0.0.0.0"),
     )
     host_binding6: IPAddress | None = option(
@@ -150,20 +152,6 @@ class Options:
         default=None,
         shown="that of the link it leaves by",
     )
-    announcements: int | None = option(
-        "com.docker.network.advertise_addr_nmsgs",
-        kind=kinds.integer(0, 3),
-        meaning="how often the engine announces a container's address (engine 28 and newer)",
-        default=None,
-        shown="the engine's",
-    )
-    announcement_interval: int | None = option(
-        "com.docker.network.advertise_addr_ms",
-        kind=kinds.integer(100, 2000),
-        meaning="milliseconds between two announcements of the engine",
-        default=None,
-        shown="the engine's",
-    )
     default_bridge: bool = option(
         "com.docker.network.bridge.default_bridge",
         kind=kinds.Kind(_parse_default_bridge, "false: docker0 stays the engine's"),
@@ -174,6 +162,7 @@ class Options:
         "the LAN's DHCP server gives containers their addresses, gateway and routes; with `--ipam-driver null`, on a "
         "bridge that was adopted with its uplink"
     )
+    conflict_check: bool = conflict_check_option("only on a bridge that was adopted, since no other leads to a LAN")
     anti_spoof: bool = option(
         "anti_spoof",
         kind=kinds.boolean,
@@ -258,6 +247,11 @@ def _check_options(network: Network, options: Options, addresses: set[IPAddress]
     if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
         raise InvalidRequest(
             f'bridge "{_bridge(network)}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
+        )
+    if options.host_binding4.version == 6 and options.host_binding6 is not None:
+        raise InvalidOption(
+            f"host_binding_ipv4={options.host_binding4} and host_binding_ipv6={options.host_binding6} are both of IPv6;"
+            " give one"
         )
     if options.dhcp:
         check_dhcp(network)
@@ -393,8 +387,8 @@ def station(network: Network, endpoint: Endpoint) -> Station | None:
 
 
 def lan(network: Network) -> Lan | None:
-    """The bridge, if the LAN's DHCP server gives the addresses; else they are the network's own."""
-    return Lan(_bridge(network)) if parse_options(Options, network.options).dhcp else None
+    """The bridge if it was adopted; on one of its own a network is by itself."""
+    return Lan(_bridge(network), parse_options(Options, network.options).conflict_check) if _adopted(network) else None
 
 
 def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:
@@ -407,7 +401,7 @@ def publishing(network: Network) -> Publishing:
     options = parse_options(Options, network.options)
     if options.host_binding6 is not None:
         addresses: tuple[IPAddress, ...] = (options.host_binding4, options.host_binding6)
-    elif int(options.host_binding4):
+    elif int(options.host_binding4) or options.host_binding4.version == 6:
         addresses = (options.host_binding4,)
     else:
         addresses = (options.host_binding4, IPAddress("::"))

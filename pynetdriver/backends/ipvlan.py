@@ -34,7 +34,7 @@ class Options(_parent.ParentOptions):
         meaning="`l2`: containers are on the LAN; `l3`: the host routes for them, without ARP and broadcasts, and the "
         "LAN's router needs a route to the subnet; `l3s`: the same, and the host's firewall sees the packets",
         default="l2",
-        unset=("",),
+        unset="",
     )
     flag: str = option(
         "ipvlan_flag",
@@ -42,7 +42,7 @@ class Options(_parent.ParentOptions):
         meaning="`bridge`: containers reach each other; `private`: they do not; `vepa`: they do by way of a switch "
         "that sends frames back",
         default="bridge",
-        unset=("",),
+        unset="",
     )
 
 

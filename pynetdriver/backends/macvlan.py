@@ -30,7 +30,7 @@ class Options(_parent.ParentOptions):
         meaning="`bridge`: containers reach each other; `private`: they do not; `vepa`: they do by way of a switch "
         "that sends frames back (IEEE 802.1Qbg); `passthru`: one container has the parent for itself",
         default="bridge",
-        unset=("",),
+        unset="",
     )
     promiscuous: bool = option(
         "promiscuous",

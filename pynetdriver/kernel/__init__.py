@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from pynetdriver.firewall.bridges import Bridges
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import Place, aliases_elsewhere, place_of, readdress, rebuild
+from pynetdriver.kernel.sandbox import Place, aliases_elsewhere, outlast, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
 from pynetdriver.kernel.wire import addresses_of
 from pynetdriver.plan import (
@@ -45,6 +46,9 @@ from pynetdriver.plan import (
     Upper,
     Veth,
 )
+
+#: After this long nothing is left of a sandbox that died.
+_DYING_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Kernel:
         #: Owners by the links that they share with others, and what keeps one from going while another comes.
         self._sharing: dict[str, set[str]] = {}
         self._sharing_lock = asyncio.Lock()
+        #: By their lower link, links that were in a sandbox when they were to be removed, and when that was.
+        self._dying: dict[str, dict[str, float]] = {}
 
     async def apply(self, plan: Plan, former: Plan | None = None) -> None:
         """Make everything that the plan names, or bring in line what exists.
@@ -201,6 +207,8 @@ class Kernel:
                 async with self._sharing_lock:
                     await self.netlink.ensure_upper(one)
             case Upper():
+                if one.moves:
+                    await self._outlast(one.lower)
                 await self.netlink.ensure_upper(one)
             case Adopted():
                 await self.netlink.adopt(one)
@@ -219,7 +227,19 @@ class Kernel:
             case LinkSysctl():
                 ensure_link_sysctl(one)
 
+    async def _outlast(self, lower: str) -> None:
+        """Wait for links on the same lower one that are dying: they may have the MAC or the address of one to come."""
+        oldest = time.monotonic() - _DYING_S
+        names = {name for name, since in self._dying.get(lower, {}).items() if since > oldest}
+        if names:
+            await _in_thread_of_its_own(outlast, names)
+        left = {one: since for one, since in self._dying.pop(lower, {}).items() if since > oldest and one not in names}
+        if left:
+            self._dying[lower] = left
+
     async def _remove(self, one: Object) -> None:
+        if isinstance(one, Upper) and one.moves and self.netlink.is_missing([one.name]):
+            self._dying.setdefault(one.lower, {})[one.name] = time.monotonic()
         match one:
             case Upper(shared=True):
                 async with self._sharing_lock:
@@ -240,8 +260,11 @@ class Kernel:
 
 async def _in_thread_of_its_own(work: Callable[..., None], *arguments: object) -> None:
     """Run what leaves its thread in a container's namespace."""
-    with ThreadPoolExecutor(1, thread_name_prefix="sandbox") as thread:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="sandbox")
+    try:
         await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+    finally:
+        thread.shutdown(wait=False)  # a call that ends before it shall not hold up the loop
 
 
 def _shared(plan: Plan) -> list[str]:

@@ -32,7 +32,7 @@ _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET, _DELETE
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _FILTER = 1, 2, 12, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_PROTO_NUM, _TARGET_PORT = 1, 3
+_PROTO_NUM, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
 #: CTA_FILTER_F_CTA_PROTO_NUM and _DST_PORT (net/netfilter/nf_conntrack_netlink.c): from kernel 5.8 on.
 _FILTER_BY = 1 << 3 | 1 << 5
 #: The kernel filters by one port and family at a time; for more ports, or few entries, it is quicker to see all.
@@ -45,15 +45,17 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 #: IP protocol number and host port.
 Port = tuple[int, int]
+#: A container's address and port. One and the same container may have had a host port with another of its ports.
+Place = tuple[IPAddress, int]
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A flow to `target`, answered by `replier`; `key` is what names it to the kernel."""
+    """A flow to `target`, answered from `replier`; `key` is what names it to the kernel."""
 
     port: Port
     target: IPAddress
-    replier: IPAddress
+    replier: Place
     key: bytes
 
 
@@ -62,24 +64,24 @@ class Conntrack:
 
     def __init__(self, is_local: Callable[[IPAddress], Awaitable[bool]]) -> None:
         self._is_local = is_local
-        self._published: dict[Port, dict[IPAddress, IPAddress]] = {}
-        self._pending: dict[Port, set[IPAddress]] = {}
+        self._published: dict[Port, dict[IPAddress, Place]] = {}
+        self._pending: dict[Port, set[Place]] = {}
         self._worker: asyncio.Task[None] | None = None
 
     def keep(self, come: Iterable[Publication]) -> None:
         """Take note of what is published already."""
         for one in come:
-            self._published.setdefault(_port(one), {})[one.host_address] = one.address
+            self._published.setdefault(_port(one), {})[one.host_address] = _place(one)
 
     def change(self, gone: Iterable[Publication] = (), come: Iterable[Publication] = ()) -> None:
         """Take note of a change that is in force now, and look for flows that contradict it."""
         for one in gone:
             targets = self._published.get(_port(one), {})
-            if targets.get(one.host_address) == one.address:
+            if targets.get(one.host_address) == _place(one):
                 del targets[one.host_address]
             if not targets:
                 self._published.pop(_port(one), None)
-            self._pending.setdefault(_port(one), set()).add(one.address)
+            self._pending.setdefault(_port(one), set()).add(_place(one))
         for one in come:
             self._pending.setdefault(_port(one), set())
             self.keep([one])
@@ -113,17 +115,23 @@ class Conntrack:
             except OSError as error:
                 log.warning("cannot look for stale flows; old ones may last until they expire", error=str(error))
 
-    async def _is_stale(self, entry: _Entry, gone: set[IPAddress]) -> bool:
+    async def _is_stale(self, entry: _Entry, gone: set[Place]) -> bool:
         targets = self._published.get(entry.port, {})
         wildcard = IPAddress(0, entry.target.version)
         wanted = targets.get(entry.target, targets.get(wildcard))
-        if entry.replier == entry.target:
+        if entry.replier[0] == entry.target:
             return wanted is not None and await self._is_local(entry.target)
-        return entry.replier in gone and entry.replier != wanted
+        # Of the container that has the port now, nobody else's rules know: such a flow is one of before a crash.
+        is_ours = entry.replier in gone or (wanted is not None and entry.replier[0] == wanted[0])
+        return is_ours and entry.replier != wanted
 
 
 def _port(one: Publication) -> Port:
     return _PROTOCOLS[one.protocol], one.host_port
+
+
+def _place(one: Publication) -> Place:
+    return one.address, one.port
 
 
 def _entries(ports: frozenset[Port]) -> list[_Entry]:
@@ -158,12 +166,14 @@ def _parsed(body: bytes) -> _Entry | None:
         return None
     (number,) = struct.unpack("!H", protocol[_TARGET_PORT])
     # CTA_IP_V4_SRC and _DST are 1 and 2, CTA_IP_V6_SRC and _DST 3 and 4.
-    source, target = (1, 2) if family == socket.AF_INET else (3, 4)
-    replier = dict(attributes(dict(attributes(entry[_TUPLE_REPLY]))[_TUPLE_IP]))[source]
-    key = body[: GENERAL.size] + attribute(_TUPLE_ORIG | NESTED, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID])
     version: Literal[4, 6] = 4 if family == socket.AF_INET else 6
+    source, target = (1, 2) if version == 4 else (3, 4)
+    reply = dict(attributes(entry[_TUPLE_REPLY]))
+    replier = IPAddress(int.from_bytes(dict(attributes(reply[_TUPLE_IP]))[source]), version)
+    (from_port,) = struct.unpack("!H", dict(attributes(reply[_TUPLE_PROTO]))[_SOURCE_PORT])
+    key = body[: GENERAL.size] + attribute(_TUPLE_ORIG | NESTED, entry[_TUPLE_ORIG]) + attribute(_ID, entry[_ID])
     asked = IPAddress(int.from_bytes(dict(attributes(origin[_TUPLE_IP]))[target]), version)
-    return _Entry((protocol[_PROTO_NUM][0], number), asked, IPAddress(int.from_bytes(replier), version), key)
+    return _Entry((protocol[_PROTO_NUM][0], number), asked, (replier, from_port), key)
 
 
 def _delete(entries: Iterable[_Entry]) -> None:

@@ -94,8 +94,8 @@ class HostPorts:
     def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
         """Free some of what an endpoint holds."""
         held = self._held.get(holder, {})
-        for mapping in mappings:
-            bound = held.pop(mapping, None)
+        for mapping in held.keys() & set(mappings):
+            bound = held.pop(mapping)
             if bound is not None:
                 self._relay.close(bound)
                 bound.close()

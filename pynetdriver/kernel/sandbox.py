@@ -15,7 +15,8 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Set
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,8 @@ _IFNAME, _LINK, _LINK_NSID = 3, 5, 37
 WITH_COUNTERS = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
 _WITHOUT_COUNTERS = WITH_COUNTERS + attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATS))
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
+#: How long sandboxes that died are waited for.
+_CLEARING_S = 5.0
 
 
 class Place(NamedTuple):
@@ -131,6 +134,35 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
             except BaseException:
                 netlink.link("del", index=index)
                 raise
+
+
+def outlast(names: Set[str]) -> None:
+    """Wait until links are gone that went with their sandboxes, for some seconds; for threads of their own alone.
+
+    Until then the kernel keeps MACs and addresses from others on the same lower link. Of a namespace that nobody holds
+    any more it says nothing, though its links are there still. Such ones are cleared away in the order in which they
+    were given up (net/core/net_namespace.c), so what is in one that is given up now goes last.
+
+    Raises:
+        HostError: the kernel does not answer.
+    """
+    until = time.monotonic() + _CLEARING_S
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        while not condition() and time.monotonic() < until:
+            time.sleep(0.01)
+
+    wait_for(lambda: names.isdisjoint(aliases_elsewhere()))
+    with told("wait until former containers' links are gone"):
+        _leave()
+        last = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _leave()
+            with IPRoute() as netlink:
+                netlink.link("add", ifname="here", kind="veth", peer={"ifname": "there", "net_ns_fd": last})
+        finally:
+            os.close(last)
+        wait_for(lambda: all(name != "here" for _, name in socket.if_nameindex()))
 
 
 def _furnish(netlink: Any, index: int, interior: Interior) -> None:
@@ -244,6 +276,12 @@ def _number_of(descriptor: int) -> int | None:
 def _number(body: bytes) -> list[int]:
     numbers = [struct.unpack("=i", value)[0] for kind, value in attributes(body, 4) if kind == _NSID]
     return [number for number in numbers if number >= 0]
+
+
+def _leave() -> None:
+    """Move this thread into a network namespace of its own (unshare(2))."""
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _enter(namespace: int) -> None:

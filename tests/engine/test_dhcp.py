@@ -182,3 +182,23 @@ def test_host_and_containers_with_leases_reach_each_other(lab: Lab, site: Site, 
     assert lab.page(lab.host, f"http://{mine}/hostname") == "one"
     assert lab.pings("one", site.HOST4)
     assert lab.page(site.peer, f"http://{mine}/hostname") == "one"
+
+
+@pytest.mark.parametrize("containers", ["die", "live"])
+def test_containers_have_their_leases_after_the_engine_was_killed(
+    lab: Lab, site: Site, server: Server, containers: str
+) -> None:
+    """Those that start by themselves, in any order, while the former ones may still be dying: each has its own."""
+    server.start(*OPTIONS, leases=RANGE)
+    lab.network("lan", *MACVLAN)
+    names = ("one", "two", "three")
+    for number, name in enumerate(names):
+        lab.run(name, "--network", "lan", "--restart", "always", "-p", f"808{number}:80")
+    before = {name: address(lab, name) for name in names}
+    (lab.engine.crash if containers == "die" else lab.engine.kill)()
+    lab.engine.start()
+
+    def after() -> dict[str, str]:
+        return {name: address(lab, name) for name in names}
+
+    assert eventually(after, timeout_s=60) == before

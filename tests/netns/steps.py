@@ -172,7 +172,7 @@ class Process:
         self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
         self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
         self.journal = Journal(self._store, self._kernel, chains)
-        self._registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts())
+        self._registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), self._netlink.is_local)
         leasing = Leasing(self._store, self._registry, locks, self.journal, self._kernel, neighbours)
         self._siting = Siting(self._registry, self.journal, self._netlink, neighbours, lambda *_: None)
         self._healing = Healing(self._registry, locks, self.journal, self._kernel, self._siting)
@@ -228,7 +228,7 @@ ROUTED_JOIN: tuple[str, Any] = ("Join", {**host.join(), "Options": {host.PORTMAP
 #: A bridge of somebody else's, and what pynet may switch there.
 THEIRS = "br0"
 SWITCHES = ("ipv4/conf/br0/route_localnet", "ipv4/conf/br0/promote_secondaries", "ipv6/conf/br0/disable_ipv6")
-NAMED: dict[str, Any] = {"com.docker.network.bridge.name": THEIRS}
+NAMED: dict[str, Any] = {"com.docker.network.bridge.name": THEIRS, "conflict_check": "false"}
 ADOPTING: tuple[str, Any] = ("CreateNetwork", host.network(dual=True, **NAMED))
 #: A parent, with what there is of macvlan on it, and another network that shares the host's link there.
 PARENT = "lan0"

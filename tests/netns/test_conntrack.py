@@ -3,15 +3,16 @@
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from subprocess import PIPE, Popen
+from typing import Any
 
 import pytest
 
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-from .host import PROGRAM, Host, endpoint, endpoint_id, ids, join, network, port, program
+from .host import PROGRAM, REVOKE, Host, endpoint, endpoint_id, ids, join, network, port, program
 
 ECHO = (
     "import socket,sys;f=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\n"
@@ -26,6 +27,15 @@ ASK = (
     "  s.sendto(b'?',(sys.argv[2],int(sys.argv[3])))\n"
     "  try: print(s.recv(99).decode(),flush=True)\n"
     "  except OSError as e: print('-',flush=True)"
+)
+#: Take connections to a port, and make one; both are kept.
+LISTEN = (
+    "import socket;s=socket.create_server(('',5001));print('up',flush=True);kept=[]\n"
+    "while True: kept.append(s.accept())"
+)
+CONNECT = (
+    "import socket,sys,time;s=socket.create_connection((sys.argv[1],int(sys.argv[2])),5);print('up',flush=True)\n"
+    "time.sleep(60)"
 )
 HOST, CLIENT = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
 
@@ -52,22 +62,28 @@ class Asker:
 
 
 @contextmanager
-def answering(where: Namespace, address: str, number: int, name: str) -> Iterator[None]:
-    """Have a UDP server there that answers its name."""
-    with where.popen(sys.executable, "-c", ECHO, address, str(number), name, stdout=PIPE) as server:
-        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+def running(where: Namespace, script: str, *arguments: str) -> Iterator[None]:
+    """Have a script run there from when it says `up`."""
+    with where.popen(sys.executable, "-c", script, *arguments, stdout=PIPE) as process:
         try:
+            assert process.stdout is not None and process.stdout.readline() == b"up\n"
             yield
         finally:
-            server.kill()
+            process.kill()
 
 
-def move_in(host: Host, number: int, container: Namespace) -> None:
-    """Do what the engine does after Join."""
+def answering(where: Namespace, address: str, number: int, name: str) -> AbstractContextManager[None]:
+    """Have a UDP server there that answers its name."""
+    return running(where, ECHO, address, str(number), name)
+
+
+def move_in(host: Host, number: int, container: Namespace, address: int = 0) -> None:
+    """Do what the engine does after Join; the addresses end with the endpoint's number or the given one."""
     link = f"pnc{endpoint_id(number)[:12]}"
     host.netns.run("ip", "link", "set", link, "netns", container.name)
-    for address in (f"10.9.0.{number}/24", f"fd00:9::{number:x}/64"):
-        container.run("ip", "address", "add", address, "dev", link, *(("nodad",) if ":" in address else ()))
+    last = address or number
+    for given in (f"10.9.0.{last}/24", f"fd00:9::{last:x}/64"):
+        container.run("ip", "address", "add", given, "dev", link, *(("nodad",) if ":" in given else ()))
     container.run("ip", "link", "set", link, "up")
     for gateway in ("10.9.0.1", "fd00:9::1"):
         container.run("ip", "route", "add", "default", "via", gateway)
@@ -110,6 +126,54 @@ def test_a_flow_follows_the_published_port(host: Host, lan: Namespace, version: 
             assert eventually(lambda: asker.ask() == "host", timeout_s=3)
 
 
+@pytest.mark.parametrize("by", ["program", "revoke", "endpoint", "crash"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_flow_follows_to_another_port_of_the_same_address(host: Host, lan: Namespace, version: int, by: str) -> None:
+    """`5000:5001` becomes `5000:5002` with the address unchanged, and the container listens on both."""
+    host.ok("CreateNetwork", network(dual=True))
+    address = HOST[version]
+    with Namespace() as container, ExitStack() as stack:
+        host.attach(2, dual=True)
+        move_in(host, 2, container)
+        for number in (5001, 5002):
+            stack.enter_context(answering(container, "::" if version == 6 else "0.0.0.0", number, str(number)))
+        asker = Asker(lan, CLIENT[version], address, 5000)
+        stack.callback(asker.close)
+        host.ok(PROGRAM, program(2, port(5000, 5001, socket.IPPROTO_UDP, address)))
+        assert asker.ask() == "5001"
+        number = 2
+        if by == "revoke":
+            host.ok(REVOKE, ids(2))
+        elif by == "endpoint":
+            # A container made anew: another endpoint with the addresses of the former one.
+            host.ok("DeleteEndpoint", ids(2))
+            number = 3
+            again = {**endpoint(2, dual=True), **ids(3)}
+            host.ok("CreateEndpoint", again)
+            host.ok("Join", join(3))
+            move_in(host, 3, container, address=2)
+        host.ok(PROGRAM, program(number, port(5000, 5002, socket.IPPROTO_UDP, address)))
+        if by == "crash":
+            host.restart()
+        assert eventually(lambda: asker.ask() == "5002", timeout_s=5)
+
+
+@pytest.mark.parametrize("after", [port(5000, 5002), port(5003, 5001), port(5000, 5002, end=5009)])
+def test_connections_to_what_is_published_no_more_are_forgotten(host: Host, lan: Namespace, after: Any) -> None:
+    """TCP, when the container's port or the host's becomes another."""
+    host.ok("CreateNetwork", network())
+    with Namespace() as container, ExitStack() as stack:
+        host.attach(2)
+        move_in(host, 2, container)
+        stack.enter_context(running(container, LISTEN))
+        host.ok(PROGRAM, program(2, port(5000, 5001), port(6000, 5001)))
+        for number in (5000, 6000):
+            stack.enter_context(running(lan, CONNECT, HOST[4], str(number)))
+        host.ok(PROGRAM, program(2, after, port(6000, 5001)))
+        assert eventually(lambda: not any("dport=5000" in flow for flow in flows(host, "tcp")), timeout_s=5)
+        assert any("dport=6000" in flow for flow in flows(host, "tcp"))
+
+
 def test_flows_that_are_right_are_kept(host: Host, lan: Namespace) -> None:
     """A container's own flow to that port elsewhere, and flows to other ports, are remembered on."""
     host.ok("CreateNetwork", network(dual=True))
@@ -134,8 +198,8 @@ def test_flows_that_are_right_are_kept(host: Host, lan: Namespace) -> None:
         assert flows(host) == before
 
 
-def flows(host: Host) -> set[str]:
-    """List remembered UDP flows without what changes with time."""
+def flows(host: Host, protocol: str = "udp") -> set[str]:
+    """List remembered flows without what changes with time."""
     lines = host.netns.run("cat", "/proc/net/nf_conntrack").splitlines()
-    words = [[word for word in line.split()[5:] if "=" in word] for line in lines if " udp " in line]
+    words = [[word for word in line.split()[5:] if "=" in word] for line in lines if f" {protocol} " in line]
     return {" ".join(one) for one in words}

@@ -13,6 +13,7 @@ from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.portmap import PortRequest
 from tests.lab.netns import Namespace
 
+from .host import PROGRAM, Host, endpoint_id, network, port, program
 from .inside import inside
 
 ANY4, ANY6, LOCAL = IPAddress("0.0.0.0"), IPAddress("::"), IPAddress("127.0.0.1")
@@ -109,3 +110,13 @@ def test_host_ports_are_held_beside_others(experiment: Callable[[], None]) -> No
     """A port taken during a restart keeps its endpoint; TIME_WAIT is no server, and is shared with none."""
     with Namespace() as netns:
         inside(netns, experiment)
+
+
+def test_a_port_that_leads_to_another_of_the_containers_has_its_holder_still(host: Host) -> None:
+    """What the endpoint gave up is another mapping of the same host port."""
+    host.ok("CreateNetwork", network())
+    host.attach(2)
+    host.attach(3)
+    for container_port in (5001, 5002):
+        host.ok(PROGRAM, program(2, port(5000, container_port)))
+    assert f"taken by pynet's endpoint {endpoint_id(2)[:12]}" in host.refused(PROGRAM, program(3, port(5000, 5001)))

@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -30,6 +32,7 @@ from .parents import (
     footprint,
     join_in,
     leave,
+    move_in,
     on_lan,
     on_parent,
     reaches,
@@ -130,6 +133,21 @@ def test_pynets_pools_pass_over_what_neighbours_have(host: Host, lan: Namespace)
     assert host.ok("IpamDriver.RequestAddress", request)["Address"] == "192.0.2.77/24"
 
 
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+def test_who_comes_in_the_place_of_one_that_is_dying_has_its_mac(host: Host, lan: Namespace, after_s: float) -> None:
+    """A start failed in the sandbox, so the link was not brought back; the kernel lets no two with one MAC be up."""
+    host.ok("CreateNetwork", on_parent(conflict_check="false"))
+    with Namespace() as former:
+        host.ok("CreateEndpoint", endpoint_on(2, NETWORK, "192.0.2.20/24", mac=FIRST))
+        move_in(host, former, 2, host.ok("Join", join_in(former)), "192.0.2.20/24")
+        leave(host)
+        dying = Timer(after_s, former.close)
+        dying.start()
+        with container(host, 3, "192.0.2.20/24", mac=FIRST) as sandbox:  # brings the link up
+            assert mac_of(sandbox) == FIRST and reaches(sandbox, NEIGHBOUR4)
+        dying.join()
+
+
 # Addresses from the LAN
 
 
@@ -186,6 +204,19 @@ def test_a_container_lives_on_a_lease(host: Host, server: Server) -> None:
     assert not differences(footprint(host), before)
 
 
+def test_routes_that_cannot_be_keep_no_container_from_its_lease(host: Host, server: Server) -> None:
+    """The subnet itself, a route twice, a next hop elsewhere: the rest of the lease is the container's."""
+    routes = "192.0.2.0/24,0.0.0.0,10.0.0.0/8,192.0.2.77,10.0.0.0/8,192.0.2.77,10.1.0.0/16,198.51.100.1"
+    server.start(f"--dhcp-option=121,{routes},0.0.0.0/0,192.0.2.2", "--dhcp-option=option:mtu,68", leases=RANGE)
+    host.ok("CreateNetwork", with_dhcp())
+    with container(host, 2) as sandbox:  # adds each route as the engine does, so that one that is there is an error
+        found = sandbox.run("ip", "route")
+        assert "default via 192.0.2.2" in found and "10.0.0.0/8 via 192.0.2.77" in found and "10.1" not in found
+        assert json.loads(sandbox.run("ip", "-j", "link", "show", "dev", "eth0"))[0]["mtu"] == 1500
+        assert reaches(sandbox, NEIGHBOUR4)
+    assert "10.1.0.0/16 via 198.51.100.1" in host.daemon.log
+
+
 def test_no_server_is_said_soon(host: Host, lan: Namespace) -> None:
     """One clear sentence within the bound, and nothing left; a second call says the same."""
     host.ok("CreateNetwork", with_dhcp())
@@ -225,6 +256,39 @@ def test_a_container_of_before_a_crash_is_the_same_tenant(host: Host, server: Se
     with container(host, 3) as sandbox:
         assert (address_of(sandbox), mac_of(sandbox)) == (address, mac)
         assert "DHCPREQUEST" in server.log[seen:] and "DHCPDISCOVER" not in server.log[seen:]
+
+
+def exposing(number: int, *ports: int) -> Any:
+    """Write a request for an endpoint of a container that exposes ports, in no certain order."""
+    exposed = [{"Proto": 6, "Port": one} for one in ports]
+    return {**endpoint_on(number, NETWORK), "Options": {"com.docker.network.endpoint.exposedports": exposed}}
+
+
+@pytest.mark.parametrize("dying", [False, True], ids=["dead", "dying"])
+def test_containers_that_died_with_the_engine_come_back_with_their_leases(
+    host: Host, server: Server, dying: bool
+) -> None:
+    """Each with that of its like, though others are first, and the kernel has not cleared away their sandboxes yet."""
+    server.start(leases=RANGE)
+    host.ok("CreateNetwork", with_dhcp())
+    before: dict[int, str] = {}
+    with ExitStack() as stack:
+        sandboxes = [stack.enter_context(Namespace()) for _ in range(3)]
+        for number, sandbox in enumerate(sandboxes, 2):
+            made = host.ok("CreateEndpoint", exposing(number, number, 80))["Interface"]
+            before[number] = made["Address"]
+            move_in(host, sandbox, number, host.ok("Join", join_in(sandbox, number)), made["Address"])
+        # The next engine introduces itself and starts containers at once, in another order.
+        host.ok("Plugin.Activate", {})
+        ending = Timer(1.0 if dying else 0.0, ExitStack.close, [stack])
+        ending.start()
+        if not dying:
+            ending.join()
+        after = {}
+        for number in (3, 4, 2):
+            after[number] = host.ok("CreateEndpoint", exposing(number + 100, 80, number))["Interface"]["Address"]
+        ending.join()
+    assert after == before and len(server.leases) == 3
 
 
 def hasten(host: Host, **seconds: int) -> None:

@@ -190,9 +190,57 @@ def test_no_lease_without_what_it_needs(options: dict[int, bytes]) -> None:
     assert lease_of(read(Kind.ACK, USUAL), 0) is not None
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])
+#: What a server says of ways, of an address of 192.0.2.50/24; what is left of it: gateway and routes; what is left out.
+SUBNET, DEFAULT, HOP = "192.0.2.0/24", "0.0.0.0/0", "192.0.2.7"
+WAYS: dict[str, tuple[list[tuple[str, str]], str | None, list[tuple[str, str]], list[str]]] = {
+    "the subnet itself": ([(SUBNET, "0.0.0.0"), (DEFAULT, HOP)], HOP, [], []),
+    "the subnet by a router": ([(SUBNET, HOP)], None, [], [f"{SUBNET} via {HOP}"]),
+    "twice": ([("10.0.0.0/8", HOP), ("10.0.0.0/8", HOP)], None, [("10.0.0.0/8", HOP)], []),
+    "two ways": (
+        [("10.0.0.0/8", HOP), ("10.0.0.0/8", "192.0.2.8")],
+        None,
+        [("10.0.0.0/8", HOP)],
+        ["10.0.0.0/8 via 192.0.2.8"],
+    ),
+    "a next hop elsewhere": ([("10.0.0.0/8", "198.51.100.1")], None, [], ["10.0.0.0/8 via 198.51.100.1"]),
+    "a router elsewhere": ([(DEFAULT, "198.51.100.1")], None, [], [f"{DEFAULT} via 198.51.100.1"]),
+    "a router on the link": (
+        [("198.51.100.1/32", "0.0.0.0"), (DEFAULT, "198.51.100.1")],
+        "198.51.100.1",
+        [("198.51.100.1/32", "0.0.0.0")],
+        [],
+    ),
+    "itself": ([("10.0.0.0/8", "192.0.2.50")], None, [], ["10.0.0.0/8 via 192.0.2.50"]),
+    "the broadcast address": ([("10.0.0.0/8", "192.0.2.255")], None, [], ["10.0.0.0/8 via 192.0.2.255"]),
+    "everything on the link": ([(DEFAULT, "0.0.0.0")], None, [(DEFAULT, "0.0.0.0")], []),
+    "two ways out": ([(DEFAULT, "0.0.0.0"), (DEFAULT, HOP)], HOP, [], [f"{DEFAULT} via 0.0.0.0"]),
+}
+
+
+@pytest.mark.parametrize("case", WAYS)
+def test_ways_that_the_kernel_refuses_are_left_out(case: str) -> None:
+    """They do not keep a container from its lease; what is lost by that is told."""
+    given, gateway, routes, lost = WAYS[case]
+    options = {**USUAL, 121: b"".join(route(*one) for one in given)}
+    found = lease_of(read(Kind.ACK, options), 0)
+    assert found is not None and (str(found.gateway) if found.gateway else None) == gateway
+    assert [(str(net), str(hop)) for net, hop in found.routes] == routes
+    assert messages.left_out(read(Kind.ACK, options)) == lost
+
+
+def test_a_router_of_option_3_is_one_that_can_be_reached() -> None:
+    """Who has a subnet of one address reaches it on the link; else one elsewhere is left out."""
+    assert lease({3: IPAddress("198.51.100.1").packed}).gateway is None
+    alone = lease({1: b"\xff" * 4, 3: IPAddress("198.51.100.1").packed})
+    assert str(alone.gateway) == "198.51.100.1"
+    assert alone.routes == ((IPNetwork("198.51.100.1/32"), IPAddress("0.0.0.0")),)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.0", "192.0.2.255"]
+)
 def test_no_lease_of_an_address_that_no_host_can_have(address: str) -> None:
-    """Nothing, loopback, multicast, broadcast."""
+    """Nothing, loopback, multicast, the future's, broadcast, and the ends of its subnet."""
     assert lease_of(read(address=address), 0) is None
 
 
@@ -200,7 +248,8 @@ def test_damaged_options_that_may_be_absent_are() -> None:
     """The rest of the message holds."""
     found = lease({26: b"\1", 3: b"\1\2\3", 58: b"\1", 59: b"", 12: b"\xff\xfe", 200: b"?"})
     assert (found.mtu, found.gateway, found.renew_s) == (None, None, 60)
-    assert lease({26: b"\0\x43"}).mtu is None and lease({26: b"\0\x44"}).mtu == 68
+    assert lease({26: b"\0\x44"}).mtu is None and lease({26: b"\2\x3f"}).mtu is None
+    assert lease({26: b"\2\x40"}).mtu == 576
     assert lease({3: bytes(4)}).gateway is None
 
 

@@ -69,7 +69,6 @@ def test_option_refusal_stays_one_short_line_when_the_name_is_odd(name: str) -> 
         ("com.docker.network.bridge.name", 'a"b'),
         ("com.docker.network.bridge.name", "a\n"),
         ("com.docker.network.container_iface_prefix", "thirteen-long"),
-        ("com.docker.network.bridge.host_binding_ipv4", "::1"),
         ("com.docker.network.bridge.host_binding_ipv4", "300.0.0.1"),
         ("com.docker.network.bridge.host_binding_ipv4", "1"),
         ("com.docker.network.bridge.host_binding_ipv4", ""),

@@ -355,7 +355,6 @@ def test_the_backend_is_named_or_implied(given: dict[str, str], backend: str) ->
         ({"backend": "bridge", "ipvlan_flag": "vepa"}, "backend=bridge and ipvlan_flag .backend ipvlan. contradict"),
         ({"parent": "lan0"}, '"parent" needs a backend: add -o backend=ipvlan or -o backend=macvlan'),
         ({"host_access": "true"}, '"host_access" needs a backend'),
-        ({"conflict_check": "true"}, '"conflict_check" needs a backend'),
         ({"promiscuous": "true"}, "belongs to backend macvlan, not to bridge"),
         ({"ipvlan_mode": "l2", "promiscuous": "true"}, "belongs to backend macvlan, not to ipvlan"),
         ({"backend": "macvlan", "com.docker.network.bridge.name": "br0"}, "belongs to backend bridge, not to macvlan"),

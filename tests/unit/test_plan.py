@@ -254,6 +254,9 @@ def test_an_adopted_bridge_may_have_the_subnet_already() -> None:
         ({"host_binding_ipv4": "127.0.0.1"}, ["127.0.0.1"]),
         ({"host_binding_ipv4": "192.0.2.1", "host_binding_ipv6": "2001:db8::1"}, ["192.0.2.1", "2001:db8::1"]),
         ({"host_binding_ipv6": "2001:db8::1"}, ["0.0.0.0", "2001:db8::1"]),
+        ({"host_binding_ipv4": "::"}, ["::"]),
+        ({"host_binding_ipv4": "::1"}, ["::1"]),
+        ({"host_binding_ipv4": "::ffff:127.0.0.1"}, ["127.0.0.1"]),
     ],
 )
 def test_one_host_binding_leaves_out_the_other_family(options: dict[str, str], addresses: list[str]) -> None:

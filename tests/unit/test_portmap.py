@@ -61,6 +61,13 @@ def test_port_stays_in_its_family_when_a_host_binding_is_set(defaults: tuple[IPA
     assert port_requests([binding], V4, defaults) == [PortRequest("tcp", (defaults[0],), 8080, 8080, 80)]
 
 
+@pytest.mark.parametrize("default", [ANY6, LOCAL6])
+def test_port_is_relayed_to_ipv4_when_the_host_binding_is_ipv6_alone(default: IPAddress) -> None:
+    """It is published nowhere else."""
+    binding = PortBinding(TCP, 80, "", 8080)
+    assert port_requests([binding], V4, (default,)) == [PortRequest("tcp", (default,), 8080, 8080, 80)]
+
+
 @pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1"])
 def test_port_on_an_ipv6_address_is_relayed_to_ipv4(host: str) -> None:
     """A container with IPv4 alone is published there, unless the engine says that another network is."""

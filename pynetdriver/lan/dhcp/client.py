@@ -25,6 +25,7 @@ from pynetdriver.lan.dhcp.messages import (
     decline,
     discover,
     lease_of,
+    left_out,
     parsed,
     release,
     renewal,
@@ -156,10 +157,6 @@ def _verdict(obtained: float, server: IPAddress | None) -> Callable[[Reply], Dhc
     return wanted
 
 
-def _offered(reply: Reply) -> DhcpLease | None:
-    return lease_of(reply, time.time()) if reply.kind is Kind.OFFER else None
-
-
 class _Acquisition:
     """The way from INIT or INIT-REBOOT to BOUND, again and again until whoever waits for it gives up."""
 
@@ -221,6 +218,32 @@ class _Acquisition:
             self._exchange.send(release(self._station, self._exchange.xid, lease))
             raise
 
+    def _offered(self, reply: Reply) -> DhcpLease | None:
+        if reply.kind is not Kind.OFFER:
+            return None
+        lease = lease_of(reply, time.time())
+        if lease is None:
+            self._happened = f"{reply.server or reply.source} offered {reply.address}, which nobody can use as it says"
+        return lease
+
+    def _granted(self, obtained: float, server: IPAddress | None) -> Callable[[Reply], DhcpLease | None]:
+        """Take the verdict as `_verdict` does, and say what of it cannot be used."""
+        verdict = _verdict(obtained, server)
+
+        def wanted(reply: Reply) -> DhcpLease | None:
+            lease = verdict(reply)
+            unused = left_out(reply) if lease is not None else []
+            if unused:
+                log.warning(
+                    "DHCP server gave routes that cannot be used, leaving them out",
+                    address=str(reply.address),
+                    server=str(reply.server),
+                    routes=", ".join(unused),
+                )
+            return lease
+
+        return wanted
+
     async def _negotiated(self) -> DhcpLease | None:
         """Go through one exchange; None if the server refused, or did not confirm its offer."""
         station, exchange = self._station, self._exchange
@@ -233,12 +256,14 @@ class _Acquisition:
                 confirmed = await exchange.ask(
                     lambda secs: request(station, exchange.xid, secs, former, None),
                     _REBOOT_S,
-                    _verdict(time.time(), None),
+                    self._granted(time.time(), None),
                 )
                 if confirmed is not None:
                     return confirmed
             offer = await exchange.ask(
-                lambda secs: discover(station, exchange.xid, secs, self._wanted), _backing_off(_DISCOVER_S), _offered
+                lambda secs: discover(station, exchange.xid, secs, self._wanted),
+                _backing_off(_DISCOVER_S),
+                self._offered,
             )
             assert offer is not None, "pauses have no end"
             address, server = offer.address.ip, offer.server
@@ -247,7 +272,7 @@ class _Acquisition:
             return await exchange.ask(
                 lambda _: request(station, exchange.xid, secs, offer.address.ip, offer.server),
                 _REQUEST_S,
-                _verdict(time.time(), server),
+                self._granted(time.time(), server),
             )
         except _Refused as refusal:
             who = "a server" if offer is None else str(offer.server)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,6 +15,10 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.lan.packet import Instruction
 from pynetdriver.model import DhcpLease, Station
+from pynetdriver.pool import is_host_address
+
+#: A destination with its next hop, 0.0.0.0 for what is on the link itself.
+Way = tuple[IPNetwork, IPAddress]
 
 
 class Kind(IntEnum):
@@ -48,8 +53,9 @@ _ASKED = bytes([_MASK, _ROUTES, _ROUTER, _MTU, _LEASE_TIME, _SERVER, _T1, _T2])
 _INFINITE = 0xFFFFFFFF
 #: A lease has two whole seconds at least, so that there is a time to renew it before it ends.
 _LEAST_LEASE_S = 2
-#: The MTU in bytes that every link of IPv4 has (RFC 791).
-_LEAST_MTU = 68
+#: What every host takes in one piece (RFC 791). Option 26 may say 68, but with less than this much stops working, so
+#: other clients, such as dhcpcd and the scripts of dhclient, leave it unheeded as well.
+_LEAST_MTU = 576
 _NOWHERE, _EVERYWHERE = IPAddress("0.0.0.0"), IPAddress("255.255.255.255")
 _ALL_MACS = "ff:ff:ff:ff:ff:ff"
 
@@ -270,10 +276,10 @@ def lease_of(reply: Reply, obtained: float) -> DhcpLease | None:
     A damaged option that may be absent counts as absent, also T1 and T2 in the wrong order (RFC 2131 section 4.4.5).
     """
     options, server, lease_s = reply.options, reply.server, _number(reply.options.get(_LEASE_TIME), 4)
-    prefix = _prefix(reply)
-    if server is None or lease_s is None or prefix is None or lease_s < _LEAST_LEASE_S or not _is_host(reply.address):
+    address = _interface(reply)
+    if server is None or lease_s is None or address is None or lease_s < _LEAST_LEASE_S:
         return None
-    gateway, routes = _ways(options)
+    gateway, routes, _ = _usable(address, *_ways(options, address))
     mtu = _number(options.get(_MTU), 2)
     t1, t2 = _number(options.get(_T1), 4) or 0, _number(options.get(_T2), 4) or 0
     if not 0 < t2 <= lease_s:
@@ -282,7 +288,7 @@ def lease_of(reply: Reply, obtained: float) -> DhcpLease | None:
         t1 = min(lease_s // 2, t2)
     endless = lease_s == _INFINITE
     return DhcpLease(
-        address=IPNetwork((int(reply.address), prefix), version=4),
+        address=address,
         server=server,
         server_mac=reply.source,
         obtained=obtained,
@@ -293,6 +299,21 @@ def lease_of(reply: Reply, obtained: float) -> DhcpLease | None:
         rebind_s=None if endless else t2,
         lease_s=None if endless else lease_s,
     )
+
+
+def left_out(reply: Reply) -> list[str]:
+    """Tell which routes of an answer its lease lacks: what cannot be reached or is there already keeps none from it."""
+    address = _interface(reply)
+    return [] if address is None else _usable(address, *_ways(reply.options, address))[2]
+
+
+def _interface(reply: Reply) -> IPNetwork | None:
+    """Read the address with its prefix length; None for what no host can have, such as a broadcast address."""
+    prefix = _prefix(reply)
+    if prefix is None or not _is_host(reply.address):
+        return None
+    net = IPNetwork((int(reply.address), prefix), version=4)
+    return net if is_host_address(net.ip, net.cidr) else None
 
 
 def _prefix(reply: Reply) -> int | None:
@@ -310,21 +331,55 @@ def _is_host(address: IPAddress) -> bool:
     return 0 < first < 224 and first != 127
 
 
-def _ways(options: dict[int, bytes]) -> tuple[IPAddress | None, tuple[tuple[IPNetwork, IPAddress], ...]]:
+def _ways(options: dict[int, bytes], address: IPNetwork) -> tuple[IPAddress | None, tuple[Way, ...]]:
     """Find the gateway and other routes: option 121 decides alone if it is there (RFC 3442)."""
-    if _ROUTES not in options:
-        return _address(options.get(_ROUTER, b"")[:4]), ()
-    try:
-        routes = tuple(_routes(options[_ROUTES]))
-    except (IndexError, ValueError):
-        return _address(options.get(_ROUTER, b"")[:4]), ()
+    routes: tuple[Way, ...] | None = None
+    with suppress(IndexError, ValueError):
+        routes = tuple(_routes(options[_ROUTES])) if _ROUTES in options else None
+    if routes is None:
+        router = _address(options.get(_ROUTER, b"")[:4])
+        if router is not None and address.prefixlen == 32:
+            # Who has a subnet by himself reaches the router on the link, as other clients see to.
+            return router, ((IPNetwork(router), _NOWHERE),)
+        return router, ()
     # A default route without a next hop is no gateway, but still a route.
     gateways = [hop for net, hop in routes if net.prefixlen == 0 and hop]
     others = tuple((net, hop) for net, hop in routes if net.prefixlen or not hop)
     return gateways[0] if gateways else None, others
 
 
-def _routes(data: bytes) -> Iterator[tuple[IPNetwork, IPAddress]]:
+def _usable(
+    address: IPNetwork, gateway: IPAddress | None, routes: tuple[Way, ...]
+) -> tuple[IPAddress | None, tuple[Way, ...], list[str]]:
+    """Leave out what the kernel refuses in a container that has this address; the rest is as good as without it.
+
+    A destination has one route, the subnet has the address's own, and a next hop is a neighbour
+    (net/ipv4/fib_semantics.c).
+
+    Returns:
+        gateway and routes that are left, and what is not, in words.
+    """
+    on_link = [address.cidr, *(net for net, hop in routes if not hop)]
+
+    def is_neighbour(hop: IPAddress) -> bool:
+        ends = (address.network, address.broadcast) if address.prefixlen < 31 else ()
+        return _is_host(hop) and hop not in (address.ip, *ends) and any(hop in net for net in on_link)
+
+    kept: dict[IPNetwork, IPAddress] = {}
+    lost = []
+    if gateway is not None and not is_neighbour(gateway):
+        lost.append(f"0.0.0.0/0 via {gateway}")
+        gateway = None
+    for net, hop in routes:
+        is_there = net in kept or net == address.cidr or (gateway is not None and net.prefixlen == 0)
+        if not is_there and (not hop or is_neighbour(hop)):
+            kept[net] = hop
+        elif kept.get(net) != hop and not (net == address.cidr and not hop):
+            lost.append(f"{net} via {hop}")
+    return gateway, tuple(kept.items()), lost
+
+
+def _routes(data: bytes) -> Iterator[Way]:
     at = 0
     while at < len(data):
         width = data[at]
