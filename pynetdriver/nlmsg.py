@@ -81,17 +81,24 @@ def order(one: socket.socket, kind: int, flags: int, body: bytes) -> None:
 def dump(one: socket.socket, kind: int, body: bytes, *, partly: bool = False) -> list[bytes]:
     """Ask for a list, and return the bodies of its messages; one that changes all the time is for threads.
 
+    A socket carries one list at a time (net/netlink/af_netlink.c, __netlink_dump_start).
+
     Args:
-        partly: what comes or goes meanwhile may be missing, and rarely a neighbour of it.
+        partly: a list that changes all the time is what was seen in several looks together: what came or went
+            meanwhile may be in it or not, and what is in it twice is later as it was seen last.
 
     Raises:
         OSError: the kernel refuses, or the list changes for half a second and longer and is needed whole.
     """
+    seen: dict[bytes, None] = {}
     for number in range(_AT_ONCE + _LATER):
         if number >= _AT_ONCE:
             time.sleep(_PAUSE_S)
         found = list(ask(one, kind, DUMP, body))
-        whole = not any(flags & INTERRUPTED for _, flags, _ in found)
-        if whole or (partly and number + 1 == _AT_ONCE):
-            return [content for last, _, content in found if last != DONE]
+        bodies = [content for last, _, content in found if last != DONE]
+        if not any(flags & INTERRUPTED for _, flags, _ in found):
+            return bodies
+        seen |= dict.fromkeys(bodies)
+        if partly and number + 1 == _AT_ONCE:
+            return list(seen)
     raise OSError(errno.EAGAIN, "a list changes faster than it can be read")

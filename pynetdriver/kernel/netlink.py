@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +27,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.sandbox import Place
-from pynetdriver.kernel.wire import addresses_of, told
+from pynetdriver.kernel.wire import LinkSeen, addresses_of, all_addresses, all_links, all_routes, told
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.nlmsg import order
@@ -118,14 +118,9 @@ class Netlink:
         with told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
-            uppers = [
-                one
-                async for one in await self._links()
-                if one.get("master") == index
-                # The ends of a pair stand on each other.
-                or (one.get("link") == index and one.get(("linkinfo", "kind")) != Veth.kind)
-            ]
-        return bool(uppers)
+        # The ends of a pair stand on each other.
+        links = await asyncio.to_thread(all_links)
+        return any(one.master == index or (one.lower == index and one.kind != Veth.kind) for one in links)
 
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
@@ -177,19 +172,11 @@ class Netlink:
     async def addresses(self) -> list[tuple[str, IPNetwork]]:
         """List the host's addresses with their prefix lengths, each after the name of its link."""
         names = dict(socket.if_nameindex())
-        return [
-            (names.get(one["index"], ""), IPNetwork(f"{one.get('address')}/{one['prefixlen']}"))
-            async for one in await self._netlink.get_addr()
-        ]
+        return [(names.get(index, ""), address) for index, address in await asyncio.to_thread(all_addresses)]
 
     async def networks_in_use(self) -> list[IPNetwork]:
         """List every prefix that the host has a route to or an address in, default routes left out."""
-        routes = [
-            IPNetwork(f"{route.get('dst')}/{route['dst_len']}")
-            async for route in await self._netlink.get_routes()
-            if route["dst_len"] and route.get("dst")
-        ]
-        return routes + [address.cidr for _, address in await self.addresses()]
+        return await asyncio.to_thread(all_routes) + [address.cidr for _, address in await self.addresses()]
 
     async def is_local(self, address: IPAddress) -> bool:
         """Tell whether an address is one of this host's own."""
@@ -250,7 +237,7 @@ class Netlink:
             if index is None:
                 return
             ports = await self._ports(index)
-            if any(_is_ours(port, Veth.kind) for port in ports):
+            if any((one.kind, one.group) == (Veth.kind, _GROUPS[Veth.kind]) for one in ports):
                 raise HostError(f'bridge "{bridge.link}" cannot be given back before the last container has left it')
             if ports:
                 return
@@ -454,11 +441,8 @@ class Netlink:
                 await asyncio.sleep(_LOOK_S)
             removal.result()
 
-    async def _ports(self, index: int) -> list[Any]:
-        return [link async for link in await self._links() if link.get("master") == index]
-
-    async def _links(self) -> AsyncIterator[Any]:
-        return await self._netlink.link("dump")  # type: ignore[no-any-return]
+    async def _ports(self, index: int) -> list[LinkSeen]:
+        return [one for one in await asyncio.to_thread(all_links) if one.master == index]
 
     async def _ours(self, index: int, name: str, kind: str) -> Any:
         link = await self._link(index)

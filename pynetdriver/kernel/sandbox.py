@@ -139,9 +139,8 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
         netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.prefixlen, **flags)
     for destination, next_hop in sorted(interior.ways, key=lambda way: way[1] is not None):
         family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
-        if not destination.prefixlen and any(
-            route.get("oif") != index for route in netlink.get_default_routes(family=family)
-        ):
+        ways_out = [] if destination.prefixlen else list(netlink.get_default_routes(family=family))
+        if any(route.get("oif") != index for route in ways_out):
             continue  # the way out is by another network of the container
         way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
