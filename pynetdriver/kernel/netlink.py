@@ -35,6 +35,7 @@ from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, R
 
 log = structlog.get_logger()
 
+_SO_RCVBUFFORCE, _BUFFER_BYTES = 33, 8 << 20
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
 #: They do nothing but wait.
@@ -77,11 +78,30 @@ class _Ipvlan(nla):  # type: ignore[misc]
 ifinfmsg.ifinfo.register_link_kind(module={"ipvlan": _Ipvlan})
 
 
+class _Requests(AsyncIPRoute):  # type: ignore[misc]
+    """A socket for requests with one answer each.
+
+    The library stops reading at the answer, and would keep for ever what comes after it, the acknowledgement, and what
+    is left of a request that was given up.
+    """
+
+    def setup_socket(self) -> socket.socket:
+        one: socket.socket = super().setup_socket()
+        # Of many calls at once each has an answer waiting; without room for one the library is done with the socket.
+        one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        return one
+
+    def enqueue(self, data: bytes, addr: object) -> None:
+        (request,) = struct.unpack_from("=8xI", data)
+        if request in self.msg_queue.queues:
+            self.msg_queue.put_nowait(request, data)
+
+
 class Netlink:
     """One long-lived socket for what is quick, threads for removals."""
 
     def __init__(self) -> None:
-        self._netlink = AsyncIPRoute()
+        self._netlink = _Requests()
         self._threads = ThreadPoolExecutor(_DELETING_THREADS, thread_name_prefix="netlink")
 
     async def close(self) -> None:

@@ -1,15 +1,19 @@
 """Much at once: what is asked of the kernel at the same time is answered to everybody."""
 
 import asyncio
+import contextlib
 import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+from netaddr import IPAddress, IPNetwork
+
 from pynetdriver.kernel import watch as watching
 from pynetdriver.kernel.health import Health
+from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.nlmsg import ERROR
-from pynetdriver.plan import Bridge, Plan
+from pynetdriver.plan import Address, Bridge, Hairpin, Plan, Route, Up, Veth
 
 from .host import Host
 from .inside import inside
@@ -51,6 +55,36 @@ def test_a_look_waits_for_the_one_before_it(host: Host) -> None:
     """Looks that overlap are no damage, and none is lost."""
     host.netns.run("ip", "-batch", "-", input=BATCH)
     inside(host.netns, look_over_and_over)
+
+
+def test_nothing_is_kept_of_what_was_answered(host: Host) -> None:
+    """Memory does not grow with the calls: no message is left in a queue of the netlink library, whatever was asked."""
+    inside(host.netns, ask_over_and_over)
+
+
+def ask_over_and_over() -> None:
+    async def run() -> None:
+        netlink, bridge = Netlink(), Bridge("pn-000000000000", "02:42:00:00:00:01", 1500)
+        veth = Veth("pnh000000000000", "pnc000000000000", "02:42:00:00:00:02", 1500, bridge.name, isolated=True)
+        for _ in range(50):
+            await netlink.ensure_bridge(bridge)
+            await netlink.ensure_veth(veth)
+            await netlink.ensure_address(Address(bridge.name, IPNetwork("10.9.0.1/24")))
+            await netlink.ensure_route(Route(bridge.name, IPAddress("10.9.1.1")))
+            await netlink.ensure_hairpin(Hairpin(veth.name))
+            await netlink.ensure_up(Up(bridge.name))
+            assert await netlink.is_local(IPAddress("10.9.0.1")) and not await netlink.is_local(IPAddress("192.0.2.1"))
+            assert await netlink.is_in_use(bridge.name) and await netlink.describe(veth.name)
+            with contextlib.suppress(TimeoutError):  # a call whose time is up
+                async with asyncio.timeout(0):
+                    await netlink.describe(veth.name)
+        await netlink.remove_link(veth.name, veth.kind)
+        await asyncio.sleep(0.2)
+        queues = netlink._netlink.msg_queue.queues
+        assert {tag: queue.qsize() for tag, queue in queues.items() if tag or queue.qsize()} == {}
+        await netlink.close()
+
+    asyncio.run(run())
 
 
 def look_over_and_over() -> None:
