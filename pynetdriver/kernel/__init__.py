@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from pynetdriver.firewall import Firewall
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import aliases_elsewhere, place_of, readdress, rebuild
+from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
 from pynetdriver.plan import (
     Address,
@@ -111,18 +111,28 @@ class Kernel:
         for name in _shared(plan):
             self._sharing.setdefault(name, set()).add(plan.owner)
 
-    async def links_of_plans(self, plans: Iterable[Plan]) -> Links:
-        """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError."""
+    async def links_of_plans(self, plans: Collection[Plan]) -> Links:
+        """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError.
+
+        One that may be in a namespace that could not be seen whole counts as being there.
+        """
         here = self.netlink.links()
+        # A list that changed while it was read may lack what is there.
+        here |= {name for plan in plans for name in set(plan.anchors) - here if not self.netlink.is_missing([name])}
         hidden = any(not plan.anchors and not here.issuperset(plan.moving) for plan in plans)
-        elsewhere = await asyncio.to_thread(aliases_elsewhere) if hidden else {}
-        for name, number in elsewhere.items():
-            self.health.link_moved(name, number)
-        return Links(here, elsewhere)
+        there = await asyncio.to_thread(elsewhere) if hidden else Elsewhere({})
+        for name, place in there.places.items():
+            self.health.link_moved(name, place.number)
+        found = set(there.places)
+        if there.unsure:
+            missing = {name for plan in plans for name in plan.moving} - here - found
+            found |= {name for name in missing if there.may_hold(self.health.namespace_of(name))}
+        return Links(here, found)
 
     async def has_links_elsewhere(self) -> bool:
-        """Tell whether any of pynet's links is in a container. Raises HostError."""
-        return bool(await asyncio.to_thread(aliases_elsewhere))
+        """Tell whether any of pynet's links is, or may be, in a container. Raises HostError."""
+        there = await asyncio.to_thread(elsewhere)
+        return bool(there.places or there.unsure)
 
     async def readdress(self, plan: Plan, key: str, former: IPNetwork, interior: Interior) -> None:
         """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
