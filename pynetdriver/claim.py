@@ -61,8 +61,9 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         try:
             lock = _open_locked(path)
             held.callback(os.close, lock)
-            os.truncate(lock, 0)
-            os.write(lock, owner().encode())
+            with contextlib.suppress(OSError):  # a full disk has no room for a name
+                os.truncate(lock, 0)
+                os.write(lock, owner().encode())
         except BlockingIOError:
             raise PynetError(f"{_holder(path)} {what} already; stop it first") from None
         except OSError as error:

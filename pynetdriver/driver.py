@@ -66,6 +66,7 @@ class NetworkDriver:
         self._leasing = leasing
         self._siting = siting
         self._healing = healing
+        journal.removed = self._removed
         self.collector = Collector(registry, kernel, healing, self._delete_endpoint)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -82,6 +83,8 @@ class NetworkDriver:
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
                 self._registry.unmentioned.discard(network.id)
                 return wire.Empty()
+            if self._journal.unfinished:  # their names, subnets and links may be wanted
+                await self.finish_removals()
             while True:
                 before = set(self._registry.networks)
                 network = replace(network, facts=await self._siting.facts(network))
@@ -136,6 +139,7 @@ class NetworkDriver:
                 return _endpoint_answer(known)
             if self._registry.has_link_of(endpoint.id):
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
+            await self._journal.finish(lambda record, _: _has_address_of(record, endpoint))
             for address in endpoint.addresses.values():
                 await self.collector.collect_if_dead(self._registry.holder(network.id, address))
             for address in endpoint.addresses.values():
@@ -259,9 +263,11 @@ class NetworkDriver:
 
     async def finish_removals(self) -> None:
         """Try again what could not be removed; host ports of endpoints are free only then."""
-        for record in await self._journal.retry():
-            if isinstance(record, Endpoint):
-                self._ports.release(record.id, record.ports)
+        await self._journal.retry()
+
+    def _removed(self, record: Network | Endpoint) -> None:
+        if isinstance(record, Endpoint):
+            self._ports.release(record.id, record.ports)
 
     async def still_held(self, pool: IPNetwork, address: IPAddress) -> bool:
         """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
@@ -382,7 +388,6 @@ class NetworkDriver:
             self._leasing.end(endpoint, release=release)
             try:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
-                self._ports.release(endpoint.id, endpoint.ports)
             finally:
                 self._forget(endpoint)
 
@@ -402,8 +407,15 @@ class NetworkDriver:
             try:
                 return self._ports.hold(endpoint, wanted, apart)
             except PortTaken as taken:
+                if await self._journal.finish(lambda record, _, holder=taken.holder: record.id == holder):  # type: ignore[misc]
+                    continue
                 if taken.holder == endpoint.id or not await self.collector.collect_if_dead(taken.holder):
                     raise await asyncio.to_thread(taken.named) from None
+
+
+def _has_address_of(record: Network | Endpoint, endpoint: Endpoint) -> bool:
+    """Tell whether an endpoint that is not wholly removed has an address of another one."""
+    return isinstance(record, Endpoint) and not set(endpoint.addresses.values()).isdisjoint(record.addresses.values())
 
 
 def _endpoint_as_requested(endpoint: Endpoint) -> str:

@@ -18,7 +18,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.answers import PoolUse
-from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, shortened
+from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
@@ -91,10 +91,14 @@ class IpamDriver:
         self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
         leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
         self._releases = 0
+        #: Pools, and addresses with theirs, that could not be let go: done as soon as somebody asks for something.
+        self._late_pools: set[str] = set()
+        self._late: dict[str, set[IPAddress]] = {}
         for key, data in store.load("lease").items():
             lease = decode(data, Lease)
             if lease.pool_id not in leases:
-                store.write(Change("lease", key, None))
+                with contextlib.suppress(PynetError):
+                    store.write(Change("lease", key, None))
                 continue
             leases[lease.pool_id].append(lease)
             self._releases = max(self._releases, lease.released or 0)
@@ -131,6 +135,9 @@ class IpamDriver:
         if request.address_space not in (LOCAL_SPACE, GLOBAL_SPACE):
             raise InvalidRequest(f'address space "{request.address_space}" is not one of pynet\'s')
         _refuse_options(request.options or {})
+        with contextlib.suppress(PynetError):
+            for id in list(self._late_pools):
+                self._release_pool(id)
         version = 6 if request.v6 else 4
         if not request.pool and request.sub_pool:
             raise InvalidRequest("--ip-range needs a --subnet that it is a part of")
@@ -158,11 +165,16 @@ class IpamDriver:
     async def release_pool(self, request: wire.PoolRequest) -> wire.Empty:
         """Let a pool go with all its addresses; an unknown one is gone already."""
         if request.pool_id in self._pools:
-            prefix = f"{request.pool_id} "
-            leases = [key for key in self._store.load("lease") if key.startswith(prefix)]
-            self._store.write(*(Change("lease", key, None) for key in leases), Change("pool", request.pool_id, None))
-            del self._pools[request.pool_id], self._allocators[request.pool_id]
+            self._release_pool(request.pool_id)
         return wire.Empty()
+
+    def _release_pool(self, id: str) -> None:
+        self._late_pools.add(id)
+        leases = [key for key in self._store.load("lease") if key.startswith(f"{id} ")]
+        self._store.write(*(Change("lease", key, None) for key in leases), Change("pool", id, None))
+        del self._pools[id], self._allocators[id]
+        self._late_pools.discard(id)
+        self._late.pop(id, None)
 
     async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
         """Hold the address that was asked for, or the next free one."""
@@ -173,6 +185,9 @@ class IpamDriver:
                 name = shortened(request.pool_id)
                 raise InvalidRequest(f'pool "{name}" is not known to pynet; create the network again')
             allocator = self._allocators[pool.id]
+            with contextlib.suppress(PynetError):
+                for late in list(self._late.get(pool.id, ())):
+                    self._release_address(pool.id, late)
             try:
                 if wanted is None:
                     await self._pass_over_conflicts(pool, allocator)
@@ -191,6 +206,7 @@ class IpamDriver:
             except BaseException:
                 allocator.give_back(address)
                 raise
+            self._late.get(pool.id, set()).discard(address)
             self._granted[_key(lease)] = time.monotonic()
             self._granting.add(pool.id)
             self._granted_now.set()
@@ -274,14 +290,20 @@ class IpamDriver:
             return wire.Empty()
         address = parse_address(request.address, "address")
         if allocator.holds(address):
-            self._releases += 1
-            lease = Lease(pool_id=request.pool_id, address=address, released=self._releases)
-            self._store.write(_lease(lease))
-            self._granted.pop(_key(lease), None)
-            forgotten = allocator.give_back(address)
-            if forgotten is not None:
-                self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
+            self._release_address(request.pool_id, address)
         return wire.Empty()
+
+    def _release_address(self, pool_id: str, address: IPAddress) -> None:
+        late = self._late.setdefault(pool_id, set())
+        late.add(address)
+        self._releases += 1
+        lease = Lease(pool_id=pool_id, address=address, released=self._releases)
+        self._store.write(_lease(lease))
+        late.discard(address)
+        self._granted.pop(_key(lease), None)
+        forgotten = self._allocators[pool_id].give_back(address)
+        if forgotten is not None:
+            self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
 
 
 def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:

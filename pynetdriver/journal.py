@@ -6,7 +6,8 @@ from the plan and exists once, here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+import contextlib
+from collections.abc import Callable, Set
 
 import structlog
 from msgspec.structs import replace
@@ -31,12 +32,15 @@ class Journal:
         self._store = store
         self._kernel = kernel
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
-        self._settings = {one.path: one for one in settings}
-        self._forget_settings([one for one in settings if one.boot != boot])
+        self._settings = {one.path: one for one in settings if one.boot == boot}
+        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
+            self._forget_settings([one for one in settings if one.boot != boot])
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
         self._needing: dict[HostSetting, set[str]] = {}
         #: Removals that failed; the monitor tries them again.
         self.unfinished: dict[str, tuple[Subject, Plan]] = {}
+        #: Told of each record whose removal is done, whoever did it and whenever.
+        self.removed: Callable[[Subject], None] = lambda _: None
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
@@ -58,9 +62,18 @@ class Journal:
         Raises:
             PynetError: it fails again.
         """
-        for record, plan in list(self.unfinished.values()):
-            if links & (plan.links | plan.foreign):
-                await self.delete(record, plan)
+        await self.finish(lambda _, plan: not links.isdisjoint(plan.links | plan.foreign))
+
+    async def finish(self, is_in_the_way: Callable[[Subject, Plan], bool]) -> bool:
+        """Try again to remove what is needed now, in place of waiting for `retry`; tells whether there was any.
+
+        Raises:
+            PynetError: it fails again.
+        """
+        found = [one for one in self.unfinished.values() if is_in_the_way(*one)]
+        for record, plan in found:
+            await self.delete(record, plan)
+        return bool(found)
 
     async def _undo(self, record: Subject, plan: Plan) -> None:
         try:
@@ -101,6 +114,7 @@ class Journal:
             self.unfinished[plan.owner] = (record, plan)
             raise
         self.unfinished.pop(plan.owner, None)
+        self.removed(record)
 
     async def retry(self) -> list[Subject]:
         """Try again what could not be removed; returns what is gone now."""
@@ -135,8 +149,8 @@ class Journal:
             for needed in switches.needed(setting):
                 # The first former value is the host's own: a later one may be what a crash left.
                 if needed.path not in self._settings:
-                    self._settings[needed.path] = needed
                     self._store.write(Change("setting", needed.path, encode(needed)))
+                    self._settings[needed.path] = needed
                 switches.change(needed)
 
     def _release_settings(self, plan: Plan) -> None:
@@ -163,7 +177,7 @@ class Journal:
         if settings:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
-            del self._settings[one.path]
+            self._settings.pop(one.path, None)
 
 
 def _kind(record: Subject) -> str:

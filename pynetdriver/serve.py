@@ -141,7 +141,8 @@ def _machine_id(state_dir: Path) -> str:
             if name:
                 return name
     name = secrets.token_hex(16)
-    kept.write_text(f"{name}\n")
+    with contextlib.suppress(OSError):  # pools that are asked for are elsewhere after the next start
+        kept.write_text(f"{name}\n")
     return name
 
 

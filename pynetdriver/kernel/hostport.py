@@ -33,6 +33,7 @@ _SOCKETS = {
 #: A program for linux/filter.h that lets nothing in: one instruction, BPF_RET with 0.
 _NOTHING = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0), 8)
 _SO_ATTACH_FILTER = 26
+_NO_SUCH_SOCKETS = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -217,9 +218,11 @@ def _bound(protocol: str, address: IPAddress, number: int, named: bool, listen: 
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         bound = socket.socket(family, kind, number_of_protocol)
-    except OSError:
+    except OSError as error:
         # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
-        return None
+        if error.errno in _NO_SUCH_SOCKETS:
+            return None
+        raise
     try:
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -27,7 +27,16 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.sandbox import Place
-from pynetdriver.kernel.wire import LinkSeen, addresses_of, all_addresses, all_links, all_routes, told
+from pynetdriver.kernel.wire import (
+    LinkSeen,
+    addresses_of,
+    all_addresses,
+    all_links,
+    all_routes,
+    index_of,
+    index_of_present,
+    told,
+)
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.nlmsg import order
@@ -111,15 +120,16 @@ class Netlink:
 
     def links(self) -> set[str]:
         """List the names of this namespace's links; cheap even with thousands."""
-        return {name for _, name in socket.if_nameindex()}
+        with told("list this host's links"):
+            return {name for _, name in socket.if_nameindex()}
 
     def is_missing(self, names: Iterable[str]) -> bool:
         """Tell whether any of these links does not exist."""
-        return any(_index(name) is None for name in names)
+        return any(index_of(name) is None for name in names)
 
     async def kind_of_ours(self, name: str) -> str | None:
         """Tell the kind of a link that pynet made, None of any other."""
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return None
         with told(f"look at link {name}"):
@@ -132,7 +142,7 @@ class Netlink:
 
         Dumps all links.
         """
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return False
         with told(f"look at link {name}"):
@@ -145,7 +155,7 @@ class Netlink:
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
         with told(f"find the other end of {name}"):
-            link = await self._link(socket.if_nametoindex(name))
+            link = await self._link(index_of_present(name))
         if link.get("link_netnsid") is None:
             raise HostError(f"the other end of {name} is in no container")
         return Place(int(link.get("link_netnsid")), int(link.get("link")))
@@ -156,7 +166,7 @@ class Netlink:
         Raises:
             Conflict: it is an alternative name, which the kernel tells nobody of.
         """
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return None
         with contextlib.suppress(OSError):
@@ -191,7 +201,8 @@ class Netlink:
 
     async def addresses(self) -> list[tuple[str, IPNetwork]]:
         """List the host's addresses with their prefix lengths, each after the name of its link."""
-        names = dict(socket.if_nameindex())
+        with told("list this host's links"):
+            names = dict(socket.if_nameindex())
         return [(names.get(index, ""), address) for index, address in await asyncio.to_thread(all_addresses)]
 
     async def networks_in_use(self) -> list[IPNetwork]:
@@ -213,7 +224,7 @@ class Netlink:
         """
         wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": _GROUPS[bridge.kind]}
         with told(f"create {bridge.kind} {bridge.name}"):
-            index = _index(bridge.name)
+            index = index_of(bridge.name)
             if index is None:
                 await self._netlink.link("add", ifname=bridge.name, kind=bridge.kind, state="up", **wanted)
                 return
@@ -235,7 +246,7 @@ class Netlink:
     async def adopt(self, bridge: Adopted) -> None:
         """Bring up somebody else's bridge, and keep its MAC if it has no ports yet: it would be the containers'."""
         with told(f'use bridge "{bridge.link}"'):
-            index = _index(bridge.link)
+            index = index_of(bridge.link)
             if index is None:
                 raise HostError(_gone(bridge.link))
             link = await self._link(index)
@@ -253,7 +264,7 @@ class Netlink:
             HostError: a port of pynet's is still there, so it is too early.
         """
         with told(f'give back bridge "{bridge.link}"'):
-            index = _index(bridge.link)
+            index = index_of(bridge.link)
             if index is None:
                 return
             ports = await self._ports(index)
@@ -273,10 +284,10 @@ class Netlink:
             Conflict: somebody else's link has the name.
         """
         with told(f"create link {veth.name}"):
-            bridge = _index(veth.bridge)
+            bridge = index_of(veth.bridge)
             if bridge is None:
                 raise HostError(_gone(veth.bridge))
-            index = _index(veth.name)
+            index = index_of(veth.name)
             if index is None:
                 peer = {"ifname": veth.peer, "mtu": veth.peer_mtu or veth.mtu, "address": veth.peer_mac}
                 # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
@@ -290,7 +301,7 @@ class Netlink:
                     await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
             flags = {"isolated": veth.isolated, "locked": veth.locked}
             if any(flags.values()):
-                index = socket.if_nametoindex(veth.name)
+                index = index_of_present(veth.name)
                 if veth.locked:
                     await self._netlink.fdb(
                         "replace",
@@ -308,10 +319,10 @@ class Netlink:
             Conflict: somebody else's link has the name, or the lower one is in use in another way.
         """
         with told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
-            lower = _index(upper.lower)
+            lower = index_of(upper.lower)
             if lower is None:
                 raise HostError(no_parent(upper.lower))
-            index = _index(upper.name)
+            index = index_of(upper.name)
             if index is not None:
                 link = await self._ours(index, upper.name, upper.kind)
                 wanted = {"address": upper.mac, "mtu": upper.mtu}
@@ -322,7 +333,7 @@ class Netlink:
             await self._add_upper(upper, lower)
             if upper.moves:
                 # What it is found by where it has another name.
-                await self._netlink.link("set", index=socket.if_nametoindex(upper.name), ifalias=upper.name)
+                await self._netlink.link("set", index=index_of_present(upper.name), ifalias=upper.name)
 
     async def _add_upper(self, upper: Upper, lower: int) -> None:
         wanted: dict[str, Any] = {f"{upper.kind}_{key}": value for key, value in upper.attributes}
@@ -348,7 +359,7 @@ class Netlink:
     async def ensure_up(self, up: Up) -> None:
         """Bring a link up; looked at first, as a change that changes nothing is told to everybody too."""
         with told(f"bring up link {up.link}"):
-            index = socket.if_nametoindex(up.link)
+            index = index_of_present(up.link)
             if not (await self._link(index))["flags"] & _IFF_UP:
                 await self._netlink.link("set", index=index, state="up")
 
@@ -358,7 +369,7 @@ class Netlink:
         Raises:
             HostError: it is not there.
         """
-        if _index(parent.link) is None:
+        if index_of(parent.link) is None:
             raise HostError(no_parent(parent.link))
 
     async def ensure_route(self, route: Route) -> None:
@@ -387,7 +398,7 @@ class Netlink:
 
     async def remove_route(self, route: Route) -> None:
         """Undo `ensure_route`; an absent route is fine, and so is one whose link is gone."""
-        if _index(route.link) is None:
+        if index_of(route.link) is None:
             return
         with told(f"remove route to {route.address} by {route.link}"):
             try:
@@ -400,14 +411,14 @@ class Netlink:
     def _route(route: Route) -> dict[str, Any]:
         length = 32 if route.address.version == 4 else 128
         scope = {"scope": _SCOPE_LINK} if route.address.version == 4 else {}
-        index = socket.if_nametoindex(route.link)
+        index = index_of_present(route.link)
         source = {"prefsrc": str(route.source)} if route.source else {}
         return {"dst": f"{route.address}/{length}", "oif": index, "proto": ROUTE_PROTOCOL, **scope, **source}
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""
         with told(f"set hairpin mode of {hairpin.link}"):
-            await self._netlink.brport("set", index=socket.if_nametoindex(hairpin.link), mode=1)
+            await self._netlink.brport("set", index=index_of_present(hairpin.link), mode=1)
 
     async def ensure_address(self, address: Address) -> None:
         """Give a link an address; IPv6 without duplicate address detection, to be usable at once."""
@@ -416,7 +427,7 @@ class Netlink:
             try:
                 await self._netlink.addr(
                     "add",
-                    index=socket.if_nametoindex(address.link),
+                    index=index_of_present(address.link),
                     address=str(address.address.ip),
                     prefixlen=address.address.prefixlen,
                     **flags,
@@ -427,7 +438,7 @@ class Netlink:
 
     async def remove_address(self, address: Address) -> None:
         """Take an address from a link; an absent one is fine."""
-        index = _index(address.link)
+        index = index_of(address.link)
         if index is None:
             return
         with told(f"remove address {address.address} from {address.link}"):
@@ -442,7 +453,7 @@ class Netlink:
     async def remove_link(self, name: str, kind: str) -> None:
         """Remove our link and what hangs on it; an absent one is fine, somebody else's is left alone."""
         with told(f"remove link {name}"):
-            index = _index(name)
+            index = index_of(name)
             if index is None:
                 return
             try:
@@ -455,7 +466,7 @@ class Netlink:
                 return
             removal = asyncio.get_running_loop().run_in_executor(self._threads, _remove_link, index)
             while not removal.done():
-                if _index(name) is None:
+                if index_of(name) is None:
                     removal.add_done_callback(asyncio.Future.exception)
                     return
                 await asyncio.sleep(_LOOK_S)
@@ -501,10 +512,3 @@ def _gone(bridge: str) -> str:
 
 def _no_bridge(name: str) -> str:
     return f'"{name}" is not the bridge any more that a network adopted; rename it, and make the bridge again'
-
-
-def _index(name: str) -> int | None:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None

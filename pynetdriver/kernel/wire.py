@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import os
 import socket
 import struct
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from netaddr import IPAddress, IPNetwork
@@ -23,6 +26,38 @@ _ADDRESS, _LOCAL, _DESTINATION = 1, 2, 1
 _LOWER, _MASTER, _LINKINFO, _GROUP, _EXT_MASK, _LOWER_NSID, _KIND = 5, 10, 18, 27, 29, 37, 1
 _SKIP_STATS = 8
 _WAIT_S = 5.0
+
+
+#: SIOCGIFINDEX of linux/sockios.h, with struct ifreq: a name of 16 bytes and an index.
+_GET_INDEX, _IFREQ = 0x8933, struct.Struct("=16si20x")
+
+
+@cache
+def _lookup() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def index_of(name: str) -> int | None:
+    """Look up a link's index, None if there is none of that name.
+
+    The C library opens a socket for that, and takes it for absent where there is no descriptor left. Raises OSError.
+    """
+    if len(name.encode()) >= 16:
+        return None
+    try:
+        return int(_IFREQ.unpack(fcntl.ioctl(_lookup(), _GET_INDEX, _IFREQ.pack(name.encode(), 0)))[1])
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+
+
+def index_of_present(name: str) -> int:
+    """Look up the index of a link that has to be there. Raises OSError."""
+    index = index_of(name)
+    if index is None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    return index
 
 
 def route_socket() -> socket.socket:
