@@ -22,6 +22,7 @@ from pynetdriver.collecting import Collector
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.healing import Healing
+from pynetdriver.ipam import PoolKey
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
@@ -269,11 +270,11 @@ class NetworkDriver:
         if isinstance(record, Endpoint):
             self._ports.release(record.id, record.ports)
 
-    async def still_held(self, pool: IPNetwork, address: IPAddress) -> bool:
+    async def still_held(self, pool: PoolKey, address: IPAddress) -> bool:
         """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
         for network in self._registry.networks.values():
             for subnet in network.subnets:
-                if subnet.pool == pool:
+                if (subnet.space, subnet.pool) == pool:
                     if address in (subnet.gateway, subnet.host) or address in subnet.aux:
                         return True
                     holder = self._registry.endpoints.get(self._registry.holder(network.id, address) or "")

@@ -40,19 +40,23 @@ _CONFLICTS = 16
 ENGINE_OPTIONS = "com.docker.network."
 
 
+#: An address space and a subnet: what one LAN has in one space, another may have in the other.
+PoolKey = tuple[str, IPNetwork]
+
+
 class Others(Protocol):
     """Who else holds addresses of a pool on its LAN; nobody does where there is none to ask."""
 
     @property
-    def pools(self) -> Collection[IPNetwork]:
+    def pools(self) -> Collection[PoolKey]:
         """The pools that are on a LAN."""
         ...
 
-    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+    async def held_by(self, pool: PoolKey, address: IPAddress) -> str | None:
         """Return the MAC of who holds an address; at once if it was asked for a moment ago, else within 0.1 s."""
         ...
 
-    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+    async def ask_ahead(self, pool: PoolKey, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
         """Ask for addresses that will be needed; returns the MACs of those who hold some."""
         ...
 
@@ -64,7 +68,7 @@ class IpamDriver:
         self,
         store: Store,
         networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
-        still_held: Callable[[IPNetwork, IPAddress], Awaitable[bool]],
+        still_held: Callable[[PoolKey, IPAddress], Awaitable[bool]],
         others: Others,
         pool6: IPNetwork,
     ) -> None:
@@ -222,11 +226,11 @@ class IpamDriver:
             upcoming = allocator.upcoming(1)
             if not upcoming:
                 return  # which `take` says
-            holder = await self._others.held_by(pool.subnet, upcoming[0])
+            holder = await self._others.held_by(_of(pool), upcoming[0])
             if holder is None:
                 return
             found = {upcoming[0]: holder}
-            found |= await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AT_ONCE))
+            found |= await self._others.ask_ahead(_of(pool), allocator.upcoming(_AT_ONCE))
             _postpone(allocator, found)
         raise Exhausted(f"other machines on the LAN use the addresses of pool {pool.subnet} that are left")
 
@@ -238,13 +242,13 @@ class IpamDriver:
         """
         on_lans = self._others.pools
         pools = [self._pools[id] for id in (self._pools if pool_ids is None else pool_ids) if id in self._pools]
-        asked = [one for one in pools if one.subnet in on_lans]
+        asked = [one for one in pools if _of(one) in on_lans]
         for start in range(0, len(asked), _POOLS):
             await asyncio.gather(*(self._ask_ahead(one) for one in asked[start : start + _POOLS]))
 
     async def _ask_ahead(self, pool: Pool) -> None:
         allocator = self._allocators[pool.id]
-        _postpone(allocator, await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AHEAD)))
+        _postpone(allocator, await self._others.ask_ahead(_of(pool), allocator.upcoming(_AHEAD)))
 
     async def given(self, within_s: float) -> set[str]:
         """Wait until addresses were given, and tell of which pools; of none after so many seconds."""
@@ -262,7 +266,7 @@ class IpamDriver:
         It goes with the pool. None if the pool is not one of pynet's. Raises Exhausted.
         """
         for pool in self._pools.values():
-            if (pool.space, pool.subnet) == (space, subnet):
+            if _of(pool) == (space, subnet):
                 allocator = self._allocators[pool.id]
                 if named is None or not allocator.holds(named):
                     named = allocator.take_last(taken) if named is None else allocator.take(named)
@@ -279,7 +283,7 @@ class IpamDriver:
         unknown = self._started if wanted is None else -CLAIMING_S
         for address in [wanted] if wanted else self._allocators[pool.id].held():
             granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
-            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(pool.subnet, address):
+            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(_of(pool), address):
                 return address
         return None
 
@@ -312,6 +316,10 @@ def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
         if not allocator.holds(address):
             log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
             allocator.postpone(address)
+
+
+def _of(pool: Pool) -> PoolKey:
+    return pool.space, pool.subnet
 
 
 def _lease(lease: Lease) -> Change:

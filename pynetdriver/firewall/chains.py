@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
@@ -96,6 +97,8 @@ def content(intents: Iterable[Intent]) -> Content:
                     result.share("apart", version, f"{who} -j DROP")
             case Segment():
                 _bound(result, intent)
+            case _:
+                assert_never(intent)
     return result
 
 

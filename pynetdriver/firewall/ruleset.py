@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from netaddr import IPAddress
 
@@ -202,6 +202,8 @@ def content(intents: Iterable[Intent]) -> Content:
                 result.add_element("residents", f'"{intent.link}" . {intent.mac}')
             case Segment():
                 _bound(result, intent)
+            case _:
+                assert_never(intent)
     return result
 
 

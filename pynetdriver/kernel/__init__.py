@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import assert_never
 
 from netaddr import IPNetwork
 
@@ -81,9 +82,11 @@ class Kernel:
         """
         if former is not None and former.objects != plan.objects:
             self.health.forget(former)
-            for one in former.objects:
-                if isinstance(one, Route) and one not in plan.objects:
-                    await self._remove(one)
+            for name in set(_shared(former)).difference(_shared(plan)):
+                self._sharing.get(name, set()).discard(plan.owner)
+            for one in reversed(former.objects):
+                if one not in plan.objects:
+                    await self._take_back(one, plan)
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
@@ -203,6 +206,28 @@ class Kernel:
                 await self.netlink.ensure_route(one)
             case LinkSysctl():
                 ensure_link_sysctl(one)
+            case _:
+                assert_never(one)
+
+    async def _take_back(self, one: Object, plan: Plan) -> None:
+        """Undo what an owner wanted and its new plan does not name any more; of a changed link `_ensure` sees to it."""
+        match one:
+            case Hairpin():
+                await self.netlink.remove_hairpin(one)
+            case Address():
+                await self.netlink.remove_address(one)
+            case Bridge() | Dummy() | Upper() | Veth():
+                if one.name not in plan.links:
+                    await self._remove(one)
+            case Adopted():
+                if one.link not in plan.foreign:
+                    await self._remove(one)
+            case Route():
+                await self._remove(one)
+            case LinkSysctl() | Up() | Parent():
+                pass  # what was there before is not known, or it was not made
+            case _:
+                assert_never(one)
 
     async def _remove(self, one: Object) -> None:
         match one:
@@ -221,6 +246,8 @@ class Kernel:
                 await self.netlink.remove_route(one)
             case Hairpin() | Address() | LinkSysctl() | Up() | Parent():
                 pass  # goes with its link, or was not made
+            case _:
+                assert_never(one)
 
 
 async def _in_thread_of_its_own(work: Callable[..., None], *arguments: object) -> None:

@@ -7,7 +7,7 @@ Links of others are never expected to be anything: a bridge that was adopted is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import structlog
 from netaddr import IPAddress
@@ -20,11 +20,13 @@ from pynetdriver.plan import (
     Bridge,
     Dummy,
     Hairpin,
+    LinkSysctl,
     Made,
     Parent,
     Plan,
     Promiscuity,
     Route,
+    Up,
     Upper,
     Veth,
 )
@@ -110,6 +112,10 @@ class Health:
                     self._dependents.setdefault(one.link, {})[plan.owner, str(one)] = one
                 case Adopted() | Parent():
                     self._foreign.setdefault(one.link, {})[plan.owner] = one
+                case Hairpin() | LinkSysctl() | Up():
+                    pass  # part of its port, or not told of by the kernel
+                case _:
+                    assert_never(one)
 
     def forget(self, plan: Plan) -> None:
         """Expect nothing more of what a plan names."""
@@ -139,6 +145,10 @@ class Health:
                     if not owners:
                         self._foreign.pop(one.link, None)
                         self._gone.discard(one.link)
+                case Hairpin() | LinkSysctl() | Up():
+                    pass
+                case _:
+                    assert_never(one)
         for key in [key for key in self._damage if key[0] == plan.owner]:
             del self._damage[key]
 

@@ -420,6 +420,18 @@ class Netlink:
         with told(f"set hairpin mode of {hairpin.link}"):
             await self._netlink.brport("set", index=index_of_present(hairpin.link), mode=1)
 
+    async def remove_hairpin(self, hairpin: Hairpin) -> None:
+        """Undo `ensure_hairpin`; a link that is gone, or no port any more, is fine."""
+        index = index_of(hairpin.link)
+        if index is None:
+            return
+        with told(f"end hairpin mode of {hairpin.link}"):
+            try:
+                await self._netlink.brport("set", index=index, mode=0)
+            except NetlinkError as error:
+                if error.code not in (errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+
     async def ensure_address(self, address: Address) -> None:
         """Give a link an address; IPv6 without duplicate address detection, to be usable at once."""
         with told(f"add address {address.address} to {address.link}"):
