@@ -7,7 +7,8 @@ is for the same call arriving twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
+from functools import partial
 from itertools import product
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
-from pynetdriver.backends import backend_named
+from pynetdriver.backends import Publishing, backend_named
 from pynetdriver.collecting import Collector
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.firewall.engine import EngineChains
@@ -27,12 +28,12 @@ from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.leasing import Leasing
-from pynetdriver.locks import Locks
+from pynetdriver.locks import Locks, aside, in_parts
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Segment
 from pynetdriver.pool import overlap
-from pynetdriver.portmap import PortRequest, port_requests, split_opened, split_satisfied
+from pynetdriver.portmap import PortRequest, narrowest_first, port_requests, split_opened, split_satisfied
 from pynetdriver.registry import Registry, backend_of
 from pynetdriver.siting import FOLLOW_S, Siting
 
@@ -235,13 +236,10 @@ class NetworkDriver:
                         endpoint=endpoint.id[:12],
                     )
                 return wire.Empty()
-            opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
-            # An IPv6 address that is open by itself is not to be reached by way of IPv4.
-            six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
-            requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
-            kept, wanted = split_satisfied(requests, endpoint.ports)
+            size = len(options.port_map or ()) + len(endpoint.ports)
+            opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, publishing), size)
             given_up = set(endpoint.ports).difference(kept)
-            self._ports.release(endpoint.id, given_up)
+            await self._release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
             try:
                 new = await self._hold(endpoint, wanted, publishing.apart)
@@ -397,13 +395,27 @@ class NetworkDriver:
         self.collector.forget(endpoint.id)
 
     async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
-        await self._journal.update(
-            former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
-        )
+        size = len(former.ports) + len(endpoint.ports)
+        plans = await aside(lambda: [self._registry.endpoint_plan(one) for one in (former, endpoint)], size)
+        await self._journal.update(former, plans[0], endpoint, plans[1])
         self._registry.know(endpoint)
-        self._ports.release(endpoint.id, set(former.ports).difference(endpoint.ports))
+        await self._release(endpoint.id, set(former.ports).difference(endpoint.ports))
+
+    async def _release(self, endpoint_id: str, ports: Collection[PortMapping]) -> None:
+        async for part in in_parts(ports):
+            self._ports.release(endpoint_id, part)
 
     async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
+        held: list[PortMapping] = []
+        try:
+            async for part in in_parts(narrowest_first(wanted)):
+                held += await self._hold_part(endpoint, part, apart)
+        except BaseException:
+            self._ports.release(endpoint.id, held)
+            raise
+        return tuple(held)
+
+    async def _hold_part(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
         while True:
             try:
                 return self._ports.hold(endpoint, wanted, apart)
@@ -417,6 +429,17 @@ class NetworkDriver:
 def _has_address_of(record: Network | Endpoint, endpoint: Endpoint) -> bool:
     """Tell whether an endpoint that is not wholly removed has an address of another one."""
     return isinstance(record, Endpoint) and not set(endpoint.addresses.values()).isdisjoint(record.addresses.values())
+
+
+def _asked_ports(
+    options: wire.ProgramOptions, endpoint: Endpoint, publishing: Publishing
+) -> tuple[list[PortMapping], list[PortMapping], list[PortRequest]]:
+    """Tell what is opened, which ports stay published, and which are to be."""
+    opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
+    # An IPv6 address that is open by itself is not to be reached by way of IPv4.
+    six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
+    requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
+    return opened, *split_satisfied(requests, endpoint.ports)
 
 
 def _endpoint_as_requested(endpoint: Endpoint) -> str:

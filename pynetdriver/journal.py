@@ -16,6 +16,7 @@ from pynetdriver.errors import PynetError
 from pynetdriver.firewall.engine import engine_routes
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel import settings as switches
+from pynetdriver.locks import aside
 from pynetdriver.model import Endpoint, Network, Setting, decode, encode
 from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store
@@ -83,7 +84,8 @@ class Journal:
 
     async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
         """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
-        self.write(record)
+        data = await aside(lambda: encode(record), len(record.ports))
+        self._put(record, data)
         try:
             await self._kernel.apply(plan, former_plan)
         except BaseException:

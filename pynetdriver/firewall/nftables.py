@@ -19,6 +19,7 @@ import structlog
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Firewall, Flow, ruleset
 from pynetdriver.firewall.counters import Counted, Counters, attributed
+from pynetdriver.locks import aside
 from pynetdriver.plan import Intent, Publication
 
 log = structlog.get_logger()
@@ -120,7 +121,7 @@ class NftablesFirewall:
     async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
         async with self._lock:
             former = self._owners.get(owner, ())
-            delta = ruleset.change(former, intents)
+            delta = await aside(lambda: ruleset.change(former, intents), len(former) + len(intents))
             if not delta:
                 return
             first = not self._owners

@@ -27,6 +27,7 @@ from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
+from pynetdriver.locks import aside, in_parts
 from pynetdriver.plan import (
     Address,
     Adopted,
@@ -90,10 +91,12 @@ class Kernel:
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
-        if published and before:
-            self.conntrack.change(gone=set(before).difference(published), come=set(published).difference(before))
-        else:
-            self.conntrack.change(gone=before, come=published)
+        size = len(published) + len(before)
+        gone, come = await aside(lambda: (set(before).difference(published), set(published).difference(before)), size)
+        async for part in in_parts(gone):
+            self.conntrack.change(gone=part)
+        async for part in in_parts(come):
+            self.conntrack.change(come=part)
 
     async def mend(self, plan: Plan) -> None:
         """Bring a plan's objects in line, but for a link that may be in its sandbox: it would be made a second time."""
