@@ -137,7 +137,7 @@ class IpamDriver:
         The engine asks again, keeping the first, when it dislikes a pool, so each answer differs.
         """
         if request.address_space not in (LOCAL_SPACE, GLOBAL_SPACE):
-            raise InvalidRequest(f'address space "{request.address_space}" is not one of pynet\'s')
+            raise InvalidRequest(f'address space "{shortened(request.address_space)}" is not one of pynet\'s')
         _refuse_options(request.options or {})
         with contextlib.suppress(PynetError):
             for id in list(self._late_pools):

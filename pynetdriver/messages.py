@@ -17,7 +17,8 @@ from pynetdriver.errors import InvalidRequest
 
 Id = Annotated[str, Meta(pattern=r"^[0-9a-z]{12,64}\Z")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Text = Annotated[str, Meta(max_length=256)]
+#: In one line: what controls a terminal, ends a line or turns the direction of writing is in no name and no address.
+Text = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z")]
 
 T = TypeVar("T")
 
@@ -250,8 +251,8 @@ _DEEP = 64
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
-#: Ids alone have a pattern; msgspec would show it to the user.
-_NO_ID = re.compile(r"matching regex .* - at `\$\.(.+)`\Z", re.DOTALL)
+#: Ids and text have a pattern; msgspec would show it to the user.
+_NO_MATCH = re.compile(r"matching regex (.*) - at `\$\.(.+)`\Z", re.DOTALL)
 
 
 def decode_request(body: bytes, kind: type[T]) -> T:
@@ -271,8 +272,11 @@ def decode_request(body: bytes, kind: type[T]) -> T:
         except msgspec.ValidationError:  # perhaps for a null
             return msgspec.convert(_without_nulls(msgspec.json.decode(body)), kind)
     except msgspec.ValidationError as error:
-        no_id = _NO_ID.search(str(error))
-        said = f"{no_id[1]} is not an id" if no_id else str(error)
+        no_match = _NO_MATCH.search(str(error))
+        said = str(error)
+        if no_match:
+            is_id = "0-9a-z" in no_match[1]
+            said = f"{no_match[2]} " + ("is not an id" if is_id else "has characters that are not printed")
         raise InvalidRequest(f"malformed request: {said}") from None
     except RecursionError:
         raise InvalidRequest("malformed request: it is nested too deep") from None

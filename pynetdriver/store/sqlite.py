@@ -25,7 +25,11 @@ class SqliteStore:
         self._path = path = folder / "pynet.db"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise PynetError(f"{path} is not a file; put the state file itself in its place")
             path.touch(mode=0o600)
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
             try:
                 self._connection = self._open()
             except sqlite3.OperationalError:
