@@ -10,8 +10,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +63,15 @@ def _locked(path: Path, what: str) -> Iterator[None]:
         try:
             lock = _open_locked(path)
             held.callback(os.close, lock)
-            os.truncate(lock, 0)
-            os.write(lock, owner().encode())
+            with contextlib.suppress(OSError):  # a full disk has no room for a name
+                os.truncate(lock, 0)
+                os.write(lock, owner().encode())
+            _refuse_open(path.parent)
         except BlockingIOError:
             raise PynetError(f"{_holder(path)} {what} already; stop it first") from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise PynetError(f"cannot lock {path}: it is a symbolic link; remove it") from None
             raise PynetError(f"cannot lock {path}: {error.strerror}") from error
         try:
             yield
@@ -81,18 +87,32 @@ def _open_locked(path: Path) -> int:
         with contextlib.suppress(FileExistsError):  # one that went just now
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # who held it removed its folder meanwhile
         try:
+            found = os.fstat(lock)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise PynetError(f"cannot lock {path}: it is not a file of its own; remove it")
             os.fchmod(lock, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
-                return lock
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), found):
+                    return lock
         except BaseException:
             os.close(lock)
             raise
         os.close(lock)  # its holder removed it meanwhile
+
+
+def _refuse_open(folder: Path) -> None:
+    """Refuse a folder in which others than root may put something else in the place of what is read there."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise PynetError(
+            f"others than root may write to {folder}; look at what is in it, then:"
+            f" chown root {folder} && chmod 0700 {folder}"
+        )
 
 
 def _holder(path: Path) -> str:

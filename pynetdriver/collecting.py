@@ -121,7 +121,7 @@ class Collector:
                 for one in self._registry.on(awaited.network_id)
                 if one.phase == "ready" and one.sandbox and self._joined.get(one.id, -inf) < self._engine_since
             }
-            there = await self._kernel.links_of_plans(plan for _, plan in plans.values())
+            there = await self._kernel.links_of_plans([plan for _, plan in plans.values()])
             for endpoint, plan in plans.values():
                 gone = not there.has(plan) and not self._kernel.netlink.is_missing(plan.lowers)
                 if gone and self._registry.endpoints.get(endpoint.id) is endpoint:

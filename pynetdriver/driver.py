@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from functools import partial
 from itertools import product
 from typing import Any, TypeVar
@@ -19,21 +19,29 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.admission import requested_endpoint, requested_network, requested_options
-from pynetdriver.backends import backend_named
+from pynetdriver.backends import Publishing, backend_named
 from pynetdriver.collecting import Collector
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.healing import Healing
+from pynetdriver.ipam import PoolKey
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
 from pynetdriver.leasing import Leasing
-from pynetdriver.locks import Locks
+from pynetdriver.locks import Locks, aside, in_parts
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Adopted, Parent, Plan, Segment
 from pynetdriver.pool import overlap
-from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_opened, split_satisfied
+from pynetdriver.portmap import (
+    PortRequest,
+    narrowest_first,
+    port_requests,
+    relayed_to,
+    split_opened,
+    split_satisfied,
+)
 from pynetdriver.registry import Registry, backend_of
 from pynetdriver.siting import FOLLOW_S, Siting
 
@@ -68,6 +76,7 @@ class NetworkDriver:
         self._leasing = leasing
         self._siting = siting
         self._healing = healing
+        journal.removed = self._removed
         self.collector = Collector(registry, kernel, healing, self._delete_endpoint)
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -84,6 +93,8 @@ class NetworkDriver:
                     raise Conflict(f"network {network.id[:12]} exists already, made differently or being removed")
                 self._registry.unmentioned.discard(network.id)
                 return wire.Empty()
+            if self._journal.unfinished:  # their names, subnets and links may be wanted
+                await self.finish_removals()
             while True:
                 before = set(self._registry.networks)
                 network = replace(network, facts=await self._siting.facts(network))
@@ -149,6 +160,7 @@ class NetworkDriver:
                 return _endpoint_answer(known)
             if self._registry.has_link_of(endpoint.id):
                 raise Conflict(f"endpoint {endpoint.id[:12]} has the link name of another; start the container again")
+            await self._journal.finish(lambda record, _: _has_address_of(record, endpoint))
             for address in endpoint.addresses.values():
                 holder = self._registry.holder(network.id, address)
                 if not await self.collector.collect_if_dead(holder) and holder and address.version == 6:
@@ -259,13 +271,10 @@ class NetworkDriver:
                         endpoint=endpoint.id[:12],
                     )
                 return wire.Empty()
-            opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
-            # An IPv6 address that is open by itself is not to be reached by way of IPv4.
-            six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
-            requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
-            kept, wanted = split_satisfied(requests, endpoint.ports)
+            size = len(options.port_map or ()) + len(endpoint.ports)
+            opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, publishing), size)
             given_up = set(endpoint.ports).difference(kept)
-            self._ports.release(endpoint.id, given_up)
+            await self._release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
             try:
                 new = await self._hold(endpoint, wanted, publishing.apart)
@@ -289,15 +298,17 @@ class NetworkDriver:
 
     async def finish_removals(self) -> None:
         """Try again what could not be removed; host ports of endpoints are free only then."""
-        for record in await self._journal.retry():
-            if isinstance(record, Endpoint):
-                self._ports.release(record.id, record.ports)
+        await self._journal.retry()
 
-    async def still_held(self, pool: IPNetwork, address: IPAddress) -> bool:
+    def _removed(self, record: Network | Endpoint) -> None:
+        if isinstance(record, Endpoint):
+            self._ports.release(record.id, record.ports)
+
+    async def still_held(self, pool: PoolKey, address: IPAddress) -> bool:
         """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
         for network in self._registry.networks.values():
             for subnet in network.subnets:
-                if subnet.pool == pool:
+                if (subnet.space, subnet.pool) == pool:
                     if address in (subnet.gateway, subnet.host) or address in subnet.aux:
                         return True
                     holder = self._registry.endpoints.get(self._registry.holder(network.id, address) or "")
@@ -462,7 +473,6 @@ class NetworkDriver:
             self._leasing.end(endpoint, release=release)
             try:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
-                self._ports.release(endpoint.id, endpoint.ports)
             finally:
                 self._forget(endpoint)
 
@@ -532,17 +542,33 @@ class NetworkDriver:
             self._journal.write(self._registry.networks[network_id])
 
     async def _set_ports(self, former: Endpoint, endpoint: Endpoint) -> None:
-        await self._journal.update(
-            former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
-        )
+        size = len(former.ports) + len(endpoint.ports)
+        plans = await aside(lambda: [self._registry.endpoint_plan(one) for one in (former, endpoint)], size)
+        await self._journal.update(former, plans[0], endpoint, plans[1])
         self._registry.know(endpoint)
-        self._ports.release(endpoint.id, set(former.ports).difference(endpoint.ports))
+        await self._release(endpoint.id, set(former.ports).difference(endpoint.ports))
+
+    async def _release(self, endpoint_id: str, ports: Collection[PortMapping]) -> None:
+        async for part in in_parts(ports):
+            self._ports.release(endpoint_id, part)
 
     async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
+        held: list[PortMapping] = []
+        try:
+            async for part in in_parts(narrowest_first(wanted)):
+                held += await self._hold_part(endpoint, part, apart)
+        except BaseException:
+            self._ports.release(endpoint.id, held)
+            raise
+        return tuple(held)
+
+    async def _hold_part(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
         while True:
             try:
                 return self._ports.hold(endpoint, wanted, apart)
             except PortTaken as taken:
+                if await self._journal.finish(lambda record, _, holder=taken.holder: record.id == holder):  # type: ignore[misc]
+                    continue
                 if taken.holder == endpoint.id or not await self.collector.collect_if_dead(taken.holder):
                     raise await asyncio.to_thread(taken.named) from None
 
@@ -556,6 +582,22 @@ def _opened_at_join(network: Network, endpoint: Endpoint, options: wire.PortOpti
         return endpoint.ports
     opened, _, _ = split_opened(options.port_map, endpoint, publishing.untranslated)
     return (*opened, *(one for one in endpoint.ports if one.host_port))
+
+
+def _has_address_of(record: Network | Endpoint, endpoint: Endpoint) -> bool:
+    """Tell whether an endpoint that is not wholly removed has an address of another one."""
+    return isinstance(record, Endpoint) and not set(endpoint.addresses.values()).isdisjoint(record.addresses.values())
+
+
+def _asked_ports(
+    options: wire.PortOptions, endpoint: Endpoint, publishing: Publishing
+) -> tuple[list[PortMapping], list[PortMapping], list[PortRequest]]:
+    """Tell what is opened, which ports stay published, and which are to be."""
+    opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
+    # An IPv6 address that is open by itself is not to be reached by way of IPv4.
+    six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
+    requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
+    return opened, *split_satisfied(requests, endpoint.ports)
 
 
 def _endpoint_as_requested(endpoint: Endpoint) -> str:

@@ -85,11 +85,26 @@ class HostError(PynetError):
     @classmethod
     def of(cls, code: int, what: str) -> HostError:
         """Make a sentence of an errno; `what` reads like "create bridge pn-…"."""
+        if code in NO_DESCRIPTORS:
+            return cls(f"cannot {what}: {reason(code)}")
         if code == errno.EOPNOTSUPP:
             return cls(f"cannot {what}: this kernel lacks the module for it")
         if code == errno.EPERM:
             return cls(f"cannot {what}: not permitted; pynet needs the capabilities NET_ADMIN, NET_RAW and SYS_ADMIN")
         return cls(f"cannot {what}: {os.strerror(code)}")
+
+
+#: A process has as many open as it may, or all together have.
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+def reason(code: int | None) -> str:
+    """Say what an errno means, and what to do where all descriptors are taken."""
+    if code == errno.EMFILE:
+        return "too many open files; raise LimitNOFILE of pynet's unit, or `ulimit -n` where it is started by hand"
+    if code == errno.ENFILE:
+        return "too many open files on this host; raise the switch fs.file-max"
+    return os.strerror(code or errno.EIO)
 
 
 def shortened(text: str) -> str:

@@ -18,7 +18,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
 from pynetdriver.answers import PoolUse
-from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, shortened
+from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
@@ -40,19 +40,23 @@ _CONFLICTS = 16
 ENGINE_OPTIONS = "com.docker.network."
 
 
+#: An address space and a subnet: what one LAN has in one space, another may have in the other.
+PoolKey = tuple[str, IPNetwork]
+
+
 class Others(Protocol):
     """Who else holds addresses of a pool on its LAN; nobody does where there is none to ask."""
 
     @property
-    def pools(self) -> Collection[IPNetwork]:
+    def pools(self) -> Collection[PoolKey]:
         """The pools that are on a LAN."""
         ...
 
-    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+    async def held_by(self, pool: PoolKey, address: IPAddress) -> str | None:
         """Return the MAC of who holds an address; at once if it was asked for a moment ago, else within 0.1 s."""
         ...
 
-    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+    async def ask_ahead(self, pool: PoolKey, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
         """Ask for addresses that will be needed; returns the MACs of those who hold some."""
         ...
 
@@ -64,7 +68,7 @@ class IpamDriver:
         self,
         store: Store,
         networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
-        still_held: Callable[[IPNetwork, IPAddress], Awaitable[bool]],
+        still_held: Callable[[PoolKey, IPAddress], Awaitable[bool]],
         others: Others,
         pool6: IPNetwork,
     ) -> None:
@@ -91,10 +95,14 @@ class IpamDriver:
         self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
         leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
         self._releases = 0
+        #: Pools, and addresses with theirs, that could not be let go: done as soon as somebody asks for something.
+        self._late_pools: set[str] = set()
+        self._late: dict[str, set[IPAddress]] = {}
         for key, data in store.load("lease").items():
             lease = decode(data, Lease)
             if lease.pool_id not in leases:
-                store.write(Change("lease", key, None))
+                with contextlib.suppress(PynetError):
+                    store.write(Change("lease", key, None))
                 continue
             leases[lease.pool_id].append(lease)
             self._releases = max(self._releases, lease.released or 0)
@@ -129,8 +137,11 @@ class IpamDriver:
         The engine asks again, keeping the first, when it dislikes a pool, so each answer differs.
         """
         if request.address_space not in (LOCAL_SPACE, GLOBAL_SPACE):
-            raise InvalidRequest(f'address space "{request.address_space}" is not one of pynet\'s')
+            raise InvalidRequest(f'address space "{shortened(request.address_space)}" is not one of pynet\'s')
         _refuse_options(request.options or {})
+        with contextlib.suppress(PynetError):
+            for id in list(self._late_pools):
+                self._release_pool(id)
         version = 6 if request.v6 else 4
         if not request.pool and request.sub_pool:
             raise InvalidRequest("--ip-range needs a --subnet that it is a part of")
@@ -158,11 +169,16 @@ class IpamDriver:
     async def release_pool(self, request: wire.PoolRequest) -> wire.Empty:
         """Let a pool go with all its addresses; an unknown one is gone already."""
         if request.pool_id in self._pools:
-            prefix = f"{request.pool_id} "
-            leases = [key for key in self._store.load("lease") if key.startswith(prefix)]
-            self._store.write(*(Change("lease", key, None) for key in leases), Change("pool", request.pool_id, None))
-            del self._pools[request.pool_id], self._allocators[request.pool_id]
+            self._release_pool(request.pool_id)
         return wire.Empty()
+
+    def _release_pool(self, id: str) -> None:
+        self._late_pools.add(id)
+        leases = [key for key in self._store.load("lease") if key.startswith(f"{id} ")]
+        self._store.write(*(Change("lease", key, None) for key in leases), Change("pool", id, None))
+        del self._pools[id], self._allocators[id]
+        self._late_pools.discard(id)
+        self._late.pop(id, None)
 
     async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
         """Hold the address that was asked for, or the next free one."""
@@ -173,6 +189,9 @@ class IpamDriver:
                 name = shortened(request.pool_id)
                 raise InvalidRequest(f'pool "{name}" is not known to pynet; create the network again')
             allocator = self._allocators[pool.id]
+            with contextlib.suppress(PynetError):
+                for late in list(self._late.get(pool.id, ())):
+                    self._release_address(pool.id, late)
             try:
                 if wanted is None:
                     await self._pass_over_conflicts(pool, allocator)
@@ -191,6 +210,7 @@ class IpamDriver:
             except BaseException:
                 allocator.give_back(address)
                 raise
+            self._late.get(pool.id, set()).discard(address)
             self._granted[_key(lease)] = time.monotonic()
             self._granting.add(pool.id)
             self._granted_now.set()
@@ -206,11 +226,11 @@ class IpamDriver:
             upcoming = allocator.upcoming(1)
             if not upcoming:
                 return  # which `take` says
-            holder = await self._others.held_by(pool.subnet, upcoming[0])
+            holder = await self._others.held_by(_of(pool), upcoming[0])
             if holder is None:
                 return
             found = {upcoming[0]: holder}
-            found |= await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AT_ONCE))
+            found |= await self._others.ask_ahead(_of(pool), allocator.upcoming(_AT_ONCE))
             _postpone(allocator, found)
         raise Exhausted(f"other machines on the LAN use the addresses of pool {pool.subnet} that are left")
 
@@ -222,13 +242,13 @@ class IpamDriver:
         """
         on_lans = self._others.pools
         pools = [self._pools[id] for id in (self._pools if pool_ids is None else pool_ids) if id in self._pools]
-        asked = [one for one in pools if one.subnet in on_lans]
+        asked = [one for one in pools if _of(one) in on_lans]
         for start in range(0, len(asked), _POOLS):
             await asyncio.gather(*(self._ask_ahead(one) for one in asked[start : start + _POOLS]))
 
     async def _ask_ahead(self, pool: Pool) -> None:
         allocator = self._allocators[pool.id]
-        _postpone(allocator, await self._others.ask_ahead(pool.subnet, allocator.upcoming(_AHEAD)))
+        _postpone(allocator, await self._others.ask_ahead(_of(pool), allocator.upcoming(_AHEAD)))
 
     async def given(self, within_s: float) -> set[str]:
         """Wait until addresses were given, and tell of which pools; of none after so many seconds."""
@@ -246,7 +266,7 @@ class IpamDriver:
         It goes with the pool. None if the pool is not one of pynet's. Raises Exhausted.
         """
         for pool in self._pools.values():
-            if (pool.space, pool.subnet) == (space, subnet):
+            if _of(pool) == (space, subnet):
                 allocator = self._allocators[pool.id]
                 if named is None or not allocator.holds(named):
                     named = allocator.take_last(taken) if named is None else allocator.take(named)
@@ -263,7 +283,7 @@ class IpamDriver:
         unknown = self._started if wanted is None else -CLAIMING_S
         for address in [wanted] if wanted else self._allocators[pool.id].held():
             granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
-            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(pool.subnet, address):
+            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(_of(pool), address):
                 return address
         return None
 
@@ -274,14 +294,20 @@ class IpamDriver:
             return wire.Empty()
         address = parse_address(request.address, "address")
         if allocator.holds(address):
-            self._releases += 1
-            lease = Lease(pool_id=request.pool_id, address=address, released=self._releases)
-            self._store.write(_lease(lease))
-            self._granted.pop(_key(lease), None)
-            forgotten = allocator.give_back(address)
-            if forgotten is not None:
-                self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
+            self._release_address(request.pool_id, address)
         return wire.Empty()
+
+    def _release_address(self, pool_id: str, address: IPAddress) -> None:
+        late = self._late.setdefault(pool_id, set())
+        late.add(address)
+        self._releases += 1
+        lease = Lease(pool_id=pool_id, address=address, released=self._releases)
+        self._store.write(_lease(lease))
+        late.discard(address)
+        self._granted.pop(_key(lease), None)
+        forgotten = self._allocators[pool_id].give_back(address)
+        if forgotten is not None:
+            self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
 
 
 def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
@@ -290,6 +316,10 @@ def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
         if not allocator.holds(address):
             log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)
             allocator.postpone(address)
+
+
+def _of(pool: Pool) -> PoolKey:
+    return pool.space, pool.subnet
 
 
 def _lease(lease: Lease) -> Change:

@@ -6,7 +6,8 @@ from the plan and exists once, here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Set
+import contextlib
+from collections.abc import Callable, Collection, Set
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from pynetdriver.firewall.engine import EngineChains, engine_routes
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel import settings as switches
 from pynetdriver.kernel.strangers import hardware, likely_strangers, strangers
+from pynetdriver.locks import aside
 from pynetdriver.model import Endpoint, Network, Setting, Strangers, decode, encode
 from pynetdriver.plan import Forwarding, HostSetting, Plan
 from pynetdriver.store import Change, Store
@@ -34,16 +36,19 @@ class Journal:
         self._kernel = kernel
         self._chains = chains
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
-        self._settings = {one.path: one for one in settings}
+        self._settings = {one.path: one for one in settings if one.boot == boot}
         #: Whether no switch was ever turned, as far as the store goes.
         self._is_new = not settings
-        self._forget_settings([one for one in settings if one.boot != boot])
+        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
+            self._forget_settings([one for one in settings if one.boot != boot])
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
         self._needing: dict[HostSetting, set[str]] = {}
         #: Removals that failed; the monitor tries them again.
         self.unfinished: dict[str, tuple[Subject, Plan]] = {}
+        #: Told of each record whose removal is done, whoever did it and whenever.
+        self.removed: Callable[[Subject], None] = lambda _: None
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
@@ -65,9 +70,18 @@ class Journal:
         Raises:
             PynetError: it fails again.
         """
-        for record, plan in list(self.unfinished.values()):
-            if links & (plan.links | plan.foreign):
-                await self.delete(record, plan)
+        await self.finish(lambda _, plan: not links.isdisjoint(plan.links | plan.foreign))
+
+    async def finish(self, is_in_the_way: Callable[[Subject, Plan], bool]) -> bool:
+        """Try again to remove what is needed now, in place of waiting for `retry`; tells whether there was any.
+
+        Raises:
+            PynetError: it fails again.
+        """
+        found = [one for one in self.unfinished.values() if is_in_the_way(*one)]
+        for record, plan in found:
+            await self.delete(record, plan)
+        return bool(found)
 
     async def _undo(self, record: Subject, plan: Plan) -> None:
         try:
@@ -77,7 +91,8 @@ class Journal:
 
     async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
         """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
-        self.write(record)
+        data = await aside(lambda: encode(record), len(record.ports))
+        self._put(record, data)
         try:
             await self._kernel.apply(plan, former_plan)
         except BaseException:
@@ -109,6 +124,7 @@ class Journal:
             self.unfinished[plan.owner] = (record, plan)
             raise
         self.unfinished.pop(plan.owner, None)
+        self.removed(record)
 
     async def retry(self) -> list[Subject]:
         """Try again what could not be removed; returns what is gone now."""
@@ -253,14 +269,14 @@ class Journal:
                     log.info("link that came is not routed to others", ip=one.version, links=" ".join(sorted(new)))
 
     def _keep(self, setting: Setting) -> None:
-        self._settings[setting.path] = setting
         self._store.write(Change("setting", setting.path, encode(setting)))
+        self._settings[setting.path] = setting
 
     def _forget_settings(self, settings: list[Setting]) -> None:
         if settings:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
-            del self._settings[one.path]
+            self._settings.pop(one.path, None)
 
 
 def _guard(version: int) -> str:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from netaddr import IPAddress, IPNetwork
+from netaddr import AddrFormatError, IPAddress, IPNetwork
 
 from pynetdriver.errors import PynetError
 
@@ -254,5 +254,5 @@ def decode(data: bytes, kind: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_decode)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, AddrFormatError, UnicodeDecodeError, RecursionError) as error:
         raise PynetError(f"a {kind.__name__.lower()} in pynet's state cannot be read: {error}") from error

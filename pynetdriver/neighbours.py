@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress
 
 from pynetdriver.backends import OWN_ADDRESS, backend_named
 from pynetdriver.errors import Conflict, PynetError
+from pynetdriver.ipam import PoolKey
 from pynetdriver.lan.announce import Announcer
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.model import Endpoint, Network, Subnet
@@ -31,7 +32,7 @@ class Neighbours:
         self._conflicts = conflicts
         self._is_local = is_local
         self._announcer = Announcer()
-        self._networks: dict[IPNetwork, Network] = {}
+        self._networks: dict[PoolKey, Network] = {}
         #: How many addresses others on LANs were found to have, and which these are, by link and address.
         self.conflicts = 0
         self._theirs: set[tuple[str, IPAddress]] = set()
@@ -39,28 +40,30 @@ class Neighbours:
     def know(self, network: Network) -> None:
         """Take note of a network that is there."""
         if _asked(network) or network.facts.links:
-            self._networks.update((subnet.pool, network) for subnet in network.subnets)
+            self._networks.update(((subnet.space, subnet.pool), network) for subnet in network.subnets)
 
     def forget(self, network: Network) -> None:
         """Take note of a network that goes."""
         for subnet in network.subnets:
-            if subnet.pool in self._networks and self._networks[subnet.pool].id == network.id:
-                del self._networks[subnet.pool]
-                self._theirs = {one for one in self._theirs if one[1] not in subnet.pool}
+            known = self._networks.get((subnet.space, subnet.pool))
+            if known is not None and known.id == network.id:
+                del self._networks[subnet.space, subnet.pool]
+                link = _asked(network)
+                self._theirs = {one for one in self._theirs if one[0] != link or one[1] not in subnet.pool}
 
     @property
-    def pools(self) -> Collection[IPNetwork]:
+    def pools(self) -> Collection[PoolKey]:
         """The pools that are on a LAN; see `ipam.Others`."""
         return self._networks.keys()
 
-    async def held_by(self, pool: IPNetwork, address: IPAddress) -> str | None:
+    async def held_by(self, pool: PoolKey, address: IPAddress) -> str | None:
         """Tell who else has an address of a pool; see `ipam.Others`."""
         network = self._networks.get(pool)
         if network is None:
             return None
         return await self.own(network, address) or await self.holder(network, address)
 
-    async def ask_ahead(self, pool: IPNetwork, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
+    async def ask_ahead(self, pool: PoolKey, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
         """Ask for addresses that will be given; see `ipam.Others`."""
         network = self._networks.get(pool)
         link = _asked(network) if network is not None else None

@@ -7,8 +7,9 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 #: Kinds, flags and the mark of an attribute that holds others (linux/netlink.h).
@@ -91,16 +92,51 @@ def dump(one: socket.socket, kind: int, body: bytes, *, partly: bool = False) ->
     """Ask for a list, and return the bodies of its messages; one that changes all the time is for threads.
 
     Args:
-        partly: what comes or goes meanwhile may be missing, and rarely a neighbour of it.
+        partly: see `look`, for a list that changes all the time.
 
     Raises:
         OSError: the kernel refuses, or the list changes for half a second and longer and is needed whole.
     """
-    for number in range(_AT_ONCE + _LATER):
+    found, is_whole = look(one, kind, body, _AT_ONCE if partly else _AT_ONCE + _LATER)
+    if not (is_whole or partly):
+        raise OSError(errno.EAGAIN, "a list changes faster than it can be read")
+    return found
+
+
+def look(
+    one: socket.socket,
+    kind: int,
+    body: bytes,
+    times: int = _AT_ONCE,
+    within_s: float = inf,
+    wanted: Callable[[bytes], object] | None = None,
+) -> tuple[list[bytes], bool]:
+    """Ask for a list until it is seen whole; returns the bodies of its messages, and whether it was.
+
+    A socket carries one list at a time (net/netlink/af_netlink.c, __netlink_dump_start).
+
+    Args:
+        times: so often at most; then it is what was seen in all looks together. What came or went meanwhile may be in
+            it or not, and what is in it twice is later as it was seen last.
+        within_s: no look begins later than that after the first.
+        wanted: what of it is kept, all if it is None.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    seen: dict[bytes, None] = {}
+    until = time.monotonic() + within_s
+    for number in range(times):
+        if number and time.monotonic() > until:
+            break
         if number >= _AT_ONCE:
             time.sleep(_PAUSE_S)
-        found = list(ask(one, kind, DUMP, body))
-        whole = not any(flags & INTERRUPTED for _, flags, _ in found)
-        if whole or (partly and number + 1 == _AT_ONCE):
-            return [content for last, _, content in found if last != DONE]
-    raise OSError(errno.EAGAIN, "a list changes faster than it can be read")
+        bodies, is_whole = [], True
+        for found, flags, content in ask(one, kind, DUMP, body):
+            is_whole &= not flags & INTERRUPTED
+            if found != DONE and (wanted is None or wanted(content)):
+                bodies.append(content)
+        if is_whole:
+            return bodies, True
+        seen |= dict.fromkeys(bodies)
+    return list(seen), False

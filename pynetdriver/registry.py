@@ -23,6 +23,8 @@ class Registry:
         #: Networks of which no engine has said anything since pynet started.
         self.unmentioned: set[str] = set()
         self._prefixes: set[str] = set()
+        #: What endpoints want, as far as it was asked for; with thousands of ports that takes long to say.
+        self._plans: dict[str, tuple[Network, Endpoint, Plan]] = {}
         #: Endpoints by the LAN and address that they have there, over all networks.
         self._by_lan: dict[tuple[str, IPAddress], str] = {}
 
@@ -89,6 +91,7 @@ class Registry:
     def forget(self, endpoint: Endpoint) -> None:
         """Drop an endpoint."""
         self.endpoints.pop(endpoint.id, None)
+        self._plans.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._forget_addresses(endpoint)
 
@@ -111,7 +114,13 @@ class Registry:
     def endpoint_plan(self, endpoint: Endpoint) -> Plan:
         """Tell what an endpoint wants."""
         network = self.networks[endpoint.network_id]
-        return backend_of(network).endpoint_plan(network, endpoint)
+        known = self._plans.get(endpoint.id)
+        if known is not None and known[0] is network and known[1] is endpoint:
+            return known[2]
+        plan = backend_of(network).endpoint_plan(network, endpoint)
+        if endpoint.id in self.endpoints:
+            self._plans[endpoint.id] = (network, endpoint, plan)
+        return plan
 
     def plans(self) -> Iterable[Plan]:
         """Go through what all want, also those that are being made or removed."""

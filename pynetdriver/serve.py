@@ -19,6 +19,7 @@ import structlog
 from pynetdriver import __version__
 from pynetdriver.claim import owner
 from pynetdriver.driver import NetworkDriver
+from pynetdriver.errors import PynetError
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.healing import Healing
@@ -95,6 +96,7 @@ async def serve(
     await restore(journal, kernel, registry, driver, siting, healing)
     leasing.keep_all()
     watching = asyncio.create_task(monitor.run())
+    watching.add_done_callback(lambda _: stop.set())  # nothing would be mended any more
     # What is there by now stays, so no collection has to look at it again: a whole one took 30 ms.
     gc.collect()
     gc.freeze()
@@ -117,13 +119,16 @@ async def serve(
     for server in servers:
         await server.stop()
     watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    (ended_by,) = await asyncio.gather(watching, return_exceptions=True)
     watch.close()
     await leasing.close()
     await kernel.conntrack.close()
     await netlink.close()
     ports.close()
     store.close()
+    if ended_by is not None and not isinstance(ended_by, asyncio.CancelledError):
+        log.error("the watch over links and rules ended", exc_info=ended_by)
+        raise PynetError(f"pynet cannot watch links and rules: {ended_by!r}; start it again")
     log.info("stopped; links and rules stay in place")
 
 
@@ -153,7 +158,8 @@ def _machine_id(state_dir: Path) -> str:
             if name:
                 return name
     name = secrets.token_hex(16)
-    kept.write_text(f"{name}\n")
+    with contextlib.suppress(OSError):  # pools that are asked for are elsewhere after the next start
+        kept.write_text(f"{name}\n")
     return name
 
 

@@ -28,11 +28,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from pynetdriver.firewall import EngineBridges
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
-from pynetdriver.plan import Entrance, Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
+from pynetdriver.plan import Entrance, Guard, Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
 #: Begins the names of all that is ours or our user's.
 OURS = "PYNET-"
@@ -126,6 +127,10 @@ def content(intents: Iterable[Intent]) -> Content:
                 _bound(result, intent)
             case Strangers():
                 result.strangers[intent.version] = intent
+            case Entrance() | Guard():
+                pass  # ports are guarded in `bridged`
+            case _:
+                assert_never(intent)
     return result
 
 

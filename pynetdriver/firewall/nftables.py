@@ -15,6 +15,7 @@ from pynetdriver.firewall.counters import Counted, Counters, attributed
 from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.tables import Table, Tables
 from pynetdriver.firewall.transaction import Form, messages
+from pynetdriver.locks import aside
 from pynetdriver.plan import Intent, Publication
 
 log = structlog.get_logger()
@@ -106,7 +107,7 @@ class NftablesFirewall:
     async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
         async with self._lock:
             former = self._owners.get(owner, ())
-            delta = ruleset.change(former, intents)
+            delta = await aside(lambda: ruleset.change(former, intents), len(former) + len(intents))
             first = not self._owners
             self._keep(owner, intents)
             whole = first != (not self._owners)

@@ -24,6 +24,7 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from netaddr import IPAddress
 
@@ -33,7 +34,7 @@ from pynetdriver.firewall.tables import Table
 from pynetdriver.firewall.transaction import Form
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
-from pynetdriver.plan import Intent, Opening, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Entrance, Guard, Intent, Opening, Publication, Relaying, Resident, Segment
 
 TABLE = "inet pynet"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
@@ -295,6 +296,10 @@ def content(intents: Iterable[Intent]) -> Content:
                 _separate(result, intent)
             case Segment():
                 _bound(result, intent)
+            case Entrance() | Guard():
+                pass  # who comes by a link shows in its kind; ports are guarded in `bridged`
+            case _:
+                assert_never(intent)
     return result
 
 

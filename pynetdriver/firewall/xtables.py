@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import socket
 import struct
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pynetdriver.errors import HostError
+from pynetdriver.errors import HostError, reason
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 #: Name; valid_hooks; hook_entry; underflow; num_entries; size.
@@ -130,7 +129,7 @@ def read(version: int, table: str) -> Picture:
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 continue
-            raise XtablesError(f"cannot read {what}: {os.strerror(error.errno or errno.EIO)}") from error
+            raise XtablesError(f"cannot read {what}: {reason(error.errno)}") from error
         hooks = tuple(
             (name, info[2 + number], info[7 + number]) for number, name in enumerate(_HOOKS) if info[1] & 1 << number
         )

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import assert_never
 
 from netaddr import IPNetwork
 
@@ -27,9 +28,10 @@ from pynetdriver.firewall.bridges import Bridges
 from pynetdriver.kernel.conntrack import Conntrack
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.sandbox import Place, aliases_elsewhere, outlast, place_of, readdress, rebuild
+from pynetdriver.kernel.sandbox import Elsewhere, Place, elsewhere, outlast, place_of, readdress, rebuild
 from pynetdriver.kernel.settings import ensure_link_sysctl
 from pynetdriver.kernel.wire import addresses_of
+from pynetdriver.locks import aside, in_parts
 from pynetdriver.plan import (
     Address,
     Adopted,
@@ -91,18 +93,22 @@ class Kernel:
         """
         if former is not None and former.objects != plan.objects:
             self.health.forget(former)
-            for one in former.objects:
-                if isinstance(one, Route) and one not in plan.objects:
-                    await self._remove(one)
+            for name in set(_shared(former)).difference(_shared(plan)):
+                self._sharing.get(name, set()).discard(plan.owner)
+            for one in reversed(former.objects):
+                if one not in plan.objects:
+                    await self._take_back(one, plan)
         if plan.edges and former is None:
             await self.firewall.set(plan.owner, plan.edges)
         await self.apply_objects(plan, former)
         await self.firewall.set(plan.owner, plan.intents)
         published, before = plan.published, former.published if former is not None else ()
-        if published and before:
-            self.conntrack.change(gone=set(before).difference(published), come=set(published).difference(before))
-        else:
-            self.conntrack.change(gone=before, come=published)
+        size = len(published) + len(before)
+        gone, come = await aside(lambda: (set(before).difference(published), set(published).difference(before)), size)
+        async for part in in_parts(gone):
+            self.conntrack.change(gone=part)
+        async for part in in_parts(come):
+            self.conntrack.change(come=part)
 
     async def mend(self, plan: Plan) -> None:
         """Bring a plan's objects in line, but for a link that may be in its sandbox: it would be made a second time."""
@@ -127,18 +133,28 @@ class Kernel:
         for name in _shared(plan):
             self._sharing.setdefault(name, set()).add(plan.owner)
 
-    async def links_of_plans(self, plans: Iterable[Plan]) -> Links:
-        """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError."""
+    async def links_of_plans(self, plans: Collection[Plan]) -> Links:
+        """Look where the links of endpoints are; in other namespaces only if there is need. Raises HostError.
+
+        One that may be in a namespace that could not be seen whole counts as being there.
+        """
         here = self.netlink.links()
+        # A list that changed while it was read may lack what is there.
+        here |= {name for plan in plans for name in set(plan.anchors) - here if not self.netlink.is_missing([name])}
         hidden = any(not plan.anchors and not here.issuperset(plan.moving) for plan in plans)
-        elsewhere = await asyncio.to_thread(aliases_elsewhere) if hidden else {}
-        for name, number in elsewhere.items():
-            self.health.link_moved(name, number)
-        return Links(here, elsewhere)
+        there = await asyncio.to_thread(elsewhere) if hidden else Elsewhere({})
+        for name, place in there.places.items():
+            self.health.link_moved(name, place.number)
+        found = set(there.places)
+        if there.unsure:
+            missing = {name for plan in plans for name in plan.moving} - here - found
+            found |= {name for name in missing if there.may_hold(self.health.namespace_of(name))}
+        return Links(here, found)
 
     async def has_links_elsewhere(self) -> bool:
-        """Tell whether any of pynet's links is in a container. Raises HostError."""
-        return bool(await asyncio.to_thread(aliases_elsewhere))
+        """Tell whether any of pynet's links is, or may be, in a container. Raises HostError."""
+        there = await asyncio.to_thread(elsewhere)
+        return bool(there.places or there.unsure)
 
     async def readdress(self, plan: Plan, key: str, former: IPNetwork, interior: Interior) -> None:
         """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
@@ -226,6 +242,28 @@ class Kernel:
                 await self.netlink.ensure_route(one)
             case LinkSysctl():
                 ensure_link_sysctl(one)
+            case _:
+                assert_never(one)
+
+    async def _take_back(self, one: Object, plan: Plan) -> None:
+        """Undo what an owner wanted and its new plan does not name any more; of a changed link `_ensure` sees to it."""
+        match one:
+            case Hairpin():
+                await self.netlink.remove_hairpin(one)
+            case Address():
+                await self.netlink.remove_address(one)
+            case Bridge() | Dummy() | Upper() | Veth():
+                if one.name not in plan.links:
+                    await self._remove(one)
+            case Adopted():
+                if one.link not in plan.foreign:
+                    await self._remove(one)
+            case Route():
+                await self._remove(one)
+            case LinkSysctl() | Up() | Parent():
+                pass  # what was there before is not known, or it was not made
+            case _:
+                assert_never(one)
 
     async def _outlast(self, lower: str) -> None:
         """Wait for links on the same lower one that are dying: they may have the MAC or the address of one to come."""
@@ -256,6 +294,8 @@ class Kernel:
                 await self.netlink.remove_route(one)
             case Hairpin() | Address() | LinkSysctl() | Up() | Parent():
                 pass  # goes with its link, or was not made
+            case _:
+                assert_never(one)
 
 
 async def _in_thread_of_its_own(work: Callable[..., None], *arguments: object) -> None:

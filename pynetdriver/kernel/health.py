@@ -6,24 +6,26 @@ Links of others are never expected to be anything: a bridge that was adopted is 
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import structlog
 from netaddr import IPAddress
 
+from pynetdriver.kernel.wire import index_of
 from pynetdriver.plan import (
     Address,
     Adopted,
     Bridge,
     Dummy,
     Hairpin,
+    LinkSysctl,
     Made,
     Parent,
     Plan,
     Promiscuity,
     Route,
+    Up,
     Upper,
     Veth,
 )
@@ -116,6 +118,10 @@ class Health:
                     self._dependents.setdefault(one.link, {})[plan.owner, str(one)] = one
                 case Adopted() | Parent():
                     self._foreign.setdefault(one.link, {})[plan.owner] = one
+                case Hairpin() | LinkSysctl() | Up():
+                    pass  # part of its port, or not told of by the kernel
+                case _:
+                    assert_never(one)
 
     def forget(self, plan: Plan) -> None:
         """Expect nothing more of what a plan names."""
@@ -145,6 +151,10 @@ class Health:
                     if not owners:
                         self._foreign.pop(one.link, None)
                         self._gone.discard(one.link)
+                case Hairpin() | LinkSysctl() | Up():
+                    pass
+                case _:
+                    assert_never(one)
         for key in [key for key in self._damage if key[0] == plan.owner]:
             del self._damage[key]
 
@@ -291,7 +301,7 @@ class Health:
         """Note that an address was given to a link or taken from it."""
         owner, expected = self._addresses.get(address, ("", None))
         # With its link gone the address is not what is to be mended.
-        if expected is None or _index(expected.link) != index:
+        if expected is None or index_of(expected.link) != index:
             return
         if not is_there:
             self._damaged(owner, "address", str(expected), f"{expected} is gone")
@@ -305,7 +315,7 @@ class Health:
         """Note that a route of pynet's was taken from a link."""
         owner, route = self._routes.get(destination, ("", None))
         # With its link gone the route is not what is to be mended.
-        if route is not None and _index(route.link) == index:
+        if route is not None and index_of(route.link) == index:
             self._damaged(owner, "route", str(route), f"{route} is gone")
 
     def begin_look(self) -> None:
@@ -320,7 +330,7 @@ class Health:
                 self.link_gone(name)
         else:
             for raw, (_, expected) in self._addresses.items():
-                index = _index(expected.link)
+                index = index_of(expected.link)
                 if str(expected) not in seen and index is not None:
                     self.address_seen(raw, index, is_there=False)
 
@@ -337,7 +347,7 @@ def _wrong(expected: _Expected, link: Picture) -> str:
     if wanted.mtu and link.mtu != wanted.mtu:
         return f"has the MTU {link.mtu} in place of {wanted.mtu}"
     if isinstance(wanted, Veth):
-        if link.master != _index(wanted.bridge):
+        if link.master != index_of(wanted.bridge):
             return f"is not in {wanted.bridge}"
         missing = expected.modes - link.modes
         return f"is no longer {', '.join(sorted(missing))}" if missing else ""
@@ -346,10 +356,3 @@ def _wrong(expected: _Expected, link: Picture) -> str:
 
 def _raw(address: Address) -> RawAddress:
     return address.address.ip.packed, address.address.prefixlen
-
-
-def _index(name: str) -> int | None:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None

@@ -39,6 +39,7 @@ _REFUSE, _TAKE = (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET
 _NOTHING = (_REFUSE,)
 _BROADCASTS = ((0x20, 0, 0, 0xFFFFF004), (0x15, 2, 0, 1), (0x15, 1, 0, 5), _REFUSE, _TAKE)
 _SO_ATTACH_FILTER = 26
+_NO_SUCH_SOCKETS = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -249,9 +250,11 @@ def _bound(
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         bound = socket.socket(family, kind, number_of_protocol)
-    except OSError:
+    except OSError as error:
         # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
-        return None
+        if error.errno in _NO_SUCH_SOCKETS:
+            return None
+        raise
     try:
         if is_kept(bound.fileno()):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +27,16 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.sandbox import Place
-from pynetdriver.kernel.wire import addresses_of, told
+from pynetdriver.kernel.wire import (
+    LinkSeen,
+    addresses_of,
+    all_addresses,
+    all_links,
+    all_routes,
+    index_of,
+    index_of_present,
+    told,
+)
 from pynetdriver.model import Link
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.nlmsg import order
@@ -35,6 +44,7 @@ from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Parent, R
 
 log = structlog.get_logger()
 
+_SO_RCVBUFFORCE, _BUFFER_BYTES = 33, 8 << 20
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
 #: They do nothing but wait.
@@ -77,11 +87,30 @@ class _Ipvlan(nla):  # type: ignore[misc]
 ifinfmsg.ifinfo.register_link_kind(module={"ipvlan": _Ipvlan})
 
 
+class _Requests(AsyncIPRoute):  # type: ignore[misc]
+    """A socket for requests with one answer each.
+
+    The library stops reading at the answer, and would keep for ever what comes after it, the acknowledgement, and what
+    is left of a request that was given up.
+    """
+
+    def setup_socket(self) -> socket.socket:
+        one: socket.socket = super().setup_socket()
+        # Of many calls at once each has an answer waiting; without room for one the library is done with the socket.
+        one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        return one
+
+    def enqueue(self, data: bytes, addr: object) -> None:
+        (request,) = struct.unpack_from("=8xI", data)
+        if request in self.msg_queue.queues:
+            self.msg_queue.put_nowait(request, data)
+
+
 class Netlink:
     """One long-lived socket for what is quick, threads for removals."""
 
     def __init__(self) -> None:
-        self._netlink = AsyncIPRoute()
+        self._netlink = _Requests()
         self._threads = ThreadPoolExecutor(_DELETING_THREADS, thread_name_prefix="netlink")
 
     async def close(self) -> None:
@@ -91,15 +120,16 @@ class Netlink:
 
     def links(self) -> set[str]:
         """List the names of this namespace's links; cheap even with thousands."""
-        return {name for _, name in socket.if_nameindex()}
+        with told("list this host's links"):
+            return {name for _, name in socket.if_nameindex()}
 
     def is_missing(self, names: Iterable[str]) -> bool:
         """Tell whether any of these links does not exist."""
-        return any(_index(name) is None for name in names)
+        return any(index_of(name) is None for name in names)
 
     async def kind_of_ours(self, name: str) -> str | None:
         """Tell the kind of a link that pynet made, None of any other."""
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return None
         with told(f"look at link {name}"):
@@ -112,25 +142,20 @@ class Netlink:
 
         Dumps all links.
         """
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return False
         with told(f"look at link {name}"):
             if (await self._link(index)).get("link_netnsid") is not None:
                 return True
-            uppers = [
-                one
-                async for one in await self._links()
-                if one.get("master") == index
-                # The ends of a pair stand on each other.
-                or (one.get("link") == index and one.get(("linkinfo", "kind")) != Veth.kind)
-            ]
-        return bool(uppers)
+        # The ends of a pair stand on each other.
+        links = await asyncio.to_thread(all_links)
+        return any(one.master == index or (one.lower == index and one.kind != Veth.kind) for one in links)
 
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
         with told(f"find the other end of {name}"):
-            link = await self._link(socket.if_nametoindex(name))
+            link = await self._link(index_of_present(name))
         if link.get("link_netnsid") is None:
             raise HostError(f"the other end of {name} is in no container")
         return Place(int(link.get("link_netnsid")), int(link.get("link")))
@@ -141,7 +166,7 @@ class Netlink:
         Raises:
             Conflict: it is an alternative name, which the kernel tells nobody of.
         """
-        index = _index(name)
+        index = index_of(name)
         if index is None:
             return None
         with contextlib.suppress(OSError):
@@ -185,20 +210,13 @@ class Netlink:
 
     async def addresses(self) -> list[tuple[str, IPNetwork]]:
         """List the host's addresses with their prefix lengths, each after the name of its link."""
-        names = dict(socket.if_nameindex())
-        return [
-            (names.get(one["index"], ""), IPNetwork(f"{one.get('address')}/{one['prefixlen']}"))
-            async for one in await self._netlink.get_addr()
-        ]
+        with told("list this host's links"):
+            names = dict(socket.if_nameindex())
+        return [(names.get(index, ""), address) for index, address in await asyncio.to_thread(all_addresses)]
 
     async def networks_in_use(self) -> list[IPNetwork]:
         """List every prefix that the host has a route to or an address in, default routes left out."""
-        routes = [
-            IPNetwork(f"{route.get('dst')}/{route['dst_len']}")
-            async for route in await self._netlink.get_routes()
-            if route["dst_len"] and route.get("dst")
-        ]
-        return routes + [address.cidr for _, address in await self.addresses()]
+        return await asyncio.to_thread(all_routes) + [address.cidr for _, address in await self.addresses()]
 
     async def is_local(self, address: IPAddress) -> bool:
         """Tell whether an address is one of this host's own."""
@@ -215,7 +233,7 @@ class Netlink:
         """
         wanted = {"mtu": bridge.mtu, "address": bridge.mac, "group": _GROUPS[bridge.kind]}
         with told(f"create {bridge.kind} {bridge.name}"):
-            index = _index(bridge.name)
+            index = index_of(bridge.name)
             if index is None:
                 await self._netlink.link("add", ifname=bridge.name, kind=bridge.kind, state="up", **wanted)
                 return
@@ -237,7 +255,7 @@ class Netlink:
     async def adopt(self, bridge: Adopted) -> None:
         """Bring up somebody else's bridge, and keep its MAC if it has no ports yet: it would be the containers'."""
         with told(f'use bridge "{bridge.link}"'):
-            index = _index(bridge.link)
+            index = index_of(bridge.link)
             if index is None:
                 raise HostError(_gone(bridge.link))
             link = await self._link(index)
@@ -255,11 +273,11 @@ class Netlink:
             HostError: a port of pynet's is still there, so it is too early.
         """
         with told(f'give back bridge "{bridge.link}"'):
-            index = _index(bridge.link)
+            index = index_of(bridge.link)
             if index is None:
                 return
             ports = await self._ports(index)
-            if any(_is_ours(port, Veth.kind) for port in ports):
+            if any((one.kind, one.group) == (Veth.kind, _GROUPS[Veth.kind]) for one in ports):
                 raise HostError(f'bridge "{bridge.link}" cannot be given back before the last container has left it')
             if ports:
                 return
@@ -275,10 +293,10 @@ class Netlink:
             Conflict: somebody else's link has the name.
         """
         with told(f"create link {veth.name}"):
-            bridge = _index(veth.bridge)
+            bridge = index_of(veth.bridge)
             if bridge is None:
                 raise HostError(_gone(veth.bridge))
-            index = _index(veth.name)
+            index = index_of(veth.name)
             if index is None:
                 peer = {"ifname": veth.peer, "mtu": veth.peer_mtu or veth.mtu, "address": veth.peer_mac}
                 # Attributes beside `peer` are those of the host's end alone (drivers/net/veth.c, veth_newlink).
@@ -292,7 +310,7 @@ class Netlink:
                     await self._netlink.link("set", index=index, mtu=veth.mtu, master=bridge, state="up")
             flags = {"isolated": veth.isolated, "locked": veth.locked}
             if any(flags.values()):
-                index = socket.if_nametoindex(veth.name)
+                index = index_of_present(veth.name)
                 if veth.locked:
                     await self._netlink.fdb(
                         "replace",
@@ -310,10 +328,10 @@ class Netlink:
             Conflict: somebody else's link has the name, or the lower one is in use in another way.
         """
         with told(f'create {upper.kind} link {upper.name} on "{upper.lower}"'):
-            lower = _index(upper.lower)
+            lower = index_of(upper.lower)
             if lower is None:
                 raise HostError(no_parent(upper.lower))
-            index = _index(upper.name)
+            index = index_of(upper.name)
             if index is not None:
                 link = await self._ours(index, upper.name, upper.kind)
                 wanted = {"address": upper.mac, "mtu": upper.mtu}
@@ -324,7 +342,7 @@ class Netlink:
             await self._add_upper(upper, lower)
             if upper.moves:
                 # What it is found by where it has another name.
-                await self._netlink.link("set", index=socket.if_nametoindex(upper.name), ifalias=upper.name)
+                await self._netlink.link("set", index=index_of_present(upper.name), ifalias=upper.name)
 
     async def _add_upper(self, upper: Upper, lower: int) -> None:
         wanted: dict[str, Any] = {f"{upper.kind}_{key}": value for key, value in upper.attributes}
@@ -350,7 +368,7 @@ class Netlink:
     async def ensure_up(self, up: Up) -> None:
         """Bring a link up; looked at first, as a change that changes nothing is told to everybody too."""
         with told(f"bring up link {up.link}"):
-            index = socket.if_nametoindex(up.link)
+            index = index_of_present(up.link)
             if not (await self._link(index))["flags"] & _IFF_UP:
                 await self._netlink.link("set", index=index, state="up")
 
@@ -360,7 +378,7 @@ class Netlink:
         Raises:
             HostError: it is not there.
         """
-        if _index(parent.link) is None:
+        if index_of(parent.link) is None:
             raise HostError(no_parent(parent.link))
 
     async def ensure_route(self, route: Route) -> None:
@@ -389,7 +407,7 @@ class Netlink:
 
     async def remove_route(self, route: Route) -> None:
         """Undo `ensure_route`; an absent route is fine, and so is one whose link is gone."""
-        if _index(route.link) is None:
+        if index_of(route.link) is None:
             return
         with told(f"remove route to {route.address} by {route.link}"):
             try:
@@ -402,14 +420,26 @@ class Netlink:
     def _route(route: Route) -> dict[str, Any]:
         length = 32 if route.address.version == 4 else 128
         scope = {"scope": _SCOPE_LINK} if route.address.version == 4 else {}
-        index = socket.if_nametoindex(route.link)
+        index = index_of_present(route.link)
         source = {"prefsrc": str(route.source)} if route.source else {}
         return {"dst": f"{route.address}/{length}", "oif": index, "proto": ROUTE_PROTOCOL, **scope, **source}
 
     async def ensure_hairpin(self, hairpin: Hairpin) -> None:
         """Let a bridge port send packets back to where they came from."""
         with told(f"set hairpin mode of {hairpin.link}"):
-            await self._netlink.brport("set", index=socket.if_nametoindex(hairpin.link), mode=1)
+            await self._netlink.brport("set", index=index_of_present(hairpin.link), mode=1)
+
+    async def remove_hairpin(self, hairpin: Hairpin) -> None:
+        """Undo `ensure_hairpin`; a link that is gone, or no port any more, is fine."""
+        index = index_of(hairpin.link)
+        if index is None:
+            return
+        with told(f"end hairpin mode of {hairpin.link}"):
+            try:
+                await self._netlink.brport("set", index=index, mode=0)
+            except NetlinkError as error:
+                if error.code not in (errno.ENODEV, errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
 
     async def ensure_address(self, address: Address) -> None:
         """Give a link an address; IPv6 without duplicate address detection, to be usable at once."""
@@ -418,7 +448,7 @@ class Netlink:
             try:
                 await self._netlink.addr(
                     "add",
-                    index=socket.if_nametoindex(address.link),
+                    index=index_of_present(address.link),
                     address=str(address.address.ip),
                     prefixlen=address.address.prefixlen,
                     **flags,
@@ -429,7 +459,7 @@ class Netlink:
 
     async def remove_address(self, address: Address) -> None:
         """Take an address from a link; an absent one is fine."""
-        index = _index(address.link)
+        index = index_of(address.link)
         if index is None:
             return
         with told(f"remove address {address.address} from {address.link}"):
@@ -444,7 +474,7 @@ class Netlink:
     async def remove_link(self, name: str, kind: str) -> None:
         """Remove our link and what hangs on it; an absent one is fine, somebody else's is left alone."""
         with told(f"remove link {name}"):
-            index = _index(name)
+            index = index_of(name)
             if index is None:
                 return
             try:
@@ -457,17 +487,14 @@ class Netlink:
                 return
             removal = asyncio.get_running_loop().run_in_executor(self._threads, _remove_link, index)
             while not removal.done():
-                if _index(name) is None:
+                if index_of(name) is None:
                     removal.add_done_callback(asyncio.Future.exception)
                     return
                 await asyncio.sleep(_LOOK_S)
             removal.result()
 
-    async def _ports(self, index: int) -> list[Any]:
-        return [link async for link in await self._links() if link.get("master") == index]
-
-    async def _links(self) -> AsyncIterator[Any]:
-        return await self._netlink.link("dump")  # type: ignore[no-any-return]
+    async def _ports(self, index: int) -> list[LinkSeen]:
+        return [one for one in await asyncio.to_thread(all_links) if one.master == index]
 
     async def _ours(self, index: int, name: str, kind: str) -> Any:
         link = await self._link(index)
@@ -506,10 +533,3 @@ def _gone(bridge: str) -> str:
 
 def _no_bridge(name: str) -> str:
     return f'"{name}" is not the bridge any more that a network adopted; rename it, and make the bridge again'
-
-
-def _index(name: str) -> int | None:
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None

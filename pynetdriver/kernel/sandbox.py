@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from pynetdriver.errors import HostError
 from pynetdriver.host import seen
 from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
-from pynetdriver.nlmsg import ask, attribute, attributes, dump
+from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
 from pynetdriver.plan import Interior, Upper
 
 # linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
@@ -47,6 +48,8 @@ _WITHOUT_COUNTERS = WITH_COUNTERS + attribute(_EXT_MASK, struct.pack("=I", _SKIP
 _IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 #: How long sandboxes that died are waited for.
 _CLEARING_S = 5.0
+#: A list that changes all the time is not asked for again after this.
+_WITHIN_S = 0.2
 
 
 class Place(NamedTuple):
@@ -56,21 +59,46 @@ class Place(NamedTuple):
     link: int
 
 
-def aliases_elsewhere() -> dict[str, int]:
-    """Map the aliases of pynet's links in namespaces into which links were moved to the numbers of those.
+@dataclass(frozen=True)
+class Elsewhere:
+    """Pynet's links in namespaces into which links were moved, by their aliases.
+
+    Who is root in a namespace can have its list of links change all the time, or make a link that is too large for a
+    list. `unsure` are the numbers of such namespaces, and `unread` tells that one was not listed to its end.
+    """
+
+    places: dict[str, Place]
+    unsure: frozenset[int] = frozenset()
+    unread: bool = False
+
+    def may_hold(self, number: int | None) -> bool:
+        """Tell whether a link that was not found may be in the namespace of a number, or in any if that is unknown."""
+        return self.unread if number is None else number in self.unsure
+
+
+def elsewhere() -> Elsewhere:
+    """Look for pynet's links in namespaces into which links were moved.
 
     Takes about 0.1 ms a namespace, so it is for threads.
 
     Raises:
         HostError: the kernel does not answer.
     """
-    return {alias: number for alias, (number, _) in _elsewhere().items()}
+    places, unsure, unread = {}, set(), False
+    with told("look for links in containers"):
+        for number, bodies, is_whole in links_elsewhere(_WITHOUT_COUNTERS, alias_of):
+            for body in bodies:
+                places[alias_of(body) or ""] = Place(number, *struct.unpack_from("=4xi", body))
+            if not is_whole:
+                unsure.add(number)
+                unread |= is_whole is None
+    return Elsewhere(places, frozenset(unsure), unread)
 
 
 def place_of(alias: str) -> Place:
     """Find a link in a container by its alias, for threads. Raises HostError."""
     try:
-        return Place(*_elsewhere()[alias])
+        return elsewhere().places[alias]
     except KeyError:
         raise HostError(f"link {alias} is in no container") from None
 
@@ -152,7 +180,7 @@ def outlast(names: Set[str]) -> None:
         while not condition() and time.monotonic() < until:
             time.sleep(0.01)
 
-    wait_for(lambda: names.isdisjoint(aliases_elsewhere()))
+    wait_for(lambda: names.isdisjoint(elsewhere().places))
     with told("wait until former containers' links are gone"):
         _leave()
         last = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -171,9 +199,8 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
         netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.prefixlen, **flags)
     for destination, next_hop in sorted(interior.ways, key=lambda way: way[1] is not None):
         family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
-        if not destination.prefixlen and any(
-            route.get("oif") != index for route in netlink.get_default_routes(family=family)
-        ):
+        ways_out = [] if destination.prefixlen else list(netlink.get_default_routes(family=family))
+        if any(route.get("oif") != index for route in ways_out):
             continue  # the way out is by another network of the container
         way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
@@ -182,7 +209,7 @@ def _furnish(netlink: Any, index: int, interior: Interior) -> None:
 def names_inside() -> dict[str, str]:
     """Map pynet's links to what they are called in their containers: those that moved, and the host's ends of pairs.
 
-    What comes or goes meanwhile may be missing. For threads, like `aliases_elsewhere`.
+    What comes or goes meanwhile may be missing. For threads, like `elsewhere`.
 
     Raises:
         HostError: the kernel does not answer.
@@ -190,38 +217,45 @@ def names_inside() -> dict[str, str]:
     found = {}
     with told("look for links in containers"), route_socket() as one:
         ends = {}
-        for body in links(one, _WITHOUT_COUNTERS, partly=True):
+        for body in links(one, _WITHOUT_COUNTERS):
             values = dict(attributes(body, 16))
             name = values[_IFNAME].rstrip(b"\0").decode(errors="replace")
             if OUR_NAMES.fullmatch(name) and _LINK_NSID in values:
                 ends[struct.unpack("=i", values[_LINK_NSID]) + struct.unpack("=i", values[_LINK])] = name
-        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS, partly=True):
-            name_here = alias_of(body) or ends.get((number, *struct.unpack_from("=i", body, 4)))
-            if name_here is not None:
-                found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
+        for number, bodies, _ in links_elsewhere(_WITHOUT_COUNTERS):
+            for body in bodies:
+                name_here = alias_of(body) or ends.get((number, *struct.unpack_from("=i", body, 4)))
+                if name_here is not None:
+                    found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
     return found
 
 
-def _elsewhere() -> dict[str, tuple[int, int]]:
-    """Map aliases to the number of a namespace and an index in it."""
-    with told("look for links in containers"), route_socket() as one:
-        found = {}
-        for number, body in links_elsewhere(one, _WITHOUT_COUNTERS):
-            alias = alias_of(body)
-            if alias is not None:
-                (index,) = struct.unpack_from("=i", body, 4)
-                found[alias] = (number, index)
-        return found
+def links_elsewhere(
+    request: bytes, wanted: Callable[[bytes], object] | None = None
+) -> Iterator[tuple[int, list[bytes], bool | None]]:
+    """Go through the namespaces into which links were moved: number, links, and whether these are all.
 
+    That is None where the list was not read to its end. What goes wrong in one namespace is nothing to the others.
 
-def links_elsewhere(one: socket.socket, request: bytes, *, partly: bool = False) -> Iterator[tuple[int, bytes]]:
-    """Go through the links of all namespaces into which links were moved, each with its namespace's number.
+    Args:
+        wanted: what of the links is kept, all if it is None.
 
-    `partly` is that of `dump`. Raises OSError.
+    Raises:
+        OSError: the kernel does not answer.
     """
-    for number in [found for body in dump(one, _GETNSID, bytes(4), partly=partly) for found in _number(body)]:
-        for body in links(one, request + attribute(_TARGET_NSID, struct.pack("=i", number)), partly=partly):
-            yield number, body
+    with contextlib.ExitStack() as held:
+        one = held.enter_context(route_socket())
+        for number in [found for body in dump(one, _GETNSID, bytes(4), partly=True) for found in _number(body)]:
+            links: list[bytes] = []
+            is_whole: bool | None = True
+            try:
+                asked = request + attribute(_TARGET_NSID, struct.pack("=i", number))
+                links, is_whole = look(one, _GETLINK, asked, within_s=_WITHIN_S, wanted=wanted)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EACCES):  # it went meanwhile, or is not for us to see
+                    is_whole = None
+                    one = held.enter_context(route_socket())  # the answer to the former may yet come
+            yield number, links, is_whole
 
 
 def alias_of(body: bytes) -> str | None:
@@ -230,17 +264,9 @@ def alias_of(body: bytes) -> str | None:
     return alias[1].decode() if alias is not None else None
 
 
-def links(one: socket.socket, request: bytes, *, partly: bool = False) -> list[bytes]:
-    """List the links of a namespace; none if it went meanwhile or is not for us to see. `partly` is that of `dump`.
-
-    Raises OSError.
-    """
-    try:
-        return dump(one, _GETLINK, request, partly=partly)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EACCES):
-            raise
-        return []
+def links(one: socket.socket, request: bytes) -> list[bytes]:
+    """List the links of this namespace; what comes or goes meanwhile may be missing. Raises OSError."""
+    return dump(one, _GETLINK, request, partly=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from pynetdriver.errors import HostError
+from pynetdriver.errors import NO_DESCRIPTORS, HostError, reason
 from pynetdriver.host import seen
 from pynetdriver.model import Setting
 from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Promiscuity
@@ -154,7 +154,9 @@ def _path(setting: LinkSysctl | Promiscuity) -> Path:
 def _is(path: Path, value: str) -> bool:
     try:
         return _value(path) == value
-    except OSError:
+    except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise HostError.of(error.errno, f"read {path}") from error
         return False  # a link may go at any time
 
 
@@ -162,6 +164,8 @@ def _read(path: Path) -> str:
     try:
         return _value(path)
     except OSError as error:
+        if error.errno in NO_DESCRIPTORS:
+            raise HostError.of(error.errno, f"read {path}") from error
         raise HostError(f"cannot read {path}: {error.strerror}; is that protocol enabled in the kernel?") from error
 
 
@@ -175,7 +179,7 @@ def _write(path: Path, value: str) -> None:
         else:
             path.write_text(value)
     except OSError as error:
-        raise HostError(f"cannot set {path} to {value}: {error.strerror}") from error
+        raise HostError(f"cannot set {path} to {value}: {reason(error.errno)}") from error
 
 
 def _value(path: Path) -> str:

@@ -41,7 +41,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
     moving = {container_link(id): id for id in endpoint_ids}
     whole: dict[str, Traffic] = {}
     with told("read the counters of links"), route_socket() as one:
-        there = {_name(body): body for body in links(one, WITH_COUNTERS, partly=True)}
+        there = {_name(body): body for body in links(one, WITH_COUNTERS)}
         for name, id in ends.items():
             if name in there:
                 here = _traffic(there[name])
@@ -51,10 +51,11 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
             if id not in whole and name in there:
                 whole[id] = _traffic(there[name])
         if len(whole) < len(ends):
-            for _, body in links_elsewhere(one, WITH_COUNTERS, partly=True):
-                moved = moving.get(alias_of(body) or "")
-                if moved is not None:
-                    whole[moved] = _traffic(body)
+            for _, bodies, _ in links_elsewhere(WITH_COUNTERS, alias_of):
+                for body in bodies:
+                    moved = moving.get(alias_of(body) or "")
+                    if moved is not None:
+                        whole[moved] = _traffic(body)
     return whole
 
 

@@ -61,7 +61,10 @@ class Watch:
         self._netfilter = _socket(_NETFILTER, _NFTABLES_GROUP)
         self._own_ports: set[int] = set()
         self._touched = False
+        #: What is being looked at and what is next, whether a message of it was lost, and whether to look once more.
         self._asked: list[int] = []
+        self._broken_off = False
+        self._again = False
         #: Set when there is something to take from `health` or from here.
         self.changed = asyncio.Event()
         #: Set when somebody wrote to a chain that decides over pynet's packets too.
@@ -84,9 +87,10 @@ class Watch:
 
     def look(self) -> None:
         """Have the kernel tell of all links and addresses; `health` hears of it like of any change."""
+        self._again = bool(self._asked)  # a socket carries one list at a time
         if not self._asked:
-            self._asked = [_GETADDR]
-            self._ask(_GETLINK)
+            self._asked = [_GETLINK, _GETADDR]
+            self._ask()
 
     def read(self) -> bool:
         """Take in what is there; tells whether there may be more."""
@@ -112,7 +116,7 @@ class Watch:
                 else:
                     self._health.namespaces_unknown()
                     self._health.engine_bridges_changed = True
-                    self._asked = []
+                    self._broken_off = True
                     self.look()
                 continue
             if sender == 0:
@@ -122,13 +126,16 @@ class Watch:
 
     # Links and addresses
 
-    def _ask(self, kind: int) -> None:
+    def _ask(self) -> None:
+        kind, self._broken_off = self._asked[0], False
         self._health.begin_look()
         # Links without their counters, which are most of a message.
         request = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS) if kind == _GETLINK else bytes(8)
         self._route.send(message(kind, DUMP, request))
 
     def _route_message(self, body: bytes, kind: int, flags: int, _: int) -> None:
+        # A list of what changed meanwhile may lack something that is there; only where that was seen is marked.
+        self._broken_off |= bool(flags & INTERRUPTED) or kind == ERROR
         if kind in (_NEWLINK, _DELLINK):
             tell_of_link(self._health, body, is_there=kind == _NEWLINK)
         elif kind in (_NEWADDR, _DELADDR):
@@ -138,14 +145,16 @@ class Watch:
             self._health.route_gone(found.get(_RTA_DST, b""), _number(found, _RTA_OIF))
         elif kind == _DELNSID:
             self._health.namespace_gone(_number(dict(attributes(body, 4)), _NSID))
-        elif kind in (DONE, ERROR):
-            # A list of what changed meanwhile may lack something that is there.
-            if kind == ERROR or flags & INTERRUPTED:
+        elif kind in (DONE, ERROR) and self._asked:
+            listed = self._asked.pop(0)
+            if self._broken_off:
                 self._health.break_off_look()
             else:
-                self._health.end_look(links=bool(self._asked))
+                self._health.end_look(links=listed == _GETLINK)
             if self._asked:
-                self._ask(self._asked.pop())
+                self._ask()
+            elif self._again:
+                self.look()
 
     # nftables
 

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from pynetdriver import messages as wire
 from pynetdriver.driver import NetworkDriver
-from pynetdriver.errors import InvalidRequest, Overdue, PynetError, outcome, shortened
+from pynetdriver.errors import NO_DESCRIPTORS, InvalidRequest, Overdue, PynetError, outcome, reason, shortened
 from pynetdriver.ipam import IpamDriver
 
 log = structlog.get_logger()
@@ -38,8 +38,14 @@ _WAY_OUT = (
 )
 #: The engine itself waits without end for a v1 plugin.
 DEADLINE_S = 15.0
-MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
+#: All 65,535 ports of a protocol, each exposed and published with an address of its own, have 8 MB.
+MAXIMUM_BODY_BYTES = 8 << 20
+#: What is larger takes more than about 5 ms to read, so it leaves the event loop.
+_INLINE_BYTES = 1 << 16
 
+
+#: What the engine sends the published ports with.
+_WITH_PORTS = {f"/NetworkDriver.{name}" for name in ("CreateEndpoint", "Join", "ProgramExternalConnectivity")}
 
 Observe = Callable[[str, int, float], None]
 
@@ -123,23 +129,33 @@ class Protocol:
         if route is None:
             return _answer(404, _error(f"pynet has no method {shortened(request.path)}"))
         started = time.perf_counter()
-        body = b""
+        asked = None
         self.in_hand += 1
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await request.read()
-                if route.request is None:
-                    result = await route.handler()
-                else:
-                    result = await route.handler(wire.decode_request(body, route.request))
+                if len(body) > wire.LARGE_BYTES and request.path not in _WITH_PORTS:
+                    raise web.HTTPRequestEntityTooLarge(wire.LARGE_BYTES, len(body))
+                if route.request is not None or body.strip() not in (b"", b"null"):
+                    asked = await _read(body, route.request or wire.AnyRequest)
+                result = await (route.handler() if route.request is None else route.handler(asked))
             status, answer = 200, result
         except TimeoutError:
             overdue = Overdue(f"not done within {self._deadline_s:g} s; see pynet's log for what it waits for")
             status, answer = overdue.status, _error(_with_way_out(request.path, str(overdue)))
         except PynetError as error:
             status, answer = error.status, _error(_with_way_out(request.path, str(error)))
+        except web.HTTPRequestEntityTooLarge:
+            status, answer = (
+                413,
+                _error(f"{request.path[1:]} is too large a request; publish fewer ports in one container"),
+            )
         except web.HTTPException as error:
             status, answer = error.status, _error(str(error.reason))
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTORS:
+                log.exception("unexpected failure", call=request.path)
+            status, answer = 500, _error(f"pynet could not do this: {reason(error.errno)}")
         except Exception:
             log.exception("unexpected failure", call=request.path)
             status, answer = 500, _error("pynet met an internal error; its log has the details")
@@ -147,7 +163,7 @@ class Protocol:
             self.in_hand -= 1
         seconds = time.perf_counter() - started
         self._observe(request.path[1:], status, seconds)
-        _log_call(request.path, body, status, answer, seconds)
+        _log_call(request.path, asked, status, answer, seconds)
         return _answer(status, answer)
 
 
@@ -164,18 +180,16 @@ def _with_way_out(path: str, said: str) -> str:
     return said + _WAY_OUT if path in _CONNECTING else said
 
 
-class _Ids(msgspec.Struct):
-    network: str = msgspec.field(name="NetworkID", default="")
-    endpoint: str = msgspec.field(name="EndpointID", default="")
+async def _read(body: bytes, kind: type[Any]) -> Any:
+    if len(body) <= _INLINE_BYTES:
+        return wire.decode_request(body, kind)
+    return await asyncio.to_thread(wire.decode_request, body, kind)
 
 
-def _log_call(path: str, body: bytes, status: int, answer: msgspec.Struct, seconds: float) -> None:
+def _log_call(path: str, asked: object, status: int, answer: msgspec.Struct, seconds: float) -> None:
     """Write one line a call, with ids shortened."""
-    try:
-        ids = msgspec.json.decode(body or b"{}", type=_Ids)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        ids = _Ids()
-    words: dict[str, Any] = {"network": ids.network[:12], "endpoint": ids.endpoint[:12]}
+    ids = {key: getattr(asked, f"{key}_id", "") for key in ("network", "endpoint")}
+    words: dict[str, Any] = {key: id[:12] for key, id in ids.items()}
     words = {key: value for key, value in words.items() if value}
     words["ms"] = round(seconds * 1000, 1)
     if isinstance(answer, wire.ErrorResponse):

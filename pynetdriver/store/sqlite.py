@@ -22,30 +22,58 @@ class SqliteStore:
         Raises:
             PynetError: the file cannot be opened, is damaged, or comes from a newer pynet.
         """
-        path = folder / "pynet.db"
+        self._path = path = folder / "pynet.db"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise PynetError(f"{path} is not a file; put the state file itself in its place")
             path.touch(mode=0o600)
-            with ExitStack() as failed:
-                self._connection = failed.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
-                self._prepare(path)
-                failed.pop_all()
-        except (OSError, sqlite3.Error) as error:
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+            try:
+                self._connection = self._open()
+            except sqlite3.OperationalError:
+                # On a full disk there is no room for what is shared with other processes that read the file. To read it
+                # alone takes none, and it may be written once there is.
+                self._connection = self._open("PRAGMA locking_mode = EXCLUSIVE")
+        except (OSError, sqlite3.OperationalError) as error:
             raise PynetError(f"cannot open the state file {path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise self._unreadable(str(error)) from error
 
-    def _prepare(self, path: Path) -> None:
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if found > FORMAT:
-            raise PynetError(f"{path} was written by a newer pynet (format {found}); upgrade pynet")
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, data BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+    def _open(self, *first: str) -> sqlite3.Connection:
+        with ExitStack() as failed:
+            connection = failed.enter_context(closing(sqlite3.connect(self._path, isolation_level=None)))
+            for command in (*first, "PRAGMA journal_mode = WAL"):
+                connection.execute(command)
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            if found > FORMAT:
+                raise PynetError(f"{self._path} was written by a newer pynet (format {found}); upgrade pynet")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS record"
+                " (kind TEXT, key TEXT, data BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
+            )
+            if found != FORMAT:
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+            failed.pop_all()
+            return connection
+
+    def _unreadable(self, why: str) -> PynetError:
+        return PynetError(
+            f"cannot read the state file {self._path}: {why}; put a backup in its place, or move it away and create the"
+            " networks again"
         )
-        self._connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def load(self, kind: str) -> dict[str, bytes]:
-        """Read all records of a kind."""
-        return dict(self._connection.execute("SELECT key, data FROM record WHERE kind = ?", (kind,)))
+        """Read all records of a kind. Raises PynetError if the file is damaged."""
+        try:
+            found = dict(self._connection.execute("SELECT key, data FROM record WHERE kind = ?", (kind,)))
+        except sqlite3.Error as error:
+            raise self._unreadable(str(error)) from error
+        for key, data in found.items():
+            if not isinstance(data, bytes):
+                raise self._unreadable(f"{kind} {key[:12]} has no content")
+        return found
 
     def write(self, *changes: Change, fleeting: bool = False) -> None:
         """Carry out all changes in one transaction."""

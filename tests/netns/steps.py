@@ -119,6 +119,10 @@ class TrappedNetlink(Netlink):
         self._trap.step()
         await super().ensure_hairpin(hairpin)
 
+    async def remove_hairpin(self, hairpin: Hairpin) -> None:
+        self._trap.step()
+        await super().remove_hairpin(hairpin)
+
     async def adopt(self, bridge: Adopted) -> None:
         self._trap.step()
         await super().adopt(bridge)

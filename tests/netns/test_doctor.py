@@ -313,6 +313,9 @@ class TestState:
         (finding,) = disk.examine()
         assert finding["check"] == "state" and "full" in finding["what"]
         assert "100%" in disk.run(finding["command"])
+        host.restart()  # with nothing to write
+        assert host.call("NetworkDriver.GetCapabilities", {})[0] == 200
+        host.refused("CreateNetwork", network())
         disk.run(f"rm {host.daemon.state_dir}/large")
         host.ok("CreateNetwork", network())
         assert disk.examine() == []

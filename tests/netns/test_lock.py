@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from .test_protocol import refusal_of
 
 BIND = "import socket; s = socket.socket(socket.AF_UNIX); s.bind('\\0pynet'); print('up', flush=True); input()"
 READ_ONLY = 'mount -t tmpfs -o ro none /run && exec "$0" "$@"'
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    """A namespace without a daemon."""
+    with Namespace() as made:
+        yield made
 
 
 def test_each_lock_is_named_when_it_is_held(host: Host, folder: Path) -> None:
@@ -61,3 +69,51 @@ def test_a_lock_that_cannot_be_made_is_told_in_a_sentence(folder: Path) -> None:
     with Namespace() as netns:
         refusal = refusal_of(Daemon(netns, folder / "b.sock", folder / "state", command=command))
     assert "cannot lock /run/docker/plugins/pynet/" in refusal and "Read-only file system" in refusal
+
+
+@pytest.mark.parametrize("lock", ["state/lock", "pynet/lock"])
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_a_lock_that_is_something_else_is_refused(netns: Namespace, folder: Path, lock: str, kind: str) -> None:
+    """What it leads to is neither emptied nor shut to others."""
+    path, other = folder / lock, folder / "other"
+    path.parent.mkdir(mode=0o700)
+    other.write_text("precious")
+    other.chmod(0o644)
+    if kind == "symbolic link":
+        path.symlink_to(other)
+    elif kind == "hard link":
+        path.hardlink_to(other)
+    else:
+        os.mkfifo(path)
+    refusal = refusal_of(Daemon(netns, folder / "pynet.sock", folder / "state"))
+    assert f"Error: cannot lock {path}: it is " in refusal and "remove it" in refusal and "Traceback" not in refusal
+    assert other.read_text() == "precious" and stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o777), (0, 0o770), (65534, 0o700)])
+def test_a_state_folder_that_others_write_to_is_refused(netns: Namespace, folder: Path, owner: int, mode: int) -> None:
+    """Who may put another file there would say what root does; the sentence says how to shut it."""
+    state = folder / "state"
+    state.mkdir()
+    state.chmod(mode)
+    os.chown(state, owner, 0)
+    daemon = Daemon(netns, folder / "pynet.sock", state)
+    refusal = refusal_of(daemon)
+    assert f"Error: others than root may write to {state}; " in refusal and "Traceback" not in refusal
+    netns.run("sh", "-c", refusal.splitlines()[-1].partition("then: ")[2])
+    with daemon:
+        assert stat.S_IMODE((state / "pynet.db").stat().st_mode) == 0o600
+
+
+def test_a_state_file_that_others_read_is_shut_and_a_link_is_refused(netns: Namespace, folder: Path) -> None:
+    """The file is pynet's own."""
+    state = folder / "state"
+    with Daemon(netns, folder / "pynet.sock", state) as daemon:
+        daemon.stop()
+        (state / "pynet.db").chmod(0o666)
+        daemon.start()
+        assert stat.S_IMODE((state / "pynet.db").stat().st_mode) == 0o600
+        daemon.stop()
+        (state / "pynet.db").rename(folder / "elsewhere")
+        (state / "pynet.db").symlink_to(folder / "elsewhere")
+        assert "pynet.db is not a file" in refusal_of(daemon)

@@ -329,3 +329,28 @@ def test_pool_is_released_twice(host: Host) -> None:
     for one in pools * 2:
         host.ok("IpamDriver.ReleasePool", {"PoolID": one["PoolID"]})
     assert host.state() == before
+
+
+@pytest.mark.parametrize("bad", ["\n", "\x1b[2J", "\x00", "\u202e", "\x85", "\u2028"])
+def test_text_that_is_no_line_is_refused(busy: Host, bad: str) -> None:
+    """Nothing of a caller's goes into answers, the log or the store that ends a line or controls a terminal."""
+    text = f"pynet{bad}local"
+    wrong: dict[str, Any] = {text: "1"}
+    named: dict[str, Any] = {NAME: text}
+    calls: list[tuple[str, Any]] = [
+        ("IpamDriver.RequestPool", {"AddressSpace": text, "Pool": ""}),
+        ("IpamDriver.RequestPool", {"AddressSpace": "pynet-local", "Pool": text}),
+        ("IpamDriver.RequestPool", {"AddressSpace": "pynet-local", "Pool": "", "Options": {text: "1"}}),
+        ("IpamDriver.RequestAddress", {"PoolID": text, "Address": ""}),
+        ("IpamDriver.ReleasePool", {"PoolID": text}),
+        ("CreateNetwork", network("7d" * 32, 7, **wrong)),
+        ("CreateNetwork", network("7d" * 32, 7, **named)),
+        ("CreateNetwork", network("7d" * 32, 7) | {"IPv4Data": [{"AddressSpace": text, "Pool": "10.7.0.0/24"}]}),
+        ("Join", join(3) | {"SandboxKey": text}),
+        ("Leave", ids(3) | {"EndpointID": text}),
+        (PROGRAM, program(2, port(8099, address=text))),
+    ]
+    before = busy.state()
+    for method, body in calls:
+        assert bad not in busy.refused(method, body), (method, body)
+    assert busy.state() == before and (bad == "\n" or bad not in busy.daemon.log)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pynetdriver.errors import PynetError
+from pynetdriver.model import Lease, decode
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import FORMAT, SqliteStore
 
@@ -46,6 +47,38 @@ def test_store_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    """No database, a page that was overwritten, a row without content or of no sense: which file, and what to do."""
+    path = tmp_path / "pynet.db"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(PynetError, match=r"cannot read the state file .*pynet.db: .* backup"):
+        SqliteStore(tmp_path)
+    path.unlink()
+    store = SqliteStore(tmp_path)
+    store.write(*(Change("network", f"{number:064}", b"x" * 100) for number in range(1000)))
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(5 * 4096)
+        file.write(b"\xff" * 4096 * 4)
+    store = SqliteStore(tmp_path)
+    with pytest.raises(PynetError, match=r"cannot read the state file .*pynet.db: .* backup"):
+        store.load("network")
+    store.close()
+    path.unlink()
+    SqliteStore(tmp_path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO record VALUES ('network', 'aaaa', NULL)")
+    connection.close()
+    store = SqliteStore(tmp_path)
+    with pytest.raises(PynetError, match=r"cannot read the state file .*: network aaaa has no content"):
+        store.load("network")
+    assert store.load("endpoint") == {}
+    store.close()
+    for data in (b"{}", b'{"pool_id":"a","address":"nowhere"}', b'{"pool_id":"\xff"}', b"[" * 100_000):
+        with pytest.raises(PynetError, match="a lease in pynet's state cannot be read"):
+            decode(data, Lease)
+
+
 def test_store_refuses_a_newer_format(tmp_path: Path) -> None:
     """A file of a newer pynet is refused, saying what to do, and stays as it is."""
     SqliteStore(tmp_path).close()
@@ -65,7 +98,7 @@ def test_store_refuses_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     """A damaged file is refused in one sentence that names it, and stays as it is."""
     path = tmp_path / "pynet.db"
     path.write_bytes(content)
-    with pytest.raises(PynetError, match="cannot open the state file") as caught:
+    with pytest.raises(PynetError, match="cannot read the state file") as caught:
         SqliteStore(tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert path.read_bytes() == content

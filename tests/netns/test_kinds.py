@@ -1,0 +1,121 @@
+"""Nothing is passed over in silence: kinds of objects and intents, the end of a loop, what a plan no longer names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pynetdriver.firewall import chains, ruleset
+from pynetdriver.kernel.health import Health
+from pynetdriver.plan import Plan
+from tests.lab.daemon import Daemon
+from tests.lab.wait import eventually
+
+from .host import NETWORK, OTHER, PROGRAM, REVOKE, Host, ids, network, port, program
+from .inside import inside
+from .parents import NEIGHBOUR4, POOL4, on_lan, on_parent
+
+#: Has the monitor end before its loops begin.
+ENDING = """
+import sys
+from pynetdriver.__main__ import main
+from pynetdriver.kernel.watch import Watch
+def look(self): raise OSError(105, "no room")
+Watch.look = look
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    link: str = "x"
+
+
+def hairpin(host: Host, link: str = "pnh000200020002") -> bool:
+    (found,) = json.loads(host.netns.run("ip", "-d", "-j", "link", "show", "dev", link))
+    return bool(found["linkinfo"].get("info_slave_data", {}).get("hairpin"))
+
+
+@pytest.mark.parametrize("last", [REVOKE, "Leave"])
+def test_a_port_is_as_before_when_nothing_is_published(host: Host, last: str) -> None:
+    """What a plan no longer names is taken back, also where something failed to be changed meanwhile."""
+    host.ok("CreateNetwork", network(dual=True))
+    host.attach(2, dual=True)
+    before = host.state()
+    assert not hairpin(host)
+    host.ok(PROGRAM, program(2, port(8080)))
+    assert hairpin(host)
+    host.ok(last, ids(2))
+    assert not hairpin(host)
+    if last == REVOKE:
+        assert host.state() == before
+        host.ok(PROGRAM, program(2, port(8080)))
+        host.netns.run("ip", "link", "set", "pnh000200020002", "nomaster")
+        eventually(lambda: hairpin(host), timeout_s=10)
+        host.ok(REVOKE, ids(2))
+        assert not hairpin(host)
+
+
+def test_an_unknown_kind_is_an_error(host: Host) -> None:
+    """An object or intent that some part knows nothing of is never just not made."""
+    inside(host.netns, apply_unknown)
+
+
+def apply_unknown() -> None:
+    from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
+    from pynetdriver.kernel import Kernel
+    from pynetdriver.kernel.netlink import Netlink
+
+    unknown: Any = Unknown()
+    plan = Plan("network:1", objects=(unknown,))
+
+    async def run() -> None:
+        kernel = Kernel(Netlink(), NftablesFirewall(Nftables()))
+        for work in (kernel.apply(plan), kernel.remove(plan), kernel.apply(Plan(plan.owner), plan)):
+            with pytest.raises(AssertionError, match="Unknown"):
+                await work
+        await kernel.netlink.close()
+
+    asyncio.run(run())
+    for take in (Health().expect, Health().forget):
+        with pytest.raises(AssertionError, match="Unknown"):
+            take(plan)
+    for content in (ruleset.content, chains.content):
+        with pytest.raises(AssertionError, match="Unknown"):
+            content([unknown])
+
+
+def test_the_end_of_the_watch_is_the_end_of_pynet(host: Host) -> None:
+    """A daemon that would mend nothing ends with a sentence, so that whoever started it starts it again."""
+    host.daemon.kill()
+    state = host.daemon.state_dir
+    ending = Daemon(host.netns, host.daemon.socket, state, command=(sys.executable, "-c", ENDING))
+    with contextlib.suppress(RuntimeError):  # if it ended before it answered
+        ending.start()
+    if ending._process is not None:
+        assert ending._process.wait(20) == 1
+    last = ending.log.splitlines()[-1]
+    assert last.startswith("Error: pynet cannot watch links and rules: OSError(105, 'no room')"), ending.log
+
+
+@pytest.mark.needs_kernel("macvlan")
+def test_one_subnet_on_two_lans_asks_each_its_own(host: Host) -> None:
+    """Pools of two address spaces may have the same subnet: who has an address on one LAN has it not on the other."""
+    host.netns.run("ip", "link", "add", "lan1", "type", "veth", "peer", "name", "far1")
+    for link in ("lan1", "far1"):
+        host.netns.run("ip", "link", "set", link, "up")
+    with on_lan(host):
+        for id, space, parent in ((NETWORK, "pynet-local", "lan0"), (OTHER, "pynet-global", "lan1")):
+            pool = host.ok("IpamDriver.RequestPool", {"AddressSpace": space, "Pool": POOL4})["PoolID"]
+            host.ok("CreateNetwork", on_parent(id, space=space, parent=parent))
+            given = [host.ok("IpamDriver.RequestAddress", {"PoolID": pool})["Address"] for _ in range(5)]
+            assert (f"{NEIGHBOUR4}/24" in given) == (parent == "lan1"), (parent, given)
+            host.ok("IpamDriver.RequestPool", {"AddressSpace": space, "Pool": "10.66.0.0/24"})
+        local = host.ok("IpamDriver.RequestAddress", {"PoolID": f"pynet-local/{POOL4}"})["Address"]
+        assert local != f"{NEIGHBOUR4}/24"
