@@ -12,6 +12,7 @@ from pynetdriver.doctor.facts import BaseChain, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import SOMEWHERE, Host
 from pynetdriver.doctor.packets import UNREAD, Drop, Packet, Rule, dropped, read_nft, rules_of_iptables
+from pynetdriver.firewall import bridges
 from pynetdriver.firewall.engine import CHAIN, engine_bridges
 from pynetdriver.firewall.iptables import left_behind
 from pynetdriver.firewall.ruleset import TABLE
@@ -181,6 +182,12 @@ def _iptables_finding(host: Host, command: str, packet: Packet, network: Network
         rules_there = [one for one in host.filters[command] if one.startswith(f"-A {found.chain} ")]
         place += f", `{rules_there[found.rule - 1]}`"
     lost = f"{packet.what} of network {title(network)} is dropped by {place}"
+    if by_policy and not with_chain and any(table == bridges.TABLE for _, table, _ in host.chains):
+        return error(
+            "engine-rules",
+            f"{lost}: the engine has its rules in nftables now, and left the policy that it set when they were here",
+            command=f"{command} -P FORWARD ACCEPT",
+        )
     if by_policy and not with_chain and engine_bridges(host.links):
         return error(
             "engine-rules",

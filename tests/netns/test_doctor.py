@@ -463,6 +463,17 @@ class TestFirewall:
         (finding,) = ward.examine()
         assert (finding["check"], finding["command"]) == ("engine-rules", "systemctl restart docker")
 
+    def test_the_engine_went_over_to_nftables(self, ward: Ward) -> None:
+        """It leaves the policy that it set before, which a start of it does not change; pynet opens nothing itself."""
+        ward.netns.run("ip", "link", "add", "docker0", "up", "type", "bridge")
+        ward.netns.run("nft", "add table ip docker-bridges; add chain ip docker-bridges filter-FORWARD")
+        ward.netns.run("iptables-nft", "-P", "FORWARD", "DROP")
+        assert not ward.gets_out()
+        (finding,) = ward.examine()
+        assert (finding["check"], finding["command"]) == ("engine-rules", "iptables-nft -P FORWARD ACCEPT")
+        ward.follow(finding["command"])
+        eventually(ward.gets_out)
+
     def test_the_other_kind_of_iptables_drops(self, ward: Ward) -> None:
         """The engine's rules are in nftables, and somebody's policy is in the legacy tables."""
         _engine_rules(ward, "nft")
