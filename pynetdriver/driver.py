@@ -495,7 +495,9 @@ class NetworkDriver:
         """
         if endpoint.address6 is None or endpoint.sandbox is None:
             return endpoint
-        if not await self._kernel.has_lost(self._registry.endpoint_plan(endpoint), endpoint.address6):
+        if not await self._kernel.has_lost(
+            self._registry.endpoint_plan(endpoint), endpoint.address6, endpoint.address4
+        ):
             return endpoint
         log.info("container has no IPv6", endpoint=endpoint.id[:12], address=str(endpoint.address6.ip))
         network = self._registry.networks[endpoint.network_id]

@@ -160,14 +160,19 @@ class Kernel:
         """Change the address of an endpoint's link in its container; see `sandbox.readdress`. Raises HostError."""
         await _in_thread_of_its_own(readdress, await self._place(plan), key, former, interior)
 
-    async def has_lost(self, plan: Plan, address: IPNetwork) -> bool:
-        """Tell whether an endpoint's link is in its container without an address; not so if it is not to be found."""
+    async def has_lost(self, plan: Plan, address: IPNetwork, other: IPNetwork | None) -> bool:
+        """Tell whether an endpoint's link is in its container without an address; not so if it is not to be found.
+
+        Args:
+            other: an address that it has there once the engine has seen to it: engines before 28 do so after Program.
+        """
         try:
             place = await self._place(plan)
-            found = await asyncio.to_thread(addresses_of, place.link, place.number)
-            return address.ip not in {one.ip for one in found}
+            found = {one.ip for one in await asyncio.to_thread(addresses_of, place.link, place.number)}
         except HostError:
             return False
+        is_ready = other.ip in found if other else place.number is not None
+        return is_ready and address.ip not in found
 
     async def _place(self, plan: Plan) -> Place:
         """Find an endpoint's link in its container: at once by the end that stays, else by looking everywhere."""
