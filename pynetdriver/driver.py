@@ -419,7 +419,10 @@ class NetworkDriver:
 
     async def _warn_of_gateways(self, network: Network) -> None:
         """Say that containers will have no way out, since nobody is at the gateway that they are told."""
-        link, silent = await self._neighbours.silent_gateways(network)
+        link, silent, there = await self._neighbours.silent_gateways(network)
+        for subnet in network.subnets:
+            if subnet.doubted and subnet.gateway in there:
+                self._trust(network.id, subnet.pool)
         for gateway in silent:
             if network.id not in self._registry.networks or self._registry.holder(network.id, gateway):
                 continue

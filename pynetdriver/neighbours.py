@@ -103,22 +103,27 @@ class Neighbours:
         """Doubt the gateways that the IPAM driver may have made up: the router of a LAN is where it is.
 
         The engine does not say which these are. Its IPAM and pynet's take the first address of the subnet, or of the
-        `--ip-range`, which is a multiple of 4 unless that is a range of less than four addresses.
+        `--ip-range`, which is a multiple of 4 unless that is a range of less than four addresses. On a bridge the host
+        takes the gateway's address itself.
         """
-        if _asked(network) is None or network.internal:
+        if _asked(network) is None or network.internal or not backend_named(network.backend).FOLLOWS_HOST:
             return network
         return replace(network, subnets=tuple(replace(one, doubted=_may_be_made_up(one)) for one in network.subnets))
 
     async def answers(self, network: Network, address: IPAddress) -> bool | None:
         """Tell whether the host or another machine on a network's LAN has an address, None if nobody can be asked."""
         link = _asked(network)
-        if link is None or any(address == one.ip for found in network.facts.links for one in found.addresses):
+        if link is None or await self._is_local(address):
             return True
         try:
-            return await self._conflicts.holder(link, address) is not None
+            for _ in range(2):
+                # What is remembered may be from before the router was there.
+                if await self._conflicts.ask_ahead(link, [address]):
+                    return True
         except PynetError as error:
             log.info("cannot ask whether there is a router", address=str(address), error=str(error))
             return None
+        return False
 
     async def own(self, network: Network, address: IPAddress) -> str | None:
         """Return the MAC of the link on which a network stands if the host itself has the address at present."""
@@ -161,29 +166,29 @@ class Neighbours:
                     " containers from it with --aux-address or --ip-range when the network is created"
                 )
 
-    async def silent_gateways(self, network: Network) -> tuple[str, list[IPAddress]]:
+    async def silent_gateways(self, network: Network) -> tuple[str, list[IPAddress], list[IPAddress]]:
         """Ask a network's LAN for the gateways of its containers, some times within seconds.
 
         Returns:
-            The LAN's link, and the gateways for which nobody answered; none if nobody can be asked.
+            The LAN's link, the gateways for which nobody answered, and those that somebody has; none if nobody can be
+            asked.
         """
         link = _asked(network)
-        own = {one.ip for parent in network.facts.links for one in parent.addresses}
-        own |= {subnet.host for subnet in network.subnets if subnet.host}
+        if link is None or network.internal:
+            return "", [], []
         skipped = backend_named(network.backend).skipped_gateways(network.options, network.internal)
         ways = [subnet.way_out or subnet.gateway for subnet in network.subnets]
-        silent = [one for one in ways if one is not None and one not in own and one.version not in skipped]
-        if link is None or network.internal:
-            return "", []
+        asked = [one for one in ways if one is not None and one.version not in skipped]
+        silent = [one for one in asked if not await self._is_local(one)]
         for wait_s in _GATEWAY_WAITS_S if silent else ():
             await asyncio.sleep(wait_s)
             try:
                 found = await self._conflicts.ask_ahead(link, silent)
             except PynetError as error:
                 log.debug("cannot ask for gateways", link=link, error=str(error))
-                return link, []
+                return link, [], []
             silent = [one for one in silent if one not in found]
-        return link, silent
+        return link, silent, [one for one in asked if one not in silent]
 
     def taken_up(self, network: Network, endpoint: Endpoint) -> None:
         """Take note that addresses are a container's by now: what was known of them before is void."""

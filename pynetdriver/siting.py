@@ -10,7 +10,7 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.errors import Conflict, Exhausted
+from pynetdriver.errors import Conflict, Exhausted, PynetError
 from pynetdriver.journal import Journal
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.model import Facts, Network, Subnet
@@ -58,10 +58,13 @@ class Siting:
     async def follow_all(self) -> None:
         """Take notice that the links on which networks stand have other addresses or MACs by now.
 
-        One that is not there (yet) is what it was: others make it, unless pynet did.
+        One that is not there (yet), or is not to be told, is what it was: one network decides nothing for the others.
         """
         for network in list(self._registry.networks.values()):
-            await self.follow(network)
+            try:
+                await self.follow(network)
+            except PynetError as error:
+                log.error("cannot tell what a network stands on", network=network.id[:12], error=str(error))
 
     async def follow(self, network: Network, within_s: float = 0.0) -> Network:
         """Do so for one network, unless that was done within so many seconds; returns what it is then."""
@@ -79,7 +82,7 @@ class Siting:
         # As text, since networks of one subnet are equal whatever their own addresses are.
         if current is None or current.phase != network.phase or str(facts) == str(network.facts):
             return network
-        self._registry.networks[network.id] = replace(network, facts=facts)
+        self._registry.networks[network.id] = replace(current, facts=facts)
         self._neighbours.know(self._registry.networks[network.id])
         return self._registry.networks[network.id]
 

@@ -136,6 +136,8 @@ def gateways(host: Host) -> Iterator[Finding]:
         link = host.links.get(network.link or "")
         if link is None or not link.running or network.internal or network.options.get("conflict_check") == "false":
             continue
+        if network.options.get("ipvlan_mode", "l2") not in ("", "l2"):
+            continue  # the host itself is the way out
         here = {IPAddress(one.partition("/")[0]) for endpoint in network.endpoints for one in endpoint.addresses}
         here |= {one.address.ip for one in host.addresses}
         told = [IPAddress(one.gateway) for one in network.subnets if one.gateway]

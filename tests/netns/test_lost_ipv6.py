@@ -14,7 +14,7 @@ import pytest
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
-from .host import NETWORK, PROGRAM, Host, both_firewalls, endpoint_id, ids, network, port, program
+from .host import NETWORK, PROGRAM, Host, both_firewalls, endpoint_id, ids, join, network, port, program
 from .parents import POOL6, container, endpoint_on, on_lan, on_parent, reaches
 from .test_life import can_bind
 
@@ -135,3 +135,12 @@ def test_what_was_relayed_goes_to_the_container_alone(host: Host, options: dict[
         turn_off(one)
         with container(host, 3, *SECOND) as two, serving(two, "6", "two"):
             assert asks(host.netns, "::1", 8080) == "one"
+
+
+def test_a_link_that_the_engine_has_not_seen_to_yet_has_lost_nothing(host: Host) -> None:
+    """Engines before 28 move and address it after Program."""
+    host.ok("CreateNetwork", network(dual=True))
+    host.ok("CreateEndpoint", endpoint_on(2, NETWORK, *FIRST))
+    host.ok("Join", join())
+    host.ok(PROGRAM, program(2, port(8080)))
+    assert stored(host)["address6"] == FIRST[1]
