@@ -109,6 +109,10 @@ class HostPorts:
         if not held:
             self._held.pop(holder, None)
 
+    def held_by(self, holder: str) -> list[PortMapping]:
+        """Tell all that an endpoint holds, also what its record no longer has."""
+        return list(self._held.get(holder, ()))
+
     def close(self) -> None:
         """Free everything."""
         for holder, held in list(self._held.items()):
