@@ -296,7 +296,11 @@ class Relay:
                     flow = _Client(self, port, key, source)
                     if not self._begin(port, key, flow, flow.container):
                         continue
-                    flow.connect()
+                    try:
+                        flow.connect()
+                    except OSError:  # no way there now; the next datagram tries again
+                        self._end(port, key, reset=False)
+                        continue
                 self._touch(port, key, flow)
                 try:
                     flow.container.send(data)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -404,6 +405,29 @@ def forget_idle_clients() -> None:
 
 def leave_descriptors_to_others() -> None:
     asyncio.run(_leave_descriptors_to_others())
+
+
+def come_later() -> None:
+    held, asker = (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2))
+    held.bind(("::1", 0))
+    room = relay.Relay()
+    room.open(held, "udp", (IPAddress("10.9.0.2"),), 53)
+    asker.connect(held.getsockname()[:2])
+    asker.send(b"no way there")
+    time.sleep(0.3)
+    subprocess.run(["ip", "address", "add", "10.9.0.2/32", "dev", "lo"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("10.9.0.2", 53))
+        server.settimeout(5)
+        asker.send(b"hello")
+        assert server.recv(99) == b"hello"
+    room.close(held)
+
+
+def test_a_client_is_not_left_to_a_flow_that_could_not_begin() -> None:
+    """The container was not to be reached when it first asked."""
+    with Namespace() as netns:
+        inside(netns, come_later)
 
 
 @pytest.mark.parametrize("experiment", [forget_idle_clients, leave_descriptors_to_others])
