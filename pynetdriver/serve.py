@@ -76,8 +76,9 @@ async def serve(
     _allow_descriptors()
     metrics_sockets = [tcp_socket(metrics_address)] if metrics_address else []
     store = SqliteStore(state_dir)
-    netlink, ports, chains = Netlink(), HostPorts(lambda: protocol.in_hand > 0), EngineChains()
+    netlink, chains = Netlink(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
+    ports = HostPorts(lambda: protocol.in_hand > 0, kernel.bridges.names)
     journal = Journal(store, kernel, chains)
     registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), netlink.is_local)
     leasing = Leasing(store, registry, locks, journal, kernel, neighbours)

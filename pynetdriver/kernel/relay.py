@@ -14,14 +14,13 @@ import contextlib
 import errno
 import math
 import os
-import re
 import select
 import socket
 import struct
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -106,9 +105,17 @@ class Relay:
     its share, of its own.
     """
 
-    def __init__(self, is_called: Callable[[], bool] = lambda: False) -> None:
-        """Relay nothing yet; `is_called` tells whether the engine waits for an answer, which then goes first."""
+    def __init__(
+        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
+    ) -> None:
+        """Relay nothing yet.
+
+        Args:
+            is_called: tells whether the engine waits for an answer, which then goes first.
+            engine_bridges: names the engine's bridges that are known besides those of its own naming; from any thread.
+        """
         self._is_called = is_called
+        self._engine_bridges = engine_bridges
         self._turn = _Turn()
         self._ports: dict[int, _Port] = {}
         self._busy: set[_Port] = set()
@@ -286,7 +293,7 @@ class Relay:
                 data, notes, _, client = port.held.recvmsg(_CHUNK, socket.CMSG_SPACE(20))
             except OSError:
                 return
-            source = _answering(port, notes[0][2], client[0])
+            source = _answering(port, notes[0][2], client[0], self._engine_bridges)
             if source is None:
                 continue
             key = (client, source)
@@ -453,7 +460,7 @@ def _source(key: object) -> str:
     return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8].hex()
 
 
-def _answering(port: _Port, note: bytes, client: str) -> bytes | None:
+def _answering(port: _Port, note: bytes, client: str, engine_bridges: Callable[[], Set[str]]) -> bytes | None:
     """Make of the note that came with a datagram the one that goes with its answer; None for what is not relayed.
 
     It holds the address that the client sent to; the link is left to routing (ipv6(7): struct in6_pktinfo, address
@@ -469,17 +476,18 @@ def _answering(port: _Port, note: bytes, client: str) -> bytes | None:
     if (
         asked[0] & 0xF0 == 0xE0
         or client in ("0.0.0.0", *map(str, port.addresses))
-        or _is_of_engine(*struct.unpack("=i", link))
+        or _is_of_engine(struct.unpack("=i", link)[0], engine_bridges())
     ):
         return None
     return bytes(4) + ours + bytes(4)
 
 
-def _is_of_engine(link: int) -> bool:
+def _is_of_engine(link: int, engine_bridges: Set[str]) -> bool:
     try:
-        return re.fullmatch(ENGINE_BRIDGE, socket.if_indextoname(link)) is not None
+        name = socket.if_indextoname(link)
     except OSError:
         return True
+    return name in engine_bridges or ENGINE_BRIDGE.fullmatch(name) is not None
 
 
 def _close(one: socket.socket, reset: bool) -> None:

@@ -27,6 +27,7 @@ from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
+from . import engine_rules
 from .host import OTHER, PROGRAM, REVOKE, Host, both_firewalls, ids, network, port, program
 from .inside import inside
 from .parents import on_lan
@@ -616,6 +617,17 @@ def test_broadcasts_of_the_engines_containers_are_not_relayed(host: Host, bridge
         host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
         answered = broadcast(guest, "10.7.0.255", 10 if reached else 2)
         assert answered == ("hello|10.9.0.1 10.7.0.1 5353" if reached else "nothing")
+
+
+def test_broadcasts_of_an_engine_bridge_of_any_name_are_not_relayed(host: Host) -> None:
+    """The engine's rules name it."""
+    host.ok("CreateNetwork", network())
+    with container(host), Namespace() as guest:
+        on_bridge(host, guest, "x1")
+        engine_rules.write(host.netns, engine_rules.ENGINES[1], bridges=("x1",))
+        host.restart()
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        assert broadcast(guest, "10.7.0.255", 2) == "nothing"
 
 
 @both_firewalls
