@@ -265,7 +265,6 @@ class NetworkDriver:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
-            endpoint = await self._without_lost_ipv6(endpoint)
             options = request.options or wire.PortOptions()
             publishing = backend_of(network).publishing(network)
             if publishing is None:
@@ -275,6 +274,8 @@ class NetworkDriver:
                         endpoint=endpoint.id[:12],
                     )
                 return wire.Empty()
+            if options.port_map or endpoint.ports:
+                endpoint = await self._without_lost_ipv6(endpoint)
             size = len(options.port_map or ()) + len(endpoint.ports)
             opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, publishing), size)
             given_up = set(endpoint.ports).difference(kept)
