@@ -126,6 +126,7 @@ class Relay:
         self._ending: deque[_Flow] = deque()
         self._given_up: dict[int, float] = {}  # host ports whose flows did not end at once; of the daemon's loop alone
         self._paused: list[_Port] = []
+        self._sweeps_on = False  # more was idle than a turn ends
         self._ready = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._ready.register(self._wake, select.EPOLLIN)
@@ -149,8 +150,12 @@ class Relay:
             self._ports[held.fileno()] = port
             self._watch(held, select.EPOLLIN, partial(self._receive if protocol == "udp" else self._accept, port))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="relay", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # the port is held all the same, and its turn comes with the next one
+                    self._seldom.warning("relaying cannot begin", error=str(error))
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
@@ -189,13 +194,13 @@ class Relay:
                     time.sleep(_REST_S)
             with self._turn:
                 self._guarded(self._end_some)
-                if time.monotonic() >= swept + _SWEEP_S:
+                if self._sweeps_on or time.monotonic() >= swept + _SWEEP_S:
                     self._guarded(self._sweep)
                     swept = time.monotonic()
                 if not self._ports and not self._ending:
                     self._thread = None
                     return
-                wait_s = 0.0 if self._ending else _SWEEP_S if self._count or self._paused else -1.0
+                wait_s = 0.0 if self._ending or self._sweeps_on else _SWEEP_S if self._count or self._paused else -1.0
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -214,10 +219,12 @@ class Relay:
         for port in paused:
             if self._ports.get(port.held.fileno()) is port:
                 self._watch(port.held, select.EPOLLIN, partial(self._accept, port))
-        for port in list(self._busy):
-            if port.held.type == socket.SOCK_DGRAM:
-                while port.flows and next(iter(port.flows.values())).active < time.monotonic() - IDLE_S:
-                    self._end(port, next(iter(port.flows)), reset=False)
+        left, before = _AT_ONCE, time.monotonic() - IDLE_S
+        for port in [one for one in self._busy if one.held.type == socket.SOCK_DGRAM]:
+            while left and port.flows and next(iter(port.flows.values())).active < before:
+                self._end(port, next(iter(port.flows)), reset=False)
+                left -= 1
+        self._sweeps_on = not left
 
     def _watch(self, one: socket.socket, mask: int, handler: Callable[[], None] | None = None) -> None:
         """Have a handler called when a socket is ready, in place of another one; never, if the mask is 0."""
