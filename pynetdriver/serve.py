@@ -138,7 +138,10 @@ _seldom = Seldom()
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what no one else caught."""
-    _seldom.warning(context["message"], exc_info=context.get("exception"))
+    error = context.get("exception")
+    # The message may name a task or a socket, of which there is no end.
+    event = f"unexpected {type(error).__name__}" if error is not None else context["message"].partition("<")[0].strip()
+    _seldom.warning(event, said=context["message"], exc_info=error)
 
 
 def _allow_descriptors() -> None:
