@@ -49,6 +49,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+#: Host ports that are released in one turn; more of them take parts, between which others have their turn.
+_AT_ONCE = 50
+
 
 class NetworkDriver:
     """Makes and removes networks and endpoints, all in the journal first."""
@@ -79,6 +82,7 @@ class NetworkDriver:
         journal.removed = self._removed
         self.collector = Collector(registry, kernel, healing, self._delete_endpoint)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._releasing: dict[str, asyncio.Task[None]] = {}
 
     # Networks
 
@@ -261,7 +265,6 @@ class NetworkDriver:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
-            endpoint = await self._without_lost_ipv6(endpoint)
             options = request.options or wire.PortOptions()
             publishing = backend_of(network).publishing(network)
             if publishing is None:
@@ -271,17 +274,20 @@ class NetworkDriver:
                         endpoint=endpoint.id[:12],
                     )
                 return wire.Empty()
+            if options.port_map or endpoint.ports:
+                endpoint = await self._without_lost_ipv6(endpoint)
             size = len(options.port_map or ()) + len(endpoint.ports)
             opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, publishing), size)
             given_up = set(endpoint.ports).difference(kept)
-            await self._release(endpoint.id, given_up)
             new: tuple[PortMapping, ...] = ()
             try:
+                await self._release(endpoint.id, given_up)
                 new = await self._hold(endpoint, wanted, publishing.apart)
                 await self._set_ports(endpoint, replace(endpoint, ports=(*opened, *kept, *new)))
             except BaseException:
-                self._ports.release(endpoint.id, new)
-                self._ports.adopt(endpoint, given_up, publishing.apart)
+                if self._registry.endpoints.get(endpoint.id) is endpoint:  # else the new ones are published already
+                    self._let_go(endpoint.id, new)
+                    self._ports.adopt(endpoint, given_up, publishing.apart)
                 raise
         return wire.Empty()
 
@@ -302,7 +308,7 @@ class NetworkDriver:
 
     def _removed(self, record: Network | Endpoint) -> None:
         if isinstance(record, Endpoint):
-            self._ports.release(record.id, record.ports)
+            self._let_go(record.id, self._ports.held_by(record.id))
 
     async def still_held(self, pool: PoolKey, address: IPAddress) -> bool:
         """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
@@ -478,6 +484,7 @@ class NetworkDriver:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
             finally:
                 self._forget(endpoint)
+            await self._all_released(endpoint.id)
 
     def _forget(self, endpoint: Endpoint) -> None:
         self._registry.forget(endpoint)
@@ -551,7 +558,30 @@ class NetworkDriver:
         plans = await aside(lambda: [self._registry.endpoint_plan(one) for one in (former, endpoint)], size)
         await self._journal.update(former, plans[0], endpoint, plans[1])
         self._registry.know(endpoint)
-        await self._release(endpoint.id, set(former.ports).difference(endpoint.ports))
+        self._let_go(endpoint.id, set(former.ports).difference(endpoint.ports))
+        await self._all_released(endpoint.id)
+
+    def _let_go(self, endpoint_id: str, ports: Collection[PortMapping]) -> None:
+        """Release ports, to the end also when the call is over; who needs one of them waits."""
+        if not ports:
+            return
+        if len(ports) <= _AT_ONCE:
+            self._ports.release(endpoint_id, ports)
+            return
+        former = self._releasing.get(endpoint_id)
+
+        async def release() -> None:
+            if former is not None:
+                await former
+            await self._release(endpoint_id, ports)
+            if self._releasing.get(endpoint_id) is task:
+                del self._releasing[endpoint_id]
+
+        task = self._releasing[endpoint_id] = self._in_background(release())
+
+    async def _all_released(self, endpoint_id: str) -> None:
+        while endpoint_id in self._releasing:
+            await asyncio.shield(self._releasing[endpoint_id])
 
     async def _release(self, endpoint_id: str, ports: Collection[PortMapping]) -> None:
         async for part in in_parts(ports):
@@ -563,7 +593,7 @@ class NetworkDriver:
             async for part in in_parts(narrowest_first(wanted)):
                 held += await self._hold_part(endpoint, part, apart)
         except BaseException:
-            self._ports.release(endpoint.id, held)
+            self._let_go(endpoint.id, held)
             raise
         return tuple(held)
 
@@ -572,7 +602,13 @@ class NetworkDriver:
             try:
                 return self._ports.hold(endpoint, wanted, apart)
             except PortTaken as taken:
+                if taken.holder in self._releasing:
+                    await self._all_released(taken.holder)
+                    continue
                 if await self._journal.finish(lambda record, _, holder=taken.holder: record.id == holder):  # type: ignore[misc]
+                    continue
+                if taken.holder and taken.holder not in self._registry.endpoints:
+                    self._let_go(taken.holder, self._ports.held_by(taken.holder))
                     continue
                 if taken.holder == endpoint.id or not await self.collector.collect_if_dead(taken.holder):
                     raise await asyncio.to_thread(taken.named) from None

@@ -76,8 +76,9 @@ async def serve(
     _allow_descriptors()
     metrics_sockets = [tcp_socket(metrics_address)] if metrics_address else []
     store = SqliteStore(state_dir)
-    netlink, ports, chains = Netlink(), HostPorts(lambda: protocol.in_hand > 0), EngineChains()
+    netlink, chains = Netlink(), EngineChains()
     kernel = Kernel(netlink, make_firewall(firewall))
+    ports = HostPorts(lambda: protocol.in_hand > 0, kernel.bridges.names)
     journal = Journal(store, kernel, chains)
     registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), netlink.is_local)
     leasing = Leasing(store, registry, locks, journal, kernel, neighbours)
@@ -137,7 +138,10 @@ _seldom = Seldom()
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what no one else caught."""
-    _seldom.warning(context["message"], exc_info=context.get("exception"))
+    error = context.get("exception")
+    # The message may name a task or a socket, of which there is no end.
+    event = f"unexpected {type(error).__name__}" if error is not None else context["message"].partition("<")[0].strip()
+    _seldom.warning(event, said=context["message"], exc_info=error)
 
 
 def _allow_descriptors() -> None:

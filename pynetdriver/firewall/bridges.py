@@ -86,6 +86,11 @@ class Bridges:
         #: Whether there are bridges of which the engine may have something to say yet.
         self.is_unsettled = False
 
+    def names(self) -> frozenset[str]:
+        """Name what is or may be the engine's, as it was found last; for any thread."""
+        found = self.found
+        return found.names | found.closed
+
     async def read(self, adopted: Collection[str] = ()) -> EngineBridges:
         """Read what there is now; what cannot be read is as it was found last.
 

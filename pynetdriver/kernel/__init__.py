@@ -212,7 +212,8 @@ class Kernel:
 
         if not plan.edges:
             await attempt(self.firewall.set(plan.owner, ()))
-        self.conntrack.change(gone=plan.published)
+        async for part in in_parts(plan.published):
+            self.conntrack.change(gone=part)
         for one in reversed(plan.objects):
             await attempt(self._remove(one))
         if plan.edges:  # a link is guarded for as long as it is there

@@ -14,7 +14,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,12 +46,14 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class HostPorts:
     """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
-    def __init__(self, is_called: Callable[[], bool] = lambda: False) -> None:
-        """Hold nothing yet; `is_called` is for `Relay`."""
+    def __init__(
+        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
+    ) -> None:
+        """Hold nothing yet; both arguments are for `Relay`."""
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        self._relay = Relay(is_called)
+        self._relay = Relay(is_called, engine_bridges)
 
     def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
@@ -108,6 +110,10 @@ class HostPorts:
                 self._holders.pop(key, None)
         if not held:
             self._held.pop(holder, None)
+
+    def held_by(self, holder: str) -> list[PortMapping]:
+        """Tell all that an endpoint holds, also what its record no longer has."""
+        return list(self._held.get(holder, ()))
 
     def close(self) -> None:
         """Free everything."""

@@ -14,14 +14,13 @@ import contextlib
 import errno
 import math
 import os
-import re
 import select
 import socket
 import struct
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -106,9 +105,17 @@ class Relay:
     its share, of its own.
     """
 
-    def __init__(self, is_called: Callable[[], bool] = lambda: False) -> None:
-        """Relay nothing yet; `is_called` tells whether the engine waits for an answer, which then goes first."""
+    def __init__(
+        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
+    ) -> None:
+        """Relay nothing yet.
+
+        Args:
+            is_called: tells whether the engine waits for an answer, which then goes first.
+            engine_bridges: names the engine's bridges that are known besides those of its own naming; from any thread.
+        """
         self._is_called = is_called
+        self._engine_bridges = engine_bridges
         self._turn = _Turn()
         self._ports: dict[int, _Port] = {}
         self._busy: set[_Port] = set()
@@ -119,6 +126,7 @@ class Relay:
         self._ending: deque[_Flow] = deque()
         self._given_up: dict[int, float] = {}  # host ports whose flows did not end at once; of the daemon's loop alone
         self._paused: list[_Port] = []
+        self._sweeps_on = False  # more was idle than a turn ends
         self._ready = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._ready.register(self._wake, select.EPOLLIN)
@@ -142,8 +150,12 @@ class Relay:
             self._ports[held.fileno()] = port
             self._watch(held, select.EPOLLIN, partial(self._receive if protocol == "udp" else self._accept, port))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="relay", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                except RuntimeError as error:  # the port is held all the same, and its turn comes with the next one
+                    self._seldom.warning("relaying cannot begin", error=str(error))
 
     def close(self, held: socket.socket) -> None:
         """End all that is relayed for a socket, which stays open; does nothing for one that is not relayed."""
@@ -182,13 +194,13 @@ class Relay:
                     time.sleep(_REST_S)
             with self._turn:
                 self._guarded(self._end_some)
-                if time.monotonic() >= swept + _SWEEP_S:
+                if self._sweeps_on or time.monotonic() >= swept + _SWEEP_S:
                     self._guarded(self._sweep)
                     swept = time.monotonic()
                 if not self._ports and not self._ending:
                     self._thread = None
                     return
-                wait_s = 0.0 if self._ending else _SWEEP_S if self._count or self._paused else -1.0
+                wait_s = 0.0 if self._ending or self._sweeps_on else _SWEEP_S if self._count or self._paused else -1.0
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -207,10 +219,12 @@ class Relay:
         for port in paused:
             if self._ports.get(port.held.fileno()) is port:
                 self._watch(port.held, select.EPOLLIN, partial(self._accept, port))
-        for port in list(self._busy):
-            if port.held.type == socket.SOCK_DGRAM:
-                while port.flows and next(iter(port.flows.values())).active < time.monotonic() - IDLE_S:
-                    self._end(port, next(iter(port.flows)), reset=False)
+        left, before = _AT_ONCE, time.monotonic() - IDLE_S
+        for port in [one for one in self._busy if one.held.type == socket.SOCK_DGRAM]:
+            while left and port.flows and next(iter(port.flows.values())).active < before:
+                self._end(port, next(iter(port.flows)), reset=False)
+                left -= 1
+        self._sweeps_on = not left
 
     def _watch(self, one: socket.socket, mask: int, handler: Callable[[], None] | None = None) -> None:
         """Have a handler called when a socket is ready, in place of another one; never, if the mask is 0."""
@@ -286,7 +300,7 @@ class Relay:
                 data, notes, _, client = port.held.recvmsg(_CHUNK, socket.CMSG_SPACE(20))
             except OSError:
                 return
-            source = _answering(port, notes[0][2], client[0])
+            source = _answering(port, notes[0][2], client[0], self._engine_bridges)
             if source is None:
                 continue
             key = (client, source)
@@ -296,7 +310,11 @@ class Relay:
                     flow = _Client(self, port, key, source)
                     if not self._begin(port, key, flow, flow.container):
                         continue
-                    flow.connect()
+                    try:
+                        flow.connect()
+                    except OSError:  # no way there now; the next datagram tries again
+                        self._end(port, key, reset=False)
+                        continue
                 self._touch(port, key, flow)
                 try:
                     flow.container.send(data)
@@ -449,7 +467,7 @@ def _source(key: object) -> str:
     return socket.inet_pton(socket.AF_INET6, address.partition("%")[0])[:8].hex()
 
 
-def _answering(port: _Port, note: bytes, client: str) -> bytes | None:
+def _answering(port: _Port, note: bytes, client: str, engine_bridges: Callable[[], Set[str]]) -> bytes | None:
     """Make of the note that came with a datagram the one that goes with its answer; None for what is not relayed.
 
     It holds the address that the client sent to; the link is left to routing (ipv6(7): struct in6_pktinfo, address
@@ -465,17 +483,18 @@ def _answering(port: _Port, note: bytes, client: str) -> bytes | None:
     if (
         asked[0] & 0xF0 == 0xE0
         or client in ("0.0.0.0", *map(str, port.addresses))
-        or _is_of_engine(*struct.unpack("=i", link))
+        or _is_of_engine(struct.unpack("=i", link)[0], engine_bridges())
     ):
         return None
     return bytes(4) + ours + bytes(4)
 
 
-def _is_of_engine(link: int) -> bool:
+def _is_of_engine(link: int, engine_bridges: Set[str]) -> bool:
     try:
-        return re.fullmatch(ENGINE_BRIDGE, socket.if_indextoname(link)) is not None
+        name = socket.if_indextoname(link)
     except OSError:
         return True
+    return name in engine_bridges or ENGINE_BRIDGE.fullmatch(name) is not None
 
 
 def _close(one: socket.socket, reset: bool) -> None:

@@ -78,7 +78,8 @@ class _Seldom(logging.Handler):
         if isinstance(error, HttpProcessingError):
             self._seldom.warning("what came is no request", status=error.code)
         else:
-            self._seldom.warning(record.getMessage(), exc_info=error)
+            # The message itself may hold addresses, of which there is no end.
+            self._seldom.warning(str(record.msg), said=record.getMessage(), exc_info=error)
 
 
 def _logger() -> logging.Logger:

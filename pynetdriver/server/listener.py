@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -38,7 +39,8 @@ class _Taken:
         if self.transport is not None:
             self.transport.abort()
         elif self.connection.fileno() >= 0:
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # reset already
+                self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Listener:

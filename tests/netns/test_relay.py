@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
+from . import engine_rules
 from .host import OTHER, PROGRAM, REVOKE, Host, both_firewalls, ids, network, port, program
 from .inside import inside
 from .parents import on_lan
@@ -406,6 +408,29 @@ def leave_descriptors_to_others() -> None:
     asyncio.run(_leave_descriptors_to_others())
 
 
+def come_later() -> None:
+    held, asker = (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2))
+    held.bind(("::1", 0))
+    room = relay.Relay()
+    room.open(held, "udp", (IPAddress("10.9.0.2"),), 53)
+    asker.connect(held.getsockname()[:2])
+    asker.send(b"no way there")
+    time.sleep(0.3)
+    subprocess.run(["ip", "address", "add", "10.9.0.2/32", "dev", "lo"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("10.9.0.2", 53))
+        server.settimeout(5)
+        asker.send(b"hello")
+        assert server.recv(99) == b"hello"
+    room.close(held)
+
+
+def test_a_client_is_not_left_to_a_flow_that_could_not_begin() -> None:
+    """The container was not to be reached when it first asked."""
+    with Namespace() as netns:
+        inside(netns, come_later)
+
+
 @pytest.mark.parametrize("experiment", [forget_idle_clients, leave_descriptors_to_others])
 def test_clients_do_not_pile_up(experiment: Callable[[], None]) -> None:
     """Datagrams have no end, and connections no bound: the one is a time, the other the daemon's own."""
@@ -592,6 +617,17 @@ def test_broadcasts_of_the_engines_containers_are_not_relayed(host: Host, bridge
         host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
         answered = broadcast(guest, "10.7.0.255", 10 if reached else 2)
         assert answered == ("hello|10.9.0.1 10.7.0.1 5353" if reached else "nothing")
+
+
+def test_broadcasts_of_an_engine_bridge_of_any_name_are_not_relayed(host: Host) -> None:
+    """The engine's rules name it."""
+    host.ok("CreateNetwork", network())
+    with container(host), Namespace() as guest:
+        on_bridge(host, guest, "x1")
+        engine_rules.write(host.netns, engine_rules.ENGINES[1], bridges=("x1",))
+        host.restart()
+        host.ok(PROGRAM, program(2, port(5353, 53, UDP)))
+        assert broadcast(guest, "10.7.0.255", 2) == "nothing"
 
 
 @both_firewalls

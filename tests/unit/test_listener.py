@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 
 from pynetdriver.server.listener import Bounds, Listener
 
@@ -61,3 +62,18 @@ async def test_a_connection_ends_in_time() -> None:
     listener.close()
     silent.close()
     slow.close()
+
+
+async def test_one_that_makes_way_may_be_reset_already() -> None:
+    """Whoever comes and resets at once does not keep others waiting."""
+    failures: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    held = socket.create_server(("127.0.0.1", 0), backlog=200)
+    listener = Listener(held, asyncio.Protocol, Bounds(2, 60))
+    listener.start()
+    for one in clients(held, 20, "127.0.0.1"):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+    await asyncio.sleep(0.1)
+    assert not failures
+    listener.close()
