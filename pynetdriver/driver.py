@@ -368,11 +368,13 @@ class NetworkDriver:
 
         Bridges of the engine's that it found open are closed as well.
         """
-        await self._chains.close(self._journal.closed)
         segments = self._registry.segments()
-        if segments:
-            return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
-        await self._chains.disallow()
+        try:
+            if segments:
+                return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
+            await self._chains.disallow()
+        finally:
+            await self._chains.close(self._journal.closed)
         return False
 
     async def missing_beside_engine(self) -> list[str]:

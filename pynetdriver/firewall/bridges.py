@@ -207,6 +207,14 @@ def _chains(asked: socket.socket) -> Iterator[tuple[int, str, str]]:
         yield body[0], _text(found.get(_CHAIN_TABLE, b"")), _text(found.get(_CHAIN_NAME, b""))
 
 
+def rules(version: int, chain: str) -> list[Rule]:
+    """List the rules of a chain of the table filter of nftables; none if it is not there. Raises OSError."""
+    (family,) = (family for family, one in _FAMILIES.items() if one == version)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as asked:
+        asked.settimeout(_WAIT_S)
+        return list(_rules(asked, family, "filter", chain))
+
+
 def _rules(asked: socket.socket, family: int, table: str, chain: str) -> Iterator[Rule]:
     """List the rules of a chain of nftables; none if it is not there. Raises OSError."""
     request = GENERAL.pack(family, 0, 0)

@@ -299,7 +299,7 @@ def test_the_engines_bridges_are_closed_as_by_its_policy(site: Site, host: Host,
     def at_the_end() -> list[str]:
         return [host.netns.run(one, "-S", "FORWARD").splitlines()[-1] for one in commands]
 
-    closing = "-A FORWARD -o docker0 -m comment --comment pynet -j DROP"
+    closing = "-A FORWARD -o docker0 -m comment --comment pynet-closed -j DROP"
     host.ok("CreateNetwork", DUAL)
     for command in commands:
         host.netns.run(command, "-N", CHAIN)
