@@ -343,10 +343,13 @@ class NetworkDriver:
         for error in self._ports.adopt(endpoint, endpoint.ports, publishing is not None and publishing.apart):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
-    async def follow_engine_bridges(self) -> None:
+    async def follow_engine_bridges(self, *, at_start: bool = False) -> None:
         """Read which bridges are the engine's, and have the rules know. Raises HostError.
 
         What is passed on to the engine's rules is so in DOCKER-USER before pynet lets it through, and for longer.
+
+        Args:
+            at_start: what keeps strangers apart is written afterwards, with all other rules.
         """
         former, found = self._kernel.bridges.found, await self._kernel.engine_bridges()
         if found == former:
@@ -359,6 +362,8 @@ class NetworkDriver:
             if found.passed_on != former.passed_on:
                 await self.allow_forwarding()
             await self._kernel.firewall.set_engine_bridges(found)
+            if found.names != former.names and not at_start:
+                await self._journal.follow_engine_bridges()
         except BaseException:
             self._kernel.bridges.found = former  # so that it is tried again
             raise
