@@ -26,7 +26,7 @@ import structlog
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import EngineBridges, xtables
-from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
+from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP, WRITABLE
 from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ class Bridges:
         now = time.monotonic()
         former = self._seen
         self._seen = {key: now - _YOUNG_S if former is None else former.get(key, now) for key in bridges}
-        present = {name for name, _ in bridges if name not in adopted}
+        present = {name for name, _ in bridges if name not in adopted and _is_plain(name)}
         young = {name for (name, _), since in self._seen.items() if now - since < _YOUNG_S} & present - said.named
         # Without any rules of the engine's there is nothing to wait for.
         young = young if said.chains else set()
@@ -113,6 +113,11 @@ class Bridges:
             passed_on=frozenset(one for one in said.passed_on if one[1] in present - closed),
             apart=_STAGE_1 in said.chains or not said.is_modern,
         )
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether rules of all kinds take this name for just that: for iptables, `+` ends what names begin with."""
+    return bool(WRITABLE.fullmatch(name)) and not name.endswith("+")
 
 
 def _look() -> tuple[set[tuple[str, int]], _Said]:

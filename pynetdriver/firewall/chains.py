@@ -244,7 +244,7 @@ def _separate(strangers: Strangers) -> Chains:
     made = [f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else []
     return {
         "PYNET-STRANGERS": (
-            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges),
+            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges if bridge[-1] != "+"),
             *(f"-i {link} -g {BEYOND}" for link in strangers.links),
             *(f"{ours.format('src')} {rule}" for rule in beyond),
             *(f"-m devgroup --src-group {PLAIN_GROUP:#x} --dst-group {PLAIN_GROUP:#x} -g PYNET-CLOSED" for _ in made),
