@@ -28,18 +28,18 @@ def a_refused_table_holds_up_nothing() -> None:
 
         inner: Any = SimpleNamespace(kind="nftables", mend_every_s=1, mend=beside, rewrite=beside, reset=beside)
         one = Bridged(inner)
-        takes, one._nftables.commit = one._nftables.commit, refuse  # type: ignore[method-assign]
+        takes, one._nftables.commit = one._nftables.commit, refuse  # type: ignore[assignment, method-assign]
         await one.reset({"network:1": (Guard("port0", "ra"),)})
         for _ in range(2):
             assert not await one.mend()
             await one.rewrite()
         assert len(done) == 5
-        one._nftables.commit = takes  # type: ignore[method-assign]
+        one._nftables.commit = takes  # type: ignore[assignment, method-assign]
         assert not await one.mend()
         one._nftables.commit("table bridge pynet\ndelete table bridge pynet\n")
         assert await one.mend()
         one._nftables.commit("table bridge pynet\ndelete table bridge pynet\n")
-        one._nftables.commit = refuse  # type: ignore[method-assign]
+        one._nftables.commit = refuse  # type: ignore[assignment, method-assign]
         with pytest.raises(HostError, match="no such family"):
             await one.mend()
         assert not await one.mend()
