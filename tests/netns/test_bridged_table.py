@@ -34,7 +34,7 @@ def a_refused_table_holds_up_nothing() -> None:
             assert not await one.mend()
             await one.rewrite()
         assert len(done) == 5
-        one._nftables.commit = takes  # type: ignore[assignment, method-assign]
+        one._nftables.commit = takes  # type: ignore[method-assign]
         assert not await one.mend()
         one._nftables.commit("table bridge pynet\ndelete table bridge pynet\n")
         assert await one.mend()
