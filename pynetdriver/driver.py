@@ -349,10 +349,13 @@ class NetworkDriver:
         for error in self._ports.adopt(endpoint, endpoint.ports, publishing is not None and publishing.apart):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
-    async def follow_engine_bridges(self) -> None:
+    async def follow_engine_bridges(self, *, at_start: bool = False) -> None:
         """Read which bridges are the engine's, and have the rules know. Raises HostError.
 
         What is passed on to the engine's rules is so in DOCKER-USER before pynet lets it through, and for longer.
+
+        Args:
+            at_start: what keeps strangers apart is written afterwards, with all other rules.
         """
         former, found = self._kernel.bridges.found, await self._kernel.engine_bridges()
         if found == former:
@@ -365,6 +368,8 @@ class NetworkDriver:
             if found.passed_on != former.passed_on:
                 await self.allow_forwarding()
             await self._kernel.firewall.set_engine_bridges(found)
+            if found.names != former.names and not at_start:
+                await self._journal.follow_engine_bridges()
         except BaseException:
             self._kernel.bridges.found = former  # so that it is tried again
             raise
@@ -374,11 +379,13 @@ class NetworkDriver:
 
         Bridges of the engine's that it found open are closed as well.
         """
-        await self._chains.close(self._journal.closed)
         segments = self._registry.segments()
-        if segments:
-            return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
-        await self._chains.disallow()
+        try:
+            if segments:
+                return await self._chains.allow(_shared(segments), self._kernel.bridges.found.passed_on)
+            await self._chains.disallow()
+        finally:
+            await self._chains.close(self._journal.closed)
         return False
 
     async def missing_beside_engine(self) -> list[str]:

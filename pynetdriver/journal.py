@@ -26,6 +26,7 @@ from pynetdriver.store import Change, Store
 log = structlog.get_logger()
 
 Subject = Network | Endpoint
+_WHOSE = ("links", "others", "bridges")
 
 
 class Journal:
@@ -37,6 +38,8 @@ class Journal:
         self._chains = chains
         settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
         self._settings = {one.path: one for one in settings if one.boot == boot}
+        #: Those of which newer strangers are in force than are stored, or are to be.
+        self._unstored: set[str] = set()
         #: Whether no switch was ever turned, as far as the store goes.
         self._is_new = not settings
         with contextlib.suppress(PynetError):  # on a full disk they are void all the same
@@ -201,7 +204,14 @@ class Journal:
     @property
     def strangers(self) -> dict[str, tuple[Strangers, ...]]:
         """What the firewall has to know of them, by owner."""
-        return {_guard(one.version): (one,) if one.links else () for one in self._strangers()}
+        found = map(self._but_the_engines, self._strangers())
+        return {_guard(one.version): (one,) if one.links else () for one in found}
+
+    def _but_the_engines(self, one: Strangers) -> Strangers:
+        """Leave out bridges that became the engine's, which has rules for them, and `closed` closes them."""
+        names = self._kernel.bridges.found.names
+        kept = {what: tuple(name for name in getattr(one, what) if name not in names) for what in _WHOSE}
+        return replace(one, **kept)
 
     @property
     def closed(self) -> dict[int, frozenset[str]]:
@@ -218,6 +228,14 @@ class Journal:
     async def _keep_apart(self, version: int) -> None:
         await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
 
+    async def follow_engine_bridges(self) -> None:
+        """Have the guard know which bridges are the engine's by now. Raises HostError."""
+        async with self._switching:
+            if self.strangers:
+                await self._chains.close(self.closed)
+            for one in self._strangers():
+                await self._keep_apart(one.version)
+
     async def _open(self, versions: Collection[int]) -> None:
         for version in versions:
             await self._kernel.firewall.set(_guard(version), ())
@@ -229,44 +247,73 @@ class Journal:
     async def guess_strangers(self, *, lost: bool) -> None:
         """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
 
+        What fails is logged; what cannot be stored is in force all the same.
+
         Args:
             lost: there are no networks. With them rules are no witness, as they may be saved and loaded at boot.
-
-        Raises:
-            HostError: the kernel does not answer.
         """
-        for version in await asyncio.to_thread(self._kernel.firewall.kept_apart) if lost and self._is_new else ():
-            former = switches.turned_on(version)
-            if former is not None:
-                self._keep(former)
+        try:
+            for version in await asyncio.to_thread(self._kernel.firewall.kept_apart) if lost and self._is_new else ():
+                former = switches.turned_on(version)
+                if former is not None:
+                    self._settings[former.path] = former
+        except PynetError as error:
+            log.error("cannot tell whether a former pynet had this host forward", error=str(error))
         for one in list(self._settings.values()):
             if switches.is_host_wide(one) and one.strangers is None:
-                routing = [
-                    Path(other.path).parent.name
-                    for other in self._settings.values()
-                    if other.version == one.version == 4 and other.path.endswith("/forwarding")
-                ]
-                bridges = self._kernel.bridges.found.names
-                found = await asyncio.to_thread(likely_strangers, one.version, routing, bridges)
-                self._keep(replace(one, strangers=found))
-                log.warning(
-                    "links are not routed to each other from now on", ip=one.version, links=" ".join(found.links)
-                )
+                try:
+                    await self._guess(one)
+                except PynetError as error:
+                    log.error("cannot note which links are not routed to each other", ip=one.version, error=str(error))
 
-    async def add_strangers(self, names: Collection[str]) -> None:
-        """Take the hardware among links that came for more of them: it is nobody's who would have the host forward."""
+    async def _guess(self, one: Setting) -> None:
+        routing = [
+            Path(other.path).parent.name
+            for other in self._settings.values()
+            if other.version == one.version == 4 and other.path.endswith("/forwarding")
+        ]
+        found = await asyncio.to_thread(likely_strangers, one.version, routing, self._kernel.bridges.found.names)
+        if found.links:
+            log.warning("links are not routed to each other from now on", ip=one.version, links=" ".join(found.links))
+        new = self._settings[one.path] = replace(one, strangers=found)
+        self._unstored.add(one.path)
+        self._store_strangers(new)
+
+    async def add_strangers(
+        self, names: Collection[str], hardware: Callable[[Collection[str]], set[str]] = hardware
+    ) -> None:
+        """Take the hardware among links that came for more of them: it is nobody's who would have the host forward.
+
+        Raises:
+            PynetError: not all of it is in force and stored; to be called again with the same names.
+        """
         if not names or not self.strangers:
             return
         came = await asyncio.to_thread(hardware, names)
+        failures = []
         async with self._switching:
-            for one in [one for one in self._settings.values() if one.strangers is not None]:
-                assert one.strangers is not None
+            for one in list(self._settings.values()):
+                if one.strangers is None:
+                    continue
                 new = came.difference(one.strangers.links, one.strangers.others)
                 if new:
-                    links = tuple(sorted(new.union(one.strangers.links)))
-                    self._keep(replace(one, strangers=replace(one.strangers, links=links)))
-                    await self._close(one.version)
                     log.info("link that came is not routed to others", ip=one.version, links=" ".join(sorted(new)))
+                    links = tuple(sorted(new.union(one.strangers.links)))
+                    one = self._settings[one.path] = replace(one, strangers=replace(one.strangers, links=links))
+                    self._unstored.add(one.path)
+                if one.path in self._unstored:
+                    try:
+                        await self._keep_apart(one.version)
+                        self._store_strangers(one)
+                    except PynetError as error:
+                        failures.append(error)
+            await self._chains.close(self.closed)
+        if failures:
+            raise failures[0]
+
+    def _store_strangers(self, setting: Setting) -> None:
+        self._store.write(Change("setting", setting.path, encode(setting)))
+        self._unstored.discard(setting.path)
 
     def _keep(self, setting: Setting) -> None:
         self._store.write(Change("setting", setting.path, encode(setting)))

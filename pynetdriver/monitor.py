@@ -109,7 +109,7 @@ class Monitor:
         while more:
             more = self._watch.read()
             await asyncio.sleep(0)
-        await asyncio.gather(self._heal_table(), self._heal_links(), self._follow_links())
+        await asyncio.gather(self._heal_table(), self._heal_links(), self._note_links(), self._follow_bridges())
 
     async def _heal_table(self) -> None:
         by, self._watch.table_changed_by = self._watch.table_changed_by, ""
@@ -156,8 +156,16 @@ class Monitor:
         self.last_repairs.append(Repair(time=time.time(), kind=kind, what=what))
         log.warning("mended", damage=what, **({"by": by} if by else {}))
 
-    async def _follow_links(self) -> None:
-        await self._journal.add_strangers(self._kernel.health.take_new())
+    async def _note_links(self) -> None:
+        came = self._kernel.health.take_new()
+        try:
+            await self._journal.add_strangers(came)
+        except BaseException:
+            self._kernel.health.put_back_new(came)
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._watch.changed.set)
+            raise
+
+    async def _follow_bridges(self) -> None:
         if self._kernel.health.engine_bridges_changed:
             self._kernel.health.engine_bridges_changed = False
             former = self._kernel.bridges.found

@@ -26,6 +26,8 @@ ENGINE_BRIDGE = re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}")
 LINK_GROUP = 0x706E
 #: Interface group of links that pynet makes and whose traffic it leaves alone.
 PLAIN_GROUP = 0x706F
+#: Names of links that can be written into rules; one that is no UTF-8 was read with replacements.
+WRITABLE = re.compile(r"[^-!\s\"\\*{}\ufffd][^\s\"\\*{}\ufffd]*")
 
 
 def bridge_name(network_id: str) -> str:

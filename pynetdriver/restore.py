@@ -70,7 +70,7 @@ async def restore(
         kernel.health.expect(plan)
     # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
     try:
-        await driver.follow_engine_bridges()
+        await driver.follow_engine_bridges(at_start=True)
     except PynetError as error:
         log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
     await journal.guess_strangers(lost=not known)

@@ -76,6 +76,8 @@ class Bridged:
         self.mend_every_s = inner.mend_every_s
         self._owners: dict[str, frozenset[Guard]] = {}
         self._lock = asyncio.Lock()
+        #: Why the kernel took no table when it was written last; said once, and no damage.
+        self._refused = ""
 
     @property
     def is_empty(self) -> bool:
@@ -118,19 +120,30 @@ class Bridged:
 
     async def mend(self) -> bool:
         """Write everything anew if somebody removed or changed some of it."""
-        async with self._lock:
-            wrong = bool(self._owners) and bool(await asyncio.to_thread(self._difference, elements=False))
-            if wrong:
-                log.warning("table bridge pynet was changed by somebody; writing it anew")
-                self._write()
-        return await self._inner.mend() or wrong
+        wrong = False
+        try:
+            async with self._lock:
+                differs = bool(self._owners) and bool(await asyncio.to_thread(self._difference, elements=False))
+                if differs and self._refused:
+                    self._write_again()
+                elif differs:
+                    wrong = True
+                    log.warning("table bridge pynet was changed by somebody; writing it anew")
+                    self._write()
+                else:
+                    self._refused = ""
+        finally:
+            is_mended = await self._inner.mend()
+        return is_mended or wrong
 
     async def rewrite(self) -> None:
         """Write everything anew."""
-        async with self._lock:
-            if self._owners:
-                self._write()
-        await self._inner.rewrite()
+        try:
+            async with self._lock:
+                if self._owners:
+                    self._write_again()
+        finally:
+            await self._inner.rewrite()
 
     async def traffic(self) -> dict[Flow, Count] | None:
         """Tell what published ports carried."""
@@ -169,6 +182,15 @@ class Bridged:
     def _elements(self) -> dict[str, list[str]]:
         return _elements(guard for guards in self._owners.values() for guard in guards)
 
+    def _write_again(self) -> None:
+        """Do so, but say nothing of what was refused before."""
+        former = self._refused
+        try:
+            self._write()
+        except HostError:
+            if self._refused != former:
+                raise
+
     def _write(self) -> None:
         """Replace the table, or remove it if nothing is guarded."""
         if not self._owners and self._nftables.listing() is None:
@@ -180,7 +202,9 @@ class Bridged:
             )
         try:
             self._nftables.commit(commands)
+            self._refused = ""
         except NftablesError as error:
+            self._refused = str(error)
             raise HostError(
                 "this kernel or libnftables takes no rules for bridges, by which containers on an adopted bridge are"
                 f" kept from acting as router or DHCP server: {error}; load nf_tables_bridge, or let them act with"

@@ -26,7 +26,7 @@ import structlog
 
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import EngineBridges, xtables
-from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
+from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP, WRITABLE
 from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class Bridges:
         now = time.monotonic()
         former = self._seen
         self._seen = {key: now - _YOUNG_S if former is None else former.get(key, now) for key in bridges}
-        present = {name for name, _ in bridges if name not in adopted}
+        present = {name for name, _ in bridges if name not in adopted and _is_plain(name)}
         young = {name for (name, _), since in self._seen.items() if now - since < _YOUNG_S} & present - said.named
         # Without any rules of the engine's there is nothing to wait for.
         young = young if said.chains else set()
@@ -118,6 +118,11 @@ class Bridges:
             passed_on=frozenset(one for one in said.passed_on if one[1] in present - closed),
             apart=_STAGE_1 in said.chains or not said.is_modern,
         )
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether rules of all kinds take this name for just that: for iptables, `+` ends what names begin with."""
+    return bool(WRITABLE.fullmatch(name)) and not name.endswith("+")
 
 
 def _look() -> tuple[set[tuple[str, int]], _Said]:
@@ -210,6 +215,14 @@ def _chains(asked: socket.socket) -> Iterator[tuple[int, str, str]]:
     for body in listed:
         found = dict(attributes(body, GENERAL.size))
         yield body[0], _text(found.get(_CHAIN_TABLE, b"")), _text(found.get(_CHAIN_NAME, b""))
+
+
+def rules(version: int, chain: str) -> list[Rule]:
+    """List the rules of a chain of the table filter of nftables; none if it is not there. Raises OSError."""
+    (family,) = (family for family, one in _FAMILIES.items() if one == version)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETFILTER) as asked:
+        asked.settimeout(_WAIT_S)
+        return list(_rules(asked, family, "filter", chain))
 
 
 def _rules(asked: socket.socket, family: int, table: str, chain: str) -> Iterator[Rule]:

@@ -35,8 +35,6 @@ from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Entrance, Guard, Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
 
-#: Begins the names of all that is ours or our user's.
-OURS = "PYNET-"
 #: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
 MADE = re.compile(
     r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|ROUTED|STRANGERS"
@@ -243,13 +241,15 @@ def _separate(strangers: Strangers) -> Chains:
     """Keep apart what the host did not route between, and what pynet made on such links; see `ruleset`."""
     ours = f"-m devgroup --{{}}-group {PLAIN_GROUP:#x}"
     beyond = [f"-o {link} -g PYNET-CLOSED" for link in (*strangers.links, *strangers.others)]
+    made = [f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else []
     return {
         "PYNET-STRANGERS": (
-            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges),
+            *(f"-i {bridge} -o {bridge} -j RETURN" for bridge in strangers.bridges if bridge[-1] != "+"),
             *(f"-i {link} -g {BEYOND}" for link in strangers.links),
             *(f"{ours.format('src')} {rule}" for rule in beyond),
+            *(f"-m devgroup --src-group {PLAIN_GROUP:#x} --dst-group {PLAIN_GROUP:#x} -g PYNET-CLOSED" for _ in made),
         ),
-        BEYOND: (*beyond, *([f"{ours.format('dst')} -g PYNET-CLOSED"] if strangers.links else [])),
+        BEYOND: (*beyond, *made),
         "PYNET-CLOSED": (f"-j {USER}", "-j DROP"),
     }
 

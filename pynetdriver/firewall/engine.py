@@ -26,6 +26,7 @@ import structlog
 from netaddr import IPNetwork
 
 from pynetdriver.errors import HostError
+from pynetdriver.firewall import bridges as engines
 from pynetdriver.firewall.tables import Tables
 from pynetdriver.names import ENGINE_BRIDGE, LINK_GROUP
 
@@ -36,13 +37,16 @@ CHAIN = "DOCKER-USER"
 _COMMENT = "-m comment --comment pynet"
 #: All that `_named` writes, of former networks too; nothing else with the comment is ours.
 _NAMED = re.compile(rf"-A {CHAIN} (-i (\S+) -o \2|-s \S+ -i \S+|-d \S+ -o \S+) {_COMMENT} -j ACCEPT")
+#: Nobody else has these comments.
+_PASSED_ON = "-m comment --comment pynet-passed"
+_CLOSED = "-m comment --comment pynet-closed"
 #: All that `_passed` writes.
 _PASSED = re.compile(
-    rf"-A {CHAIN} (-s \S+ -i \S+ -o \S+|-o \S+ -m devgroup --src-group {LINK_GROUP:#x}) {_COMMENT} -j RETURN"
+    rf"-A {CHAIN} (-s \S+ -i \S+ -o \S+|-o \S+ -m devgroup --src-group {LINK_GROUP:#x}) {_PASSED_ON} -j RETURN"
 )
 _END = "FORWARD"
 #: All that `_closing` writes.
-_CLOSING = re.compile(rf"-A {_END} -o \S+ {_COMMENT} -j DROP")
+_CLOSING = re.compile(rf"-A {_END} -o \S+ {_CLOSED} -j DROP")
 _DIRECTIONS = ("--src-group", "--dst-group")
 #: How long iptables waits for its lock, which engines hold as well.
 _TIMEOUT_S = 5
@@ -71,6 +75,8 @@ class EngineChains:
     def __init__(self) -> None:
         self._tables = Tables()
         self._lock = asyncio.Lock()
+        #: Commands in whose FORWARD there is nothing of ours.
+        self._clean: set[str] = set()
 
     async def allow(
         self,
@@ -138,7 +144,17 @@ class EngineChains:
         """
         async with self._lock:
             for command in self._commands():
-                wanted, there, stands = await self._closings(command, bridges)
+                wanted = _closings(command, bridges)
+                if not wanted and command in self._clean:
+                    continue
+                try:
+                    there, stands = await self._closed(command, wanted)
+                except HostError as error:
+                    if wanted:
+                        raise
+                    log.warning("cannot look for rules of former networks in FORWARD", error=str(error))
+                    continue
+                self._clean.discard(command)
                 if not stands:
                     for rule in wanted:
                         await _run(command, *rule.split())
@@ -146,21 +162,29 @@ class EngineChains:
                 # The former ones come first, so they are what is deleted.
                 for rule in there if not stands else set(there).difference(wanted):
                     await _run(command, "-D", *rule.split()[1:])
+                if not wanted:
+                    self._clean.add(command)
 
     async def is_open(self, bridges: Mapping[int, Collection[str]]) -> bool:
         """Tell whether rules that `close` would add are missing or not at the end. Raises HostError."""
         async with self._lock:
-            return not all([(await self._closings(one, bridges))[2] for one in self._commands()])
+            for command in self._commands():
+                wanted = _closings(command, bridges)
+                if wanted and not (await self._closed(command, wanted))[1]:
+                    return True
+        return False
 
-    async def _closings(
-        self, command: str, bridges: Mapping[int, Collection[str]]
-    ) -> tuple[list[str], list[str], bool]:
-        """List the closing rules that should be there, and those that are; tell whether the former end FORWARD."""
-        wanted = [_closing(one) for one in sorted(bridges.get(6 if command.startswith("ip6") else 4, ()))]
-        rules = await self._rules(command, _END) or []
+    async def _closed(self, command: str, wanted: list[str]) -> tuple[list[str], bool]:
+        """List the closing rules that are there; tell whether all that are wanted end FORWARD. Raises HostError."""
+        try:
+            rules = await self._rules(command, _END) or []
+        except HostError:
+            if not command.endswith("-nft"):
+                raise
+            rules = await _told(command)
         there = [rule for rule in rules if _CLOSING.fullmatch(rule)]
         last = rules[len(rules) - len(there) :]
-        return wanted, there, not wanted or (set(wanted) <= set(there) and all(map(_CLOSING.fullmatch, last)))
+        return there, not wanted or (set(wanted) <= set(there) and all(map(_CLOSING.fullmatch, last)))
 
     def _commands(self) -> list[str]:
         """Find the iptables commands in whose tables the chain is, without making any table."""
@@ -237,11 +261,36 @@ def _passed(
     for bridge in sorted(name for one, name in passed_on if one == version):
         matches += [["-s", subnet, "-i", link, "-o", bridge] for subnet, link in subnets]
         matches.append(["-o", bridge, "-m", "devgroup", "--src-group", hex(LINK_GROUP)])
-    return [[*match, *_COMMENT.split(), "-j", "RETURN"] for match in matches]
+    return [[*match, *_PASSED_ON.split(), "-j", "RETURN"] for match in matches]
+
+
+def _closings(command: str, bridges: Mapping[int, Collection[str]]) -> list[str]:
+    """Write the closing rules that should be there."""
+    return [_closing(one) for one in sorted(bridges.get(6 if command.startswith("ip6") else 4, ()))]
+
+
+async def _told(command: str) -> list[str]:
+    """List the rules of FORWARD of which iptables lists none, since one is native to nftables; empty for others' rules.
+
+    Raises:
+        HostError: the kernel does not answer.
+    """
+    try:
+        found = await asyncio.to_thread(engines.rules, 6 if command.startswith("ip6") else 4, _END)
+    except OSError as error:
+        raise HostError.of(error.errno or errno.EIO, f"read the chain {_END} of {command}") from error
+    rules = [_closing(one.outgoing) if one.verdict == "DROP" and not one.incoming else "" for one in found]
+    ours = set()
+    for rule in {rule for rule in rules if _CLOSING.fullmatch(rule)}:
+        with contextlib.suppress(HostError):
+            await _run(command, "-C", *rule.split()[1:])
+            ours.add(rule)
+    # A like one of somebody else comes before.
+    return [rule if rule in ours and rule not in rules[place + 1 :] else "" for place, rule in enumerate(rules)]
 
 
 def _closing(bridge: str) -> str:
-    return f"-A {_END} -o {bridge} {_COMMENT} -j DROP"
+    return f"-A {_END} -o {bridge} {_CLOSED} -j DROP"
 
 
 def _listed(rule: list[str]) -> str:

@@ -133,7 +133,7 @@ class IptablesFirewall:
             try:
                 if self._owners:
                     await self._change()
-            except HostError:
+            except Exception:
                 self._bridges = former
                 await self._put_back(written)
                 raise

@@ -162,7 +162,7 @@ class NftablesFirewall:
             try:
                 if delta and self._owners:
                     await self._change(delta)
-            except HostError:
+            except Exception:
                 self._bridges = former
                 raise
 

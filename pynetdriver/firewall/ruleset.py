@@ -11,6 +11,7 @@ written here is a subset of nft(8), with a command a line, which `transaction` m
 | into, out of a network | `into`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
 | containers on links that others use too | `residents` |
 | where packets of strangers come in, and would go out | `strangers4`, `strangers6`; `beyond4`, `beyond6` |
+| the group of what pynet makes on links, where strangers are kept apart | `made4`, `made6` |
 | bridges of theirs, which carry packets as well | `bridged4`, `bridged6` |
 | leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
 | whose packets are counted | `counted4`, `counted6`, `counted4_at`, `counted6_at`, keyed like `publish4`, … |
@@ -69,6 +70,8 @@ _SETS = {
     "strangers6": "type ifname;",
     "beyond4": "type ifname;",
     "beyond6": "type ifname;",
+    "made4": "type devgroup;",
+    "made6": "type devgroup;",
     "bridged4": "type ifname . ifname;",
     "bridged6": "type ifname . ifname;",
     "open4": "type ipv4_addr . inet_proto . inet_service;",
@@ -88,7 +91,13 @@ _COUNTERS = {
 }
 #: Older versions of nft end with a signal over a set of one type that newer ones wrote by the type's name; what they
 #: wrote by an expression, which comes to the same set, they read.
-_TYPEOF = {"ifname": "iifname", "ipv4_addr": "ip saddr", "ipv6_addr": "ip6 saddr", "ether_addr": "ether saddr"}
+_TYPEOF = {
+    "ifname": "iifname",
+    "ipv4_addr": "ip saddr",
+    "ipv6_addr": "ip6 saddr",
+    "ether_addr": "ether saddr",
+    "devgroup": "oifgroup",
+}
 #: The numbers of these types for the kernel, which are nft's; of a key with several parts, 6 bits each.
 _TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, "ct_dir": 27}
 #: The most counters of each: two for each port, whatever clients ask for.
@@ -128,6 +137,7 @@ _STRANGERS = "".join(
         f"iifname @strangers{version} oifname @beyond{version} goto closed",
         f"iifname @strangers{version} oifgroup {PLAIN_GROUP:#x} goto closed",
         f"iifgroup {PLAIN_GROUP:#x} oifname @beyond{version} goto closed",
+        f"iifgroup {PLAIN_GROUP:#x} oifgroup @made{version} goto closed",
     )
 )
 # A frame to a group address of the bridge's own protocols (01:80:c2:00:00:0x, IEEE 802.1D table 7-10) is taken in by
@@ -429,6 +439,8 @@ def _separate(result: Content, strangers: Strangers) -> None:
     ):
         for name in _quoted(names):
             result.add_element(into, name)
+    if strangers.links:
+        result.add_element(f"made{strangers.version}", str(PLAIN_GROUP))
     for name in _quoted(strangers.bridges):
         result.add_element(f"bridged{strangers.version}", f"{name} . {name}")
 

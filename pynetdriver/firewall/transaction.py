@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -151,6 +152,7 @@ _WRITERS: dict[str, Callable[[str], bytes]] = {
     "ipv6_addr": lambda text: socket.inet_pton(socket.AF_INET6, text),
     "inet_proto": lambda text: bytes([_PROTOCOLS[text]]),
     "inet_service": lambda text: int(text).to_bytes(2),
+    "devgroup": lambda text: int(text).to_bytes(4, sys.byteorder),
     "ifname": lambda text: text.strip('"').encode().ljust(16, b"\0"),
     "ether_addr": lambda text: bytes.fromhex(text.replace(":", "")),
     "ct_dir": lambda text: bytes([_WAYS[text]]),

@@ -194,6 +194,10 @@ class Health:
         taken, self._new = self._new, set()
         return taken
 
+    def put_back_new(self, names: set[str]) -> None:
+        """Take back what was handed over, to hand it over again."""
+        self._new |= names
+
     @property
     def is_whole(self) -> bool:
         """Tell whether there is nothing to take."""

@@ -6,7 +6,6 @@ A name that nftables could not write is left out, and said.
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import struct
 import sys
@@ -18,7 +17,7 @@ import structlog
 from pynetdriver.kernel.settings import routes_by_itself
 from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.model import Strangers
-from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP, WRITABLE
 from pynetdriver.nlmsg import ask, attributes, dump
 
 log = structlog.get_logger()
@@ -29,7 +28,6 @@ _ALL_LINKS = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS)
 _IFNAME, _MASTER, _LINKINFO, _GROUP, _INFO_KIND = 3, 10, 18, 27, 1
 #: The hardware's, and kinds that make one link of several of these, or several of one.
 _LAN_KINDS = ("", "vlan", "bond", "team", "macvlan", "ipvlan")
-_WRITABLE = re.compile(r"[^-!\s\"\\*{}][^\s\"\\*{}]*")
 
 
 class _Link(NamedTuple):
@@ -75,7 +73,7 @@ def hardware(names: Collection[str]) -> set[str]:
             with contextlib.suppress(OSError):  # it is gone again
                 request = struct.pack("=BxHiIIHHI", 0, 0, socket.if_nametoindex(name), 0, 0, 8, _EXT_MASK, _SKIP_STATS)
                 _, _, body = next(ask(one, _GETLINK, 0, request))
-                if name != "lo" and _WRITABLE.fullmatch(name) and _LINKINFO not in dict(attributes(body, _INFO_BYTES)):
+                if name != "lo" and WRITABLE.fullmatch(name) and _LINKINFO not in dict(attributes(body, _INFO_BYTES)):
                     found.add(name)
     return found
 
@@ -98,7 +96,7 @@ def _links(engine_bridges: Collection[str]) -> Iterator[_Link]:
         ours = _number(found, _GROUP) in (LINK_GROUP, PLAIN_GROUP) and kind
         if name == "lo" or ours or name in engine_bridges or (link.master and not link.is_lan):
             continue
-        if _WRITABLE.fullmatch(name):
+        if WRITABLE.fullmatch(name):
             yield link
         else:
             log.error("nftables has no way to write the name of this link: what comes by it may be routed", link=name)

@@ -257,8 +257,12 @@ def test_a_new_bridge_is_closed_until_the_engine_has_said_what_it_is(host: Host)
     host.ok("CreateNetwork", network())
     host.netns.run("ip", "link", "add", "x1", "type", "bridge")
     engine_rules.write(host.netns, "28", flavour, ())
+    # No rule can be told of these, and others can all the same.
+    for name in ("-dash", "end+", r"x\377"):
+        host.netns.run("sh", "-c", f"ip link add name \"$(printf -- '{name}')\" type bridge")
     for name in ("others0", "x2", "x6"):
         host.netns.run("ip", "link", "add", name, "type", "bridge")
     eventually(lambda: all(name in closed() for name in ("others0", "x2", "x6")), timeout_s=2, every_s=0.02)
+    assert not any(name in closed() for name in ("-dash", "end+", "\ufffd"))
     engine_rules.write(host.netns, "28", flavour, ("x2", "x6"))
     eventually(lambda: [name in closed() for name in ("others0", "x1", "x2", "x6")] == [False, False, True, False])

@@ -77,6 +77,57 @@ def only_what_pynet_wrote_goes() -> None:
     asyncio.run(scenario())
 
 
+def forward(family: str) -> str:
+    return subprocess.check_output(["nft", "list", "chain", family, "filter", "FORWARD"], text=True)
+
+
+def append() -> None:
+    subprocess.run(["iptables-nft", "-A", "FORWARD", "-j", "ACCEPT"], check=True)
+
+
+def bridges_are_closed_beside_a_native_rule() -> None:
+    async def scenario() -> None:
+        for _ in range(2):
+            chains = EngineChains()
+            for bridges in ({"br8", "br9"}, {"br8", "br9"}, {"br9"}, {"br9"}):
+                await chains.close({4: bridges, 6: bridges})
+                assert not await chains.is_open({4: bridges, 6: bridges})
+                found = list(map(forward, ("ip", "ip6")))
+                # The administrator's is one of them.
+                assert [one.count("drop") for one in found] == [2 + len(bridges)] * 2, found
+            append()
+            assert await chains.is_open({4: {"br9"}})
+            await chains.close({4: {"br9"}, 6: {"br9"}})
+            assert not await chains.is_open({4: {"br9"}})
+            await EngineChains().close({})
+            await chains.allow()
+            assert [len(listed(one)) for one in COMMANDS[::2]] == [2, 2]
+        for one in ("ip", "ip6"):
+            kept = forward(one)
+            assert kept.count("drop") == 2 and "lan9" in kept, kept
+
+    for command, family in zip(COMMANDS[::2], ("ip", "ip6"), strict=True):
+        subprocess.run([command, "-N", CHAIN], check=True)
+        theirs = "-A FORWARD -o lan9 -m comment --comment pynet -j DROP"
+        subprocess.run([command, *theirs.split()], check=True)
+        subprocess.run(
+            ["nft", "-f", "-"],
+            text=True,
+            check=True,
+            input=f"""
+            add set {family} filter dyn {{ type {"ipv4_addr" if family == "ip" else "ipv6_addr"}; flags dynamic; }}
+            add rule {family} filter FORWARD update @dyn {{ {family} saddr limit rate over 5/second }} drop
+        """,
+        )
+    asyncio.run(scenario())
+
+
+def test_a_native_rule_in_forward_hinders_nothing() -> None:
+    """The iptables command lists no chain that has such a rule, but adds, checks and removes its own there."""
+    with Namespace() as netns:
+        inside(netns, bridges_are_closed_beside_a_native_rule)
+
+
 def test_only_what_pynet_wrote_is_removed() -> None:
     """Rules of former networks go; those of others stay, whatever their comments begin with."""
     with Namespace() as netns:

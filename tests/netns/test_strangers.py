@@ -178,6 +178,20 @@ def test_what_pynet_makes_on_a_link_is_on_its_side(site: Site, host: Host, firew
     assert reaches(beyond, 3, host=1)
 
 
+def test_what_pynet_makes_on_several_links_is_kept_apart(site: Site, host: Host, firewall: str) -> None:
+    """As the links that it is on are, but only where the host did not forward before."""
+    host.netns.write_sysctl(SWITCHES[0], "1")
+    host.ok("CreateNetwork", DUAL)
+    one, two = site.machine(3, "own0"), site.machine(4, "own1")
+    assert reaches(one, 4) and reaches(two, 3)
+    for link in ("own0", "own1"):
+        host.netns.run("ip", "link", "set", link, "group", str(PLAIN_GROUP))
+    assert pings(one, 4) == pings(two, 3) == [True, False]
+    host.restart()
+    assert pings(one, 4) == pings(two, 3) == [True, False]
+    assert reaches(one, 4, host=1)
+
+
 def test_a_link_that_forwarded_by_itself_still_does(site: Site, host: Host, firewall: str) -> None:
     """What comes by it goes where it went; what comes by others does not go out by it."""
     host.netns.write_sysctl("net/ipv4/conf/lan1/forwarding", "1")
@@ -299,7 +313,7 @@ def test_the_engines_bridges_are_closed_as_by_its_policy(site: Site, host: Host,
     def at_the_end() -> list[str]:
         return [host.netns.run(one, "-S", "FORWARD").splitlines()[-1] for one in commands]
 
-    closing = "-A FORWARD -o docker0 -m comment --comment pynet -j DROP"
+    closing = "-A FORWARD -o docker0 -m comment --comment pynet-closed -j DROP"
     host.ok("CreateNetwork", DUAL)
     for command in commands:
         host.netns.run(command, "-N", CHAIN)
