@@ -199,7 +199,7 @@ def test_it_is_quick(ward: Ward) -> None:
     for number in range(3, 203):
         ward.host.ok("CreateEndpoint", endpoint(number))
     process = ward.patient.popen("sh", "-c", "time -p pynet doctor", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    _, user, system = process.communicate()[1].decode().splitlines()
+    _, user, system = process.communicate()[1].decode().splitlines()[-3:]
     # Of the processor, since others may want it too.
     assert float(user.split()[1]) + float(system.split()[1]) < 1.5
 
@@ -290,7 +290,7 @@ class TestState:
         """The daemon's state is on a file system of its own, as the administrator sees it."""
         host.daemon.kill()
         with on_lan(host), Patient(host.netns, folder, host.daemon.state_dir) as patient:
-            patient.run(f"mount -t tmpfs -o size=1M tmpfs {host.daemon.state_dir}")
+            patient.run(f"mount -t tmpfs -o size=1M,mode=0700 tmpfs {host.daemon.state_dir}")
             host.daemon._cmd = (*patient.room, *host.daemon._cmd)
             host.daemon.start()
             yield patient
