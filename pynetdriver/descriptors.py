@@ -18,5 +18,9 @@ def is_kept(number: int) -> bool:
 
     The kernel gives the lowest number that is free (open(2)), so this one says how many are in use at least.
     """
-    limit = most()
-    return number >= limit - min(_KEPT, limit // 8)
+    return number >= given(most())
+
+
+def given(limit: int) -> int:
+    """Tell how many of so many descriptors are not kept."""
+    return limit - min(_KEPT, limit // 8)
