@@ -20,7 +20,7 @@ _SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 _CONNECT_S = 1.0
 _SERVICE_MANAGER = 1
 #: A published port takes two descriptors.
-_FOR_A_PORT = 2
+_FOR_SOME_PORTS = 8
 #: SQLite writes a page and its journal.
 _ENOUGH_BYTES = 65536
 
@@ -172,7 +172,7 @@ def descriptors(host: Host) -> Iterator[Finding]:
         return
     limits = (text(Path(f"/proc/{pid}/limits")) or "").splitlines()
     limit = next((one.split()[3] for one in limits if one.startswith("Max open files")), "unlimited")
-    if limit.isdecimal() and count > given(int(limit)) - _FOR_A_PORT:
+    if limit.isdecimal() and count > given(int(limit)) - _FOR_SOME_PORTS:
         yield error(
             "descriptors",
             f"pynet has {count} files open and may have {limit}: containers that publish more ports do not start, and"
