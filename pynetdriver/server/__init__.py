@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Iterable
@@ -62,7 +63,9 @@ class Server:
     async def stop(self) -> None:
         """Take no more calls and finish those in hand; the sockets are closed then."""
         for one in self._listeners:
-            one.close()
+            await one.close()
+        # A handler that has not begun is not told to end, and takes nothing in any more: all begin first.
+        await asyncio.sleep(0)
         await self._runner.cleanup()
 
 

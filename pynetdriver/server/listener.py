@@ -68,12 +68,13 @@ class Listener:
         self._held.setblocking(False)
         self._loop.add_reader(self._held.fileno(), self._take)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take no more; those that were taken go on."""
         if self._resumes is not None:
             self._resumes.cancel()
         self._loop.remove_reader(self._held.fileno())
         self._held.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _take(self) -> None:
         for _ in range(_BATCH):

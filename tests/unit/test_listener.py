@@ -41,7 +41,7 @@ async def test_who_has_most_loses_the_oldest() -> None:
             raise AssertionError("it has ended")
         except BlockingIOError:
             pass
-    listener.close()
+    await listener.close()
     for one in (other, *greedy):
         one.close()
 
@@ -59,7 +59,7 @@ async def test_a_connection_ends_in_time() -> None:
                 slow.send(b"x")
             await asyncio.sleep(0.02)
     assert await waiting and await ended(slow)
-    listener.close()
+    await listener.close()
     silent.close()
     slow.close()
 
@@ -76,4 +76,4 @@ async def test_one_that_makes_way_may_be_reset_already() -> None:
         one.close()
     await asyncio.sleep(0.1)
     assert not failures
-    listener.close()
+    await listener.close()
