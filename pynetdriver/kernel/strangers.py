@@ -17,7 +17,7 @@ import structlog
 from pynetdriver.kernel.settings import routes_by_itself
 from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.model import Strangers
-from pynetdriver.names import LINK_GROUP, PLAIN_GROUP, WRITABLE
+from pynetdriver.names import LINK_GROUP, OUR_NAMES, PLAIN_GROUP, WRITABLE
 from pynetdriver.nlmsg import ask, attributes, dump
 
 log = structlog.get_logger()
@@ -93,7 +93,8 @@ def _links(engine_bridges: Collection[str]) -> Iterator[_Link]:
         name = _text(found[_IFNAME])
         kind = _text(dict(attributes(found.get(_LINKINFO, b""))).get(_INFO_KIND, b""))
         link = _Link(number, name, kind, _number(found, _MASTER))
-        ours = _number(found, _GROUP) in (LINK_GROUP, PLAIN_GROUP) and kind
+        # A container's end of a pair is in no group.
+        ours = (_number(found, _GROUP) in (LINK_GROUP, PLAIN_GROUP) and kind) or OUR_NAMES.fullmatch(name)
         if name == "lo" or ours or name in engine_bridges or (link.master and not link.is_lan):
             continue
         if WRITABLE.fullmatch(name):
