@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 from pynetdriver.kernel import sandbox
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
@@ -17,8 +15,6 @@ from tests.lab.wait import eventually
 from .host import Host, endpoint_id, rows
 from .inside import inside
 from .parents import container, container_link, endpoint_on, on_lan, on_parent
-
-pytestmark = pytest.mark.needs_kernel("macvlan")
 
 #: Links enough for a list of them to take several messages, and those that come and go meanwhile.
 MANY = "\n".join(f"link add many{number} type bridge" for number in range(1500))
