@@ -1,14 +1,17 @@
-"""The networks and endpoints that there are, with what each wants; all in memory."""
+"""The networks and endpoints that there are, with what each wants; all in memory. Nobody else writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from math import inf
+from types import MappingProxyType
 
 from netaddr import IPAddress
 
 from pynetdriver.backends import Backend, backend_named, interior
 from pynetdriver.errors import Conflict, InvalidRequest
-from pynetdriver.messages import EndpointRequest
+from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Interior, Plan, Segment
@@ -18,15 +21,49 @@ class Registry:
     """Who is there, found by id, by address, by the name of the link."""
 
     def __init__(self) -> None:
-        self.networks: dict[str, Network] = {}
-        self.endpoints: dict[str, Endpoint] = {}
-        #: Networks of which no engine has said anything since pynet started.
-        self.unmentioned: set[str] = set()
+        self._networks: dict[str, Network] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self.networks: Mapping[str, Network] = MappingProxyType(self._networks)
+        self.endpoints: Mapping[str, Endpoint] = MappingProxyType(self._endpoints)
+        #: Held while a network or an endpoint is changed, by its id.
+        self.lock = Locks()
+        #: Networks that are not on the host as they should be; they are tried again before anything joins them.
+        self.unsound: set[str] = set()
+        self._unmentioned: set[str] = set()
         self._prefixes: set[str] = set()
         #: What endpoints want, as far as it was asked for; with thousands of ports that takes long to say.
         self._plans: dict[str, tuple[Network, Endpoint, Plan]] = {}
         #: Endpoints by the LAN and address that they have there, over all networks.
         self._by_lan: dict[tuple[str, IPAddress], str] = {}
+        #: When endpoints joined a sandbox and left it, on the clock `time.monotonic`.
+        self._joined: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+
+    def take_up(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
+        """Know what an earlier process made, of which the engine has said nothing yet."""
+        for network in networks:
+            self.know_network(network)
+            self._unmentioned.add(network.id)
+        for endpoint in endpoints:
+            self.know(endpoint)
+
+    def know_network(self, network: Network) -> None:
+        """Take up a network, or what became of it."""
+        self._networks[network.id] = network
+
+    def forget_network(self, id: str) -> None:
+        """Drop a network."""
+        self._networks.pop(id, None)
+        self._unmentioned.discard(id)
+        self.unsound.discard(id)
+
+    def mention(self, id: str) -> None:
+        """Note that the engine knows a network."""
+        self._unmentioned.discard(id)
+
+    def is_mentioned(self, id: str) -> bool:
+        """Tell whether an engine has said anything of a network since pynet started, or it was made since."""
+        return id not in self._unmentioned
 
     def network(self, id: str) -> Network:
         """Find the network that a call is about.
@@ -40,19 +77,18 @@ class Registry:
             raise InvalidRequest(f"network {id[:12]} is not known to pynet; remove it and create it again")
         if network.phase != "ready":
             raise Conflict(f"network {id[:12]} is being made or removed")
-        self.unmentioned.discard(id)
+        self.mention(id)
         return network
 
-    def endpoint(self, request: EndpointRequest) -> Endpoint:
+    def endpoint(self, network_id: str, id: str) -> Endpoint:
         """Find the endpoint that a call is about. Raises as `network` does."""
-        endpoint = self.endpoints.get(request.endpoint_id)
-        if endpoint is None or endpoint.network_id != request.network_id:
+        endpoint = self.endpoints.get(id)
+        if endpoint is None or endpoint.network_id != network_id:
             raise InvalidRequest(
-                f"endpoint {request.endpoint_id[:12]} is not known on network {request.network_id[:12]};"
-                " start the container again"
+                f"endpoint {id[:12]} is not known on network {network_id[:12]}; start the container again"
             )
         if endpoint.phase != "ready":
-            raise Conflict(f"endpoint {endpoint.id[:12]} is being made or removed")
+            raise Conflict(f"endpoint {id[:12]} is being made or removed")
         return endpoint
 
     def on(self, network_id: str) -> list[Endpoint]:
@@ -82,7 +118,11 @@ class Registry:
         former = self.endpoints.get(endpoint.id)
         if former is not None:
             self._forget_addresses(former)
-        self.endpoints[endpoint.id] = endpoint
+            if former.sandbox is None and endpoint.sandbox is not None:
+                self._joined[endpoint.id] = time.monotonic()
+            elif former.sandbox is not None and endpoint.sandbox is None:
+                self._left[endpoint.id] = time.monotonic()
+        self._endpoints[endpoint.id] = endpoint
         self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
         lan = self._lan(endpoint.network_id)
         for address in endpoint.addresses.values():
@@ -90,10 +130,20 @@ class Registry:
 
     def forget(self, endpoint: Endpoint) -> None:
         """Drop an endpoint."""
-        self.endpoints.pop(endpoint.id, None)
+        self._endpoints.pop(endpoint.id, None)
         self._plans.pop(endpoint.id, None)
+        self._joined.pop(endpoint.id, None)
+        self._left.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._forget_addresses(endpoint)
+
+    def joined_at(self, id: str) -> float:
+        """Tell when an endpoint's link was about to move into its sandbox; -inf if that was before pynet's start."""
+        return self._joined.get(id, -inf)
+
+    def left_at(self, id: str) -> float:
+        """Tell when an endpoint left its sandbox, in seconds as `time.monotonic` counts them; -inf if it never did."""
+        return self._left.get(id, -inf)
 
     def _forget_addresses(self, endpoint: Endpoint) -> None:
         lan = self._lan(endpoint.network_id)
