@@ -20,7 +20,7 @@ from pynetdriver.kernel import settings as switches
 from pynetdriver.kernel.strangers import hardware, likely_strangers, strangers
 from pynetdriver.locks import aside
 from pynetdriver.model import Endpoint, Network, Setting, Strangers, decode, encode
-from pynetdriver.plan import Forwarding, HostSetting, Plan
+from pynetdriver.plan import Forwarding, HostSetting, Owner, Plan
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -47,9 +47,9 @@ class Journal:
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
-        self._needing: dict[HostSetting, set[str]] = {}
+        self._needing: dict[HostSetting, set[Owner]] = {}
         #: Removals that failed; the monitor tries them again.
-        self.unfinished: dict[str, tuple[Subject, Plan]] = {}
+        self.unfinished: dict[Owner, tuple[Subject, Plan]] = {}
         #: Told of each record whose removal is done, whoever did it and whenever.
         self.removed: Callable[[Subject], None] = lambda _: None
 
@@ -90,7 +90,7 @@ class Journal:
         try:
             await self.delete(record, plan)
         except PynetError as error:
-            log.error("could not undo a failed call; trying again later", owner=plan.owner, error=str(error))
+            log.error("could not undo a failed call; trying again later", owner=str(plan.owner), error=str(error))
 
     async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
         """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
@@ -109,7 +109,7 @@ class Journal:
         try:
             await self._kernel.apply(former, plan)
         except PynetError as error:
-            log.error("could not put back what was there before", owner=plan.owner, error=str(error))
+            log.error("could not put back what was there before", owner=str(plan.owner), error=str(error))
 
     async def delete(self, record: Subject, plan: Plan) -> None:
         """Remove what the plan names and then the record; what fails is tried again later.
@@ -137,7 +137,7 @@ class Journal:
                 await self.delete(record, plan)
                 gone.append(record)
             except PynetError as error:
-                log.warning("removal failed again", owner=plan.owner, error=str(error))
+                log.warning("removal failed again", owner=str(plan.owner), error=str(error))
         return gone
 
     def write(self, record: Subject) -> None:
@@ -162,7 +162,7 @@ class Journal:
         async with self._switching:
             for setting in (one for one in plan.settings if one not in but):
                 self._needing.setdefault(setting, set()).add(plan.owner)
-                if isinstance(setting, Forwarding) and _guard(setting.version) in self.strangers:
+                if isinstance(setting, Forwarding) and Owner.forwarding(setting.version) in self.strangers:
                     await self._keep_apart(setting.version)
                 for needed in switches.needed(setting):
                     # The first former value is the host's own: a later one may be what a crash left.
@@ -202,10 +202,10 @@ class Journal:
     # Strangers: they are kept apart from before the host forwards until it does no longer.
 
     @property
-    def strangers(self) -> dict[str, tuple[Strangers, ...]]:
+    def strangers(self) -> dict[Owner, tuple[Strangers, ...]]:
         """What the firewall has to know of them, by owner."""
         found = map(self._but_the_engines, self._strangers())
-        return {_guard(one.version): (one,) if one.links else () for one in found}
+        return {Owner.forwarding(one.version): (one,) if one.links else () for one in found}
 
     def _but_the_engines(self, one: Strangers) -> Strangers:
         """Leave out bridges that became the engine's, which has rules for them, and `closed` closes them."""
@@ -226,7 +226,7 @@ class Journal:
         await self._chains.close(self.closed)
 
     async def _keep_apart(self, version: int) -> None:
-        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
+        await self._kernel.firewall.set(Owner.forwarding(version), self.strangers[Owner.forwarding(version)])
 
     async def follow_engine_bridges(self) -> None:
         """Have the guard know which bridges are the engine's by now. Raises HostError."""
@@ -238,7 +238,7 @@ class Journal:
 
     async def _open(self, versions: Collection[int]) -> None:
         for version in versions:
-            await self._kernel.firewall.set(_guard(version), ())
+            await self._kernel.firewall.set(Owner.forwarding(version), ())
         if versions:
             await self._chains.close(
                 {version: found for version, found in self.closed.items() if version not in versions}
@@ -324,11 +324,6 @@ class Journal:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
             self._settings.pop(one.path, None)
-
-
-def _guard(version: int) -> str:
-    """Name the owner of what keeps strangers apart."""
-    return f"forwarding:{version}"
 
 
 def _kind(record: Subject) -> str:
