@@ -62,7 +62,7 @@ class Report:
             ports=sum(len(one.ports) for one in endpoints),
             pools=self._ipam.use(),
             repairs=list(self._monitor.last_repairs),
-            unfinished=sorted(self._journal.unfinished),
+            unfinished=sorted(map(str, self._journal.unfinished)),
             unsound=sorted(self._healing.unsound),
             metrics=await self._samples(),
         )

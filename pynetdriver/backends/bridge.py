@@ -46,6 +46,7 @@ from pynetdriver.plan import (
     LinkSysctl,
     Object,
     Opening,
+    Owner,
     Plan,
     Publication,
     Relaying,
@@ -327,7 +328,7 @@ def network_plan(network: Network) -> Plan:
         shared=adopted,
         hostless=tuple(version for version in versions if modes[version] == "isolated"),
     )
-    return Plan(f"network:{network.id}", tuple(settings), tuple(objects), (segment,))
+    return Plan(Owner.network(network.id), tuple(settings), tuple(objects), (segment,))
 
 
 def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
@@ -366,7 +367,7 @@ def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
         peer_mtu=_leased_mtu(network, endpoint),
     )
     return Plan(
-        owner=f"endpoint:{endpoint.id}",
+        owner=Owner.endpoint(endpoint.id),
         objects=(veth, Hairpin(link)) if translated else (veth,),
         intents=(*intents, *openings),
     )

@@ -14,7 +14,7 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint
 from pynetdriver.networks.host_facts import HostFacts
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Owner, Plan
 from pynetdriver.state.registry import Registry
 from pynetdriver.state.switches import Switches
 
@@ -39,14 +39,14 @@ class Repair:
             # Not waited for: who removes the network has its lock, and waits for the endpoint's.
             self._in_background(self.repair_network(network_id, set()))
 
-    async def repair(self, owners: Iterable[str], *, switches: bool = False) -> set[str]:
+    async def repair(self, owners: Iterable[Owner], *, switches: bool = False) -> set[Owner]:
         """Apply again what owners want, a network before its endpoints; returns whose is right now.
 
         Args:
             switches: turn those of the host as well that somebody may have turned on purpose.
         """
         damaged: dict[str, set[str]] = {}
-        for kind, _, id in (owner.partition(":") for owner in owners):
+        for kind, id in owners:
             endpoint = self._registry.endpoints.get(id) if kind == "endpoint" else None
             if endpoint is not None:
                 damaged.setdefault(endpoint.network_id, set()).add(id)
@@ -54,9 +54,9 @@ class Repair:
                 damaged.setdefault(id, set())
         return set().union(*await asyncio.gather(*(self.repair_network(*one, switches) for one in damaged.items())))
 
-    async def repair_network(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[str]:
+    async def repair_network(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[Owner]:
         """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
-        repaired: set[str] = set()
+        repaired: set[Owner] = set()
         if network_id in self._registry.unsound:
             endpoint_ids = {one.id for one in self._registry.endpoints.values() if one.network_id == network_id}
         lost = await self._lost(endpoint_ids)
@@ -90,7 +90,7 @@ class Repair:
                     # A link that is going at this moment is told of once it is gone.
                     is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
                     if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
-                        log.error("cannot mend", owner=plan.owner, error=str(error))
+                        log.error("cannot mend", owner=str(plan.owner), error=str(error))
                     if id == network_id:
                         self._registry.unsound.add(id)
                         return repaired

@@ -16,7 +16,7 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.locks import aside
 from pynetdriver.model import Endpoint, Network, decode, encode
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Owner, Plan
 from pynetdriver.state.switches import Switches
 from pynetdriver.store import Change, Store
 
@@ -34,7 +34,7 @@ class Journal:
         self._switches = switches
         self._ports = ports
         #: Removals that failed; the sweep tries them again.
-        self.unfinished: dict[str, tuple[Subject, Plan]] = {}
+        self.unfinished: dict[Owner, tuple[Subject, Plan]] = {}
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
@@ -73,7 +73,7 @@ class Journal:
         try:
             await self.delete(record, plan)
         except PynetError as error:
-            log.error("could not undo a failed call; trying again later", owner=plan.owner, error=str(error))
+            log.error("could not undo a failed call; trying again later", owner=str(plan.owner), error=str(error))
 
     async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
         """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
@@ -92,7 +92,7 @@ class Journal:
         try:
             await self._kernel.apply(former, plan)
         except PynetError as error:
-            log.error("could not put back what was there before", owner=plan.owner, error=str(error))
+            log.error("could not put back what was there before", owner=str(plan.owner), error=str(error))
 
     async def delete(self, record: Subject, plan: Plan) -> None:
         """Remove what the plan names and then the record; what fails is tried again later.
@@ -121,7 +121,7 @@ class Journal:
                 await self.delete(record, plan)
                 gone.append(record)
             except PynetError as error:
-                log.warning("removal failed again", owner=plan.owner, error=str(error))
+                log.warning("removal failed again", owner=str(plan.owner), error=str(error))
         return gone
 
     def write(self, record: Subject) -> None:

@@ -14,7 +14,7 @@ from pynetdriver.errors import Conflict, InvalidRequest
 from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
-from pynetdriver.plan import Interior, Plan, Segment
+from pynetdriver.plan import Interior, Owner, Plan, Segment
 
 
 class Registry:
@@ -103,10 +103,9 @@ class Registry:
         """Tell whether an endpoint's link would have the name of another one's."""
         return endpoint_id[:PREFIX_LENGTH] in self._prefixes
 
-    def owns(self, owner: str) -> bool:
+    def owns(self, owner: Owner) -> bool:
         """Tell whether a plan's owner is known still."""
-        id = owner.partition(":")[2]
-        return id in self.networks or id in self.endpoints
+        return owner.id in self.networks or owner.id in self.endpoints
 
     def is_whole(self, network_id: str, id: str) -> bool:
         """Tell whether a network and, by its id, that or an endpoint on it are neither being made nor removed."""

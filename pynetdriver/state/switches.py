@@ -18,7 +18,7 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel import settings as switches
 from pynetdriver.kernel.strangers import hardware, likely_strangers, strangers
 from pynetdriver.model import Setting, Strangers, decode, encode
-from pynetdriver.plan import Forwarding, HostSetting, Plan
+from pynetdriver.plan import Forwarding, HostSetting, Owner, Plan
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Switches:
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
-        self._needing: dict[HostSetting, set[str]] = {}
+        self._needing: dict[HostSetting, set[Owner]] = {}
 
     async def use(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
         """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
@@ -54,7 +54,7 @@ class Switches:
         async with self._switching:
             for setting in (one for one in plan.settings if one not in but):
                 self._needing.setdefault(setting, set()).add(plan.owner)
-                if isinstance(setting, Forwarding) and _guard(setting.version) in self.strangers:
+                if isinstance(setting, Forwarding) and Owner.forwarding(setting.version) in self.strangers:
                     await self._keep_apart(setting.version)
                 for needed in switches.needed(setting):
                     # The first former value is the host's own: a later one may be what a crash left.
@@ -99,10 +99,10 @@ class Switches:
     # Strangers: they are kept apart from before the host forwards until it does no longer.
 
     @property
-    def strangers(self) -> dict[str, tuple[Strangers, ...]]:
+    def strangers(self) -> dict[Owner, tuple[Strangers, ...]]:
         """What the firewall has to know of them, by owner."""
         found = map(self._but_the_engines, self._strangers())
-        return {_guard(one.version): (one,) if one.links else () for one in found}
+        return {Owner.forwarding(one.version): (one,) if one.links else () for one in found}
 
     def _but_the_engines(self, one: Strangers) -> Strangers:
         """Leave out bridges that became the engine's, which has rules for them, and `closed` closes them."""
@@ -123,7 +123,7 @@ class Switches:
         await self._chains.close(self.closed)
 
     async def _keep_apart(self, version: int) -> None:
-        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
+        await self._kernel.firewall.set(Owner.forwarding(version), self.strangers[Owner.forwarding(version)])
 
     async def follow_engine_bridges(self) -> None:
         """Have the guard know which bridges are the engine's by now. Raises HostError."""
@@ -135,7 +135,7 @@ class Switches:
 
     async def _open(self, versions: Collection[int]) -> None:
         for version in versions:
-            await self._kernel.firewall.set(_guard(version), ())
+            await self._kernel.firewall.set(Owner.forwarding(version), ())
         if versions:
             await self._chains.close(
                 {version: found for version, found in self.closed.items() if version not in versions}

@@ -15,18 +15,15 @@ from pynetdriver.healing import Healing
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.compare import differences
-from pynetdriver.names import PREFIX_LENGTH
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Owner, Plan
 from pynetdriver.registry import Registry
 from pynetdriver.restore import left_over
 
-#: Owner of what belongs to no network or endpoint.
-_PYNET = "pynet"
 #: Kinds of what is found besides damage to what a plan names.
 _DEAD, _LEFT, _UNFINISHED, _RULES, _CHAIN = "dead", "left", "unfinished", "rules", "chain"
 
-#: Owner, kind and sentence.
-_Found = tuple[str, str, str]
+#: Owner, none of what belongs to no network or endpoint; kind and sentence.
+_Found = tuple[Owner | None, str, str]
 
 
 class Reconciler:
@@ -53,7 +50,9 @@ class Reconciler:
             return Reconciliation(
                 dry_run=dry_run,
                 differences=[
-                    Difference(owner=_shortened(owner), what=what, mended=(owner, kind, what) not in left)
+                    Difference(
+                        owner=owner.short if owner else "pynet", what=what, mended=(owner, kind, what) not in left
+                    )
                     for owner, kind, what in found
                 ],
             )
@@ -76,11 +75,11 @@ class Reconciler:
         found += [(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
         found += [(owner, _UNFINISHED, "is removed, but not all of it is gone") for owner in self._journal.unfinished]
         async for name, _ in left_over(self._kernel, links, self._wanted()):
-            found.append((_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
-        found += [(_PYNET, _RULES, what) for what in await self._kernel.firewall.differences()]
-        found += [(_PYNET, _CHAIN, what) for what in await self._driver.missing_beside_engine()]
+            found.append((None, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
+        found += [(None, _RULES, what) for what in await self._kernel.firewall.differences()]
+        found += [(None, _CHAIN, what) for what in await self._driver.missing_beside_engine()]
         # What went or came since is no difference.
-        return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._registry.owns(one[0])]
+        return [one for one in found if one[0] is None or one[1] == _UNFINISHED or self._registry.owns(one[0])]
 
     async def _mend(self, found: Iterable[_Found]) -> None:
         kinds = {kind for _, kind, _ in found}
@@ -88,7 +87,7 @@ class Reconciler:
             await self._driver.finish_removals()
         if _DEAD in kinds:
             await self._driver.collector.collect_dead()
-        await self._healing.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
+        await self._healing.repair({owner for owner, kind, _ in found if owner}, switches=True)
         if _LEFT in kinds:
             links = self._kernel.netlink.links()
             async for name, kind in left_over(self._kernel, links, self._wanted()):
@@ -106,8 +105,3 @@ class Reconciler:
 
     def _wanted(self) -> list[Plan]:
         return [*self._registry.plans(), *(plan for _, plan in self._journal.unfinished.values())]
-
-
-def _shortened(owner: str) -> str:
-    kind, colon, id = owner.partition(":")
-    return f"{kind}{colon}{id[:PREFIX_LENGTH]}"

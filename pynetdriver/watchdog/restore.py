@@ -18,7 +18,7 @@ from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Endpoint
 from pynetdriver.names import OUR_NAMES, VLAN_NAME
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Owner, Plan
 from pynetdriver.registry import Registry
 from pynetdriver.siting import Siting
 
@@ -39,10 +39,10 @@ async def restore(
     await siting.follow_all()
     networks = list(registry.networks.values())
     links = kernel.netlink.links()
-    plans: dict[str, Plan] = {}
+    plans: dict[Owner, Plan] = {}
     # Left by a removal that failed before its network's; such a link is collected below.
     unwanted: list[tuple[Subject, Plan]] = [
-        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
+        (one, Plan(Owner.endpoint(one.id))) for one in endpoints if one.network_id not in known
     ]
     for network in networks:
         plan = registry.network_plan(network)
@@ -80,7 +80,7 @@ async def restore(
         # Of what changed just before a crash, or while there were no rules.
         kernel.conntrack.recheck()
     for plan in plans.values():
-        kind, _, id = plan.owner.partition(":")
+        kind, id = plan.owner
         if kind == "endpoint" and registry.endpoints[id].network_id in healing.unsound:
             continue  # its port would go into a bridge that somebody else has by now
         try:
@@ -89,7 +89,7 @@ async def restore(
             await kernel.mend(plan)
             await journal.use_settings(plan)  # those of a link that was not there before
         except PynetError as error:
-            log.error("could not restore", owner=plan.owner, error=str(error))
+            log.error("could not restore", owner=str(plan.owner), error=str(error))
             if kind == "network":
                 healing.unsound.add(id)
     for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
@@ -108,11 +108,11 @@ async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
 
 
 async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: Plan) -> None:
-    log.info("removing what is left", owner=plan.owner, phase=record.phase)
+    log.info("removing what is left", owner=str(plan.owner), phase=record.phase)
     try:
         await journal.delete(record, plan)
     except PynetError as error:
-        log.error("could not remove; trying again later", owner=plan.owner, error=str(error))
+        log.error("could not remove; trying again later", owner=str(plan.owner), error=str(error))
     driver.drop(record)
 
 

@@ -32,7 +32,7 @@ from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Locks
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Route, Up, Upper, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Owner, Route, Up, Upper, Veth
 from pynetdriver.registry import Registry
 from pynetdriver.restore import restore
 from pynetdriver.siting import Siting
@@ -147,7 +147,7 @@ class TrappedNftables(NftablesFirewall):
         super().__init__(Nftables())
         self._trap = trap
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         self._trap.step()
         await super().set(owner, intents)
 
@@ -159,7 +159,7 @@ class TrappedIptables(IptablesFirewall):
         super().__init__()
         self._trap = trap
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         self._trap.step()
         await super().set(owner, intents)
 

@@ -12,6 +12,7 @@ from pynetdriver.firewall import EngineBridges
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import settings
 from pynetdriver.model import Setting, Strangers, encode
+from pynetdriver.plan import Owner
 
 PATHS = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
 
@@ -22,7 +23,7 @@ class Around:
     def __init__(self, strangers: bool = True) -> None:
         self.failing: set[str] = set()
         self.stored: dict[str, bytes] = {}
-        self.guard: dict[str, Any] = {}
+        self.guard: dict[Owner, Any] = {}
         self.closings = 0
         for version, path in PATHS.items():
             found = Strangers(version, ("br0", "lan1"), bridges=("br0",)) if strangers else None
@@ -43,8 +44,8 @@ class Around:
         self._fail("store")
         self.stored[change.key] = change.data
 
-    async def _set(self, owner: str, intents: Any) -> None:
-        self._fail(owner)
+    async def _set(self, owner: Owner, intents: Any) -> None:
+        self._fail(str(owner))
         self.guard[owner] = intents
 
     async def _close(self, bridges: Any) -> None:
