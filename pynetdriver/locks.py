@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -28,6 +29,13 @@ async def in_parts(all_of_it: Collection[T]) -> AsyncIterator[list[T]]:
         yield part
         if len(part) == PART:
             await asyncio.sleep(0)
+
+
+@dataclass
+class Calls:
+    """Calls of the engine that are not answered yet; who has time lets them go first."""
+
+    in_hand: int = 0
 
 
 class Locks:

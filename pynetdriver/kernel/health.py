@@ -6,6 +6,7 @@ Links of others are never expected to be anything: a bridge that was adopted is 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
@@ -86,9 +87,10 @@ class Health:
         self._gone: set[str] = set()
         self._damage: dict[tuple[Owner, str], Damage] = {}
         self._seen: set[str] | None = None
-        #: Bridges of whoever, by index, and whether the engine may have others by now.
+        #: Bridges of whoever, by index; the event says that the engine may have others by now.
         self._bridges: dict[int, str] = {}
-        self.engine_bridges_changed = True
+        self.engine_bridges_changed = asyncio.Event()
+        self.engine_bridges_changed.set()
         #: Links that were seen, and those of them that nobody was told of yet.
         self._known: set[str] = set()
         self._new: set[str] = set()
@@ -226,12 +228,12 @@ class Health:
         """Note a bridge, whoever's."""
         if self._bridges.get(index) != name:
             self._bridges[index] = name
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def bridge_gone(self, index: int) -> None:
         """Note that a link is no more, which may have been a bridge."""
         if self._bridges.pop(index, None) is not None:
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def link_moved(self, name: str, number: int) -> None:
         """Note into which namespace a link went."""

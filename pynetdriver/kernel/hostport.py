@@ -25,7 +25,7 @@ from netaddr import IPAddress
 from pynetdriver.descriptors import is_kept
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
 from pynetdriver.kernel.relay import Relay
-from pynetdriver.locks import PART, in_parts
+from pynetdriver.locks import PART, Calls, in_parts
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.plan import bracketed
 from pynetdriver.portmap import PortRequest, broadcasts_to, narrowest_first, relayed_to
@@ -48,16 +48,14 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class HostPorts:
     """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
-    def __init__(
-        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
-    ) -> None:
+    def __init__(self, calls: Calls | None = None, engine_bridges: Callable[[], Set[str]] = frozenset) -> None:
         """Hold nothing yet; both arguments are for `Relay`."""
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
         #: What holders of many ports let go, in parts.
         self._releasing: dict[str, asyncio.Task[None]] = {}
-        self._relay = Relay(is_called, engine_bridges)
+        self._relay = Relay(calls or Calls(), engine_bridges)
 
     def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.

@@ -10,8 +10,8 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress
 
-from pynetdriver.leasing import Leasing
 from pynetdriver.ipam import PoolKey
+from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.ports import Ports

@@ -12,11 +12,13 @@ from pynetdriver.networks.repair import Repair
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.liveness import Liveness, Sign
 from pynetdriver.state.registry import Registry
+from pynetdriver.watchdog.loop import run_loops
 
 log = structlog.get_logger()
 
 #: So many endpoints are seen to before calls have their turn.
 _PART = 100
+_SWEEP_S = 30.0
 
 
 class Sweep:
@@ -32,6 +34,15 @@ class Sweep:
         self._repair = repair
         #: Since when endpoints are in no sandbox.
         self._adrift: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        await run_loops(self._sweep)
+
+    async def _sweep(self) -> None:
+        await asyncio.sleep(_SWEEP_S)
+        await self.finish_removals()
+        await self.remove_dead()
 
     async def finish_removals(self) -> None:
         """Try again what could not be removed; host ports of endpoints are free only then."""
