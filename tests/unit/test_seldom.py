@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from pynetdriver.process.daemon import _logger
 from structlog.testing import capture_logs
 
 from pynetdriver.process.daemon import _unexpected
+from pynetdriver.server import _logger
 
 
 async def test_failures_that_differ_by_what_they_name_are_alike() -> None:
