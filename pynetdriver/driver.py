@@ -113,7 +113,7 @@ class NetworkDriver:
                 await self._neighbours.refuse_taken_gateways(network, plan)
                 self._registry.networks[network.id] = replace(network, phase="creating")
                 if plan.trial:
-                    await self._kernel.netlink.try_upper(plan.trial)
+                    await self._kernel.try_out(plan.trial)
                 await self._journal.create(network, plan)
                 self._registry.networks[network.id] = network
                 try:

@@ -21,7 +21,7 @@ from pynetdriver.ipam import IpamDriver
 from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
-from pynetdriver.kernel.watch import Watch
+from pynetdriver.kernel.watch import Changes, Watch
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.registry import Registry
 
@@ -109,12 +109,14 @@ class Monitor:
         while more:
             more = self._watch.read()
             await asyncio.sleep(0)
-        await asyncio.gather(self._heal_table(), self._heal_links(), self._note_links(), self._follow_bridges())
+        changes = self._watch.take()
+        await asyncio.gather(
+            self._heal_table(changes), self._heal_links(), self._note_links(), self._follow_bridges(changes)
+        )
 
-    async def _heal_table(self) -> None:
-        by, self._watch.table_changed_by = self._watch.table_changed_by, ""
-        blind, self._watch.overrun = self._watch.overrun, False
-        if self._kernel.firewall.is_empty or not (by or blind):
+    async def _heal_table(self, changes: Changes) -> None:
+        by = changes.table_by
+        if self._kernel.firewall.is_empty or not (by or changes.overrun):
             return
         try:
             if by:
@@ -127,9 +129,7 @@ class Monitor:
                 self._rewritten_blindly = time.monotonic()
                 await self._kernel.firewall.rewrite()
         except PynetError:
-            self._watch.table_changed_by = by
-            self._watch.overrun |= blind
-            self._watch.changed.set()
+            self._watch.note(changes._replace(engine_bridges=False))
             raise
 
     async def _heal_links(self) -> None:
@@ -165,9 +165,8 @@ class Monitor:
             asyncio.get_running_loop().call_later(_PAUSE_S, self._watch.changed.set)
             raise
 
-    async def _follow_bridges(self) -> None:
-        if self._kernel.health.engine_bridges_changed:
-            self._kernel.health.engine_bridges_changed = False
+    async def _follow_bridges(self, changes: Changes) -> None:
+        if changes.engine_bridges:
             former = self._kernel.bridges.found
             try:
                 await self._driver.follow_engine_bridges()
@@ -180,8 +179,7 @@ class Monitor:
                 self._look_soon()
 
     def _look_at_bridges(self) -> None:
-        self._kernel.health.engine_bridges_changed = True
-        self._watch.changed.set()
+        self._watch.note(Changes(engine_bridges=True))
 
     async def _follow_engine(self) -> None:
         """Wait for the engine's rules to change, or for the time to look at them."""
@@ -208,8 +206,7 @@ class Monitor:
         """See to what nobody tells of."""
         await asyncio.sleep(_SWEEP_S)
         self._watch.look()
-        self._kernel.health.engine_bridges_changed = True
-        self._watch.changed.set()
+        self._look_at_bridges()
         await self._driver.finish_removals()
         await self._driver.collector.collect_dead()
         await self._allow_forwarding()

@@ -67,7 +67,7 @@ async def restore(
     for plan in plans.values():
         kernel.conntrack.keep(plan.published)
         kernel.share(plan)
-        kernel.health.expect(plan)
+        kernel.expect(plan)
     # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
     try:
         await driver.follow_engine_bridges(at_start=True)
@@ -140,8 +140,7 @@ async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> A
             kind = await kernel.netlink.kind_of_ours(name) if may_be else None
             if kind is None:
                 continue
-            # What stands on a VLAN may be in containers.
-            if await kernel.netlink.is_in_use(name) or (kind == "vlan" and await kernel.has_links_elsewhere()):
+            if await kernel.is_in_use(name, kind):
                 log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
             else:
                 yield name, kind
