@@ -1,6 +1,6 @@
 """What should be on the host beside what was last seen there: the difference is damage.
 
-Every message about a link is a whole picture of it, so the last one decides and no question is asked.
+Every message about a link says all of its state, so the last one decides and no question is asked.
 Links of others are never expected to be anything: a bridge that was adopted is only noticed to go and to come.
 """
 
@@ -214,7 +214,7 @@ class Health:
         return not self._damage and not self._new
 
     def is_of_interest(self, name: str, *, is_there: bool) -> bool:
-        """Tell whether a picture of this link is worth its making."""
+        """Tell whether the rest of a message about this link is worth reading."""
         if self._seen is not None:
             self._seen.add(name)
         if not is_there:

@@ -48,7 +48,7 @@ _DATAGRAMS = 64
 
 
 class Changes(NamedTuple):
-    """What changed of nftables."""
+    """What changed besides links and addresses: the first two of nftables."""
 
     #: Who changed pynet's table last, somebody else than this process.
     table_by: str = ""
