@@ -11,10 +11,9 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.errors import InvalidRequest
 from pynetdriver.messages import PortBinding
 from pynetdriver.model import Endpoint, PortMapping
+from pynetdriver.plan import PROTOCOLS
 from pynetdriver.pool import parse_address
 
-#: IANA protocol numbers that can be published; the engine knows ICMP too, which has no ports.
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 #: Those that `kernel.relay` carries where the kernel does not translate.
 _RELAYED = ("tcp", "udp")
 _BROADCAST = 0xFFFFFFFF

@@ -19,7 +19,7 @@ from pynetdriver.errors import InvalidOption
 from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.options import declared, option
-from pynetdriver.plan import Interior, Plan
+from pynetdriver.plan import Plan, SandboxInterface
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
@@ -188,7 +188,7 @@ def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ..
     )
 
 
-def interior(attachment: Attachment, endpoint: Endpoint) -> Interior:
+def sandbox_interface(attachment: Attachment, endpoint: Endpoint) -> SandboxInterface:
     """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no IPv4 address."""
     has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
     addresses = [endpoint.address6, *([] if has_lost else [endpoint.address4])]
@@ -198,7 +198,7 @@ def interior(attachment: Attachment, endpoint: Endpoint) -> Interior:
     for everywhere, gateway in (("0.0.0.0/0", attachment.gateway4), ("::/0", attachment.gateway6)):
         if gateway is not None:
             ways.append((IPNetwork(everywhere), gateway))
-    return Interior(attachment.prefix, tuple(one for one in addresses if one is not None), tuple(ways))
+    return SandboxInterface(attachment.prefix, tuple(one for one in addresses if one is not None), tuple(ways))
 
 
 class Backend(Protocol):
