@@ -9,6 +9,8 @@ from netaddr import INET_PTON, AddrFormatError, IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, shortened
 
+#: An address space and a subnet: what one LAN has in one space, another may have in the other.
+PoolKey = tuple[str, IPNetwork]
 #: Where pools come from when none is asked for: private space (RFC 1918) that is rarely in use.
 POOLS4 = (IPNetwork("10.192.0.0/10"), IPNetwork("172.16.0.0/12"), IPNetwork("192.168.0.0/16"))
 POOL4_LENGTH = 24

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pynetdriver import __version__, answers
+from pynetdriver.addresses.pools import Pools
 from pynetdriver.claim import owner
-from pynetdriver.ipam import IpamDriver
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.sandbox import names_inside
 from pynetdriver.model import Endpoint, Network
@@ -35,14 +35,14 @@ class Report:
     def __init__(
         self,
         registry: Registry,
-        ipam: IpamDriver,
+        pools: Pools,
         journal: Journal,
         kernel: Kernel,
         repairs: Repairs,
         place: Place,
     ) -> None:
         self._registry = registry
-        self._ipam = ipam
+        self._pools = pools
         self._journal = journal
         self._kernel = kernel
         self._repairs = repairs
@@ -62,7 +62,7 @@ class Report:
             networks=len(self._registry.networks),
             endpoints=len(endpoints),
             ports=sum(len(one.ports) for one in endpoints),
-            pools=self._ipam.use(),
+            pools=self._pools.use(),
             repairs=list(self._repairs.last),
             unfinished=sorted(map(str, self._journal.unfinished)),
             unsound=sorted(self._registry.unsound),

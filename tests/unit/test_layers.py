@@ -18,7 +18,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"backends", "firewall", "lan", "store"}),
     frozenset({"admission", "kernel"}),
     frozenset({"state"}),
-    frozenset({"ipam", "leasing", "neighbours"}),
+    frozenset({"addresses"}),
     frozenset({"networks"}),
     frozenset({"watchdog"}),
     frozenset({"docker", "admin"}),
@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
 )
 #: Packages of one floor that know each other: the vocabulary.
-BESIDE = FLOORS[1] | FLOORS[5]
+BESIDE = FLOORS[1]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Third parties, and the rooms that alone know them.
 OWNED = {
