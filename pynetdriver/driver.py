@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import messages as wire
-from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import Publishing, backend_named
 from pynetdriver.collecting import Collector
+from pynetdriver.docker.requests import requested_endpoint, requested_network, requested_options, requested_ports
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.healing import Healing
@@ -32,10 +32,11 @@ from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Locks, aside, in_parts
 from pynetdriver.model import Endpoint, Facts, Network, PortMapping
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Adopted, Parent, Plan, Segment
+from pynetdriver.plan import Adopted, Parent, Plan, Segment, StaticRoute
 from pynetdriver.pool import overlap
 from pynetdriver.portmap import (
     PortRequest,
+    RequestedPorts,
     narrowest_first,
     port_requests,
     relayed_to,
@@ -217,17 +218,16 @@ class NetworkDriver:
 
         Ports at the container's own address are open from here to Leave, by whichever network its default route leads.
         """
+        ports = await _requested_ports(request.options)
         async with self._lock(request.endpoint_id):
-            endpoint = self._registry.endpoint(request)
+            endpoint = self._registry.endpoint(request.network_id, request.endpoint_id)
             if endpoint.sandbox not in (None, request.sandbox_key):
                 raise Conflict(f"endpoint {endpoint.id[:12]} is joined to another sandbox; leave that first")
             network = self._registry.network(endpoint.network_id)
             plan = self._registry.endpoint_plan(endpoint)
             if self._kernel.netlink.is_missing([*plan.anchors, *(() if endpoint.sandbox else plan.moving)]):
                 await self._kernel.apply_objects(plan)
-            joined = replace(
-                endpoint, sandbox=request.sandbox_key, ports=_opened_at_join(network, endpoint, request.options)
-            )
+            joined = replace(endpoint, sandbox=request.sandbox_key, ports=_opened_at_join(network, endpoint, ports))
             if joined.ports != endpoint.ports:
                 await self._set_ports(endpoint, joined)
             elif joined.sandbox != endpoint.sandbox:
@@ -242,7 +242,7 @@ class NetworkDriver:
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
             gateway=str(attachment.gateway4 or ""),
             gateway_ipv6=str(attachment.gateway6 or ""),
-            static_routes=list(attachment.routes),
+            static_routes=[_static_route(one) for one in attachment.routes],
             # Without it the engine would add a second interface on a bridge of its own.
             disable_gateway_service=not (attachment.gateway4 or attachment.gateway6),
         )
@@ -258,26 +258,26 @@ class NetworkDriver:
 
     async def program(self, request: wire.ProgramRequest) -> wire.Empty:
         """Publish the container's ports here, in place of what was published before."""
+        ports = await _requested_ports(request.options) or RequestedPorts()
         async with self._lock(request.endpoint_id):
-            endpoint = self._registry.endpoint(request)
+            endpoint = self._registry.endpoint(request.network_id, request.endpoint_id)
             network = self._registry.network(endpoint.network_id)
             if network.internal:
                 return wire.Empty()
             if endpoint.sandbox is None:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
-            options = request.options or wire.PortOptions()
             publishing = backend_of(network).publishing(network)
             if publishing is None:
-                if options.port_map:
+                if ports.bindings:
                     log.warning(
                         "ports of this network are reached at the container's own address, not at the host's",
                         endpoint=endpoint.id[:12],
                     )
                 return wire.Empty()
-            if options.port_map or endpoint.ports:
+            if ports.bindings or endpoint.ports:
                 endpoint = await self._without_lost_ipv6(endpoint)
-            size = len(options.port_map or ()) + len(endpoint.ports)
-            opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, publishing), size)
+            size = len(ports.bindings) + len(endpoint.ports)
+            opened, kept, wanted = await aside(partial(_asked_ports, ports, endpoint, publishing), size)
             given_up = set(endpoint.ports).difference(kept)
             new: tuple[PortMapping, ...] = ()
             try:
@@ -621,14 +621,26 @@ class NetworkDriver:
                     raise await asyncio.to_thread(taken.named) from None
 
 
-def _opened_at_join(network: Network, endpoint: Endpoint, options: wire.PortOptions | None) -> tuple[PortMapping, ...]:
+async def _requested_ports(options: wire.PortOptions | None) -> RequestedPorts | None:
+    size = len(options.port_map or ()) if options else 0
+    return await aside(partial(requested_ports, options), size)
+
+
+def _static_route(route: StaticRoute) -> wire.StaticRoute:
+    """Write a route of a sandbox; its kind is 0 with a next hop, 1 without."""
+    if route.next_hop is None:
+        return wire.StaticRoute(str(route.destination), 1)
+    return wire.StaticRoute(str(route.destination), 0, str(route.next_hop))
+
+
+def _opened_at_join(network: Network, endpoint: Endpoint, ports: RequestedPorts | None) -> tuple[PortMapping, ...]:
     """Tell an endpoint's ports with those that are open at its own address; what is published stays."""
     publishing = backend_of(network).publishing(network)
     if network.internal or publishing is None or not publishing.untranslated:
         return endpoint.ports
-    if options is None or options.port_map is None:
+    if ports is None:
         return endpoint.ports
-    opened, _, _ = split_opened(options.port_map, endpoint, publishing.untranslated)
+    opened, _, _ = split_opened(ports.bindings, endpoint, publishing.untranslated)
     return (*opened, *(one for one in endpoint.ports if one.host_port))
 
 
@@ -638,12 +650,12 @@ def _has_address_of(record: Network | Endpoint, endpoint: Endpoint) -> bool:
 
 
 def _asked_ports(
-    options: wire.PortOptions, endpoint: Endpoint, publishing: Publishing
+    ports: RequestedPorts, endpoint: Endpoint, publishing: Publishing
 ) -> tuple[list[PortMapping], list[PortMapping], list[PortRequest]]:
     """Tell what is opened, which ports stay published, and which are to be."""
-    opened, bindings, holding = split_opened(options.port_map or [], endpoint, publishing.untranslated)
+    opened, bindings, holding = split_opened(ports.bindings, endpoint, publishing.untranslated)
     # An IPv6 address that is open by itself is not to be reached by way of IPv4.
-    six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
+    six_to_four = ports.six_to_four and holding.address6 == endpoint.address6
     requests = port_requests(bindings, holding, publishing.addresses, six_to_four=six_to_four)
     return opened, *split_satisfied(requests, endpoint.ports)
 

@@ -21,6 +21,7 @@ from pynetdriver.answers import PoolUse
 from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
+from pynetdriver.options import ENGINE_OPTIONS
 from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
 from pynetdriver.store import Change, Store
 
@@ -36,8 +37,6 @@ _AHEAD, _AT_ONCE = 4, 64
 _POOLS = 16
 #: So often the next addresses may be in use before it is given up.
 _CONFLICTS = 16
-#: The engine's own IPAM options start with this.
-ENGINE_OPTIONS = "com.docker.network."
 
 
 #: An address space and a subnet: what one LAN has in one space, another may have in the other.

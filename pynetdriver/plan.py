@@ -7,7 +7,7 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from netaddr import IPAddress, IPNetwork
 
@@ -187,6 +187,13 @@ class Route:
         return f"route {self.address} dev {self.link}" + (f" src {self.source}" if self.source else "")
 
 
+class StaticRoute(NamedTuple):
+    """A route in the sandbox; without a next hop its destination is on the link itself."""
+
+    destination: IPNetwork
+    next_hop: IPAddress | None = None
+
+
 @dataclass(frozen=True)
 class LinkSysctl:
     """A per-link switch under net/<family>/conf/<link>/; an object if the link is pynet's, else a setting."""
@@ -362,14 +369,11 @@ HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 @dataclass(frozen=True)
 class Interior:
-    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there.
-
-    `ways` are routes: a destination with its next hop, None for what is on the link itself.
-    """
+    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there."""
 
     prefix: str
     addresses: tuple[IPNetwork, ...] = ()
-    ways: tuple[tuple[IPNetwork, IPAddress | None], ...] = ()
+    ways: tuple[StaticRoute, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from netaddr import IPAddress
 
 from pynetdriver.backends import Backend, backend_named, interior
 from pynetdriver.errors import Conflict, InvalidRequest
-from pynetdriver.messages import EndpointRequest
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
 from pynetdriver.plan import Interior, Plan, Segment
@@ -43,13 +42,12 @@ class Registry:
         self.unmentioned.discard(id)
         return network
 
-    def endpoint(self, request: EndpointRequest) -> Endpoint:
+    def endpoint(self, network_id: str, id: str) -> Endpoint:
         """Find the endpoint that a call is about. Raises as `network` does."""
-        endpoint = self.endpoints.get(request.endpoint_id)
-        if endpoint is None or endpoint.network_id != request.network_id:
+        endpoint = self.endpoints.get(id)
+        if endpoint is None or endpoint.network_id != network_id:
             raise InvalidRequest(
-                f"endpoint {request.endpoint_id[:12]} is not known on network {request.network_id[:12]};"
-                " start the container again"
+                f"endpoint {id[:12]} is not known on network {network_id[:12]}; start the container again"
             )
         if endpoint.phase != "ready":
             raise Conflict(f"endpoint {endpoint.id[:12]} is being made or removed")

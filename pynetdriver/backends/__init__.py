@@ -16,13 +16,14 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
 from pynetdriver.errors import InvalidOption
-from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.options import declared, option
-from pynetdriver.plan import Interior, Plan
+from pynetdriver.plan import Interior, Plan, StaticRoute
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
+#: Destinations of default routes.
+EVERYWHERE = {4: IPNetwork("0.0.0.0/0"), 6: IPNetwork("::/0")}
 #: Why an endpoint cannot have an address of the host.
 OWN_ADDRESS = (
     "address {} is this host's own; choose another, and keep containers from it with --aux-address or --ip-range when"
@@ -183,22 +184,16 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
 def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ...]:
     """Tell the routes that a DHCP server gave; an internal network has none."""
     routes = endpoint.lease.routes if endpoint.lease and not network.internal else ()
-    return tuple(
-        StaticRoute(str(to), 0, str(next_hop)) if int(next_hop) else StaticRoute(str(to), 1) for to, next_hop in routes
-    )
+    return tuple(StaticRoute(to, next_hop if int(next_hop) else None) for to, next_hop in routes)
 
 
 def interior(attachment: Attachment, endpoint: Endpoint) -> Interior:
     """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no IPv4 address."""
     has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
     addresses = [endpoint.address6, *([] if has_lost else [endpoint.address4])]
-    ways = [
-        (IPNetwork(one.destination), IPAddress(one.next_hop) if one.next_hop else None) for one in attachment.routes
-    ]
-    for everywhere, gateway in (("0.0.0.0/0", attachment.gateway4), ("::/0", attachment.gateway6)):
-        if gateway is not None:
-            ways.append((IPNetwork(everywhere), gateway))
-    return Interior(attachment.prefix, tuple(one for one in addresses if one is not None), tuple(ways))
+    gateways = [one for one in (attachment.gateway4, attachment.gateway6) if one is not None]
+    ways = (*attachment.routes, *(StaticRoute(EVERYWHERE[one.version], one) for one in gateways))
+    return Interior(attachment.prefix, tuple(one for one in addresses if one is not None), ways)
 
 
 class Backend(Protocol):

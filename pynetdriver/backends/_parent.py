@@ -26,7 +26,6 @@ from pynetdriver.backends import (
     prefix_option,
 )
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
-from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Link, Network
 from pynetdriver.names import OUR_NAMES, VLAN_NAME, bridge_name, container_link, network_mac, shim_link, shim_mac
 from pynetdriver.options import option
@@ -41,6 +40,7 @@ from pynetdriver.plan import (
     Plan,
     Resident,
     Route,
+    StaticRoute,
     Up,
     Upper,
 )
@@ -368,7 +368,7 @@ def _routes_to_host(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, 
             if next_hop is None or given is None or one.version != given.version or one.ip.is_link_local():
                 continue
             if one.version == 6 or one.ip not in given.cidr:
-                found.append(StaticRoute(f"{one.ip}/{32 if one.version == 4 else 128}", 0, str(next_hop)))
+                found.append(StaticRoute(IPNetwork(one.ip), next_hop))
     return tuple(dict.fromkeys(found))
 
 

@@ -10,18 +10,16 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.backends import Attachment, Lan, _parent, dhcp_station
+from pynetdriver.backends import EVERYWHERE, Attachment, Lan, _parent, dhcp_station
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
-from pynetdriver.messages import StaticRoute
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.names import container_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import LinkSysctl, Plan
+from pynetdriver.plan import LinkSysctl, Plan, StaticRoute
 
 #: linux/if_link.h, IPVLAN_MODE_… and IPVLAN_F_….
 _MODES = {"l2": 0, "l3": 1, "l3s": 2}
 _FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
-_ON_LINK = 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def attachment(network: Network, endpoint: Endpoint) -> Attachment:
     options = _options(network)
     if options.mode == "l2":
         return _parent.attachment(network, endpoint, options)
-    everywhere = [StaticRoute("0.0.0.0/0" if version == 4 else "::/0", _ON_LINK) for version in endpoint.addresses]
+    everywhere = [StaticRoute(EVERYWHERE[version]) for version in endpoint.addresses]
     return Attachment(container_link(endpoint.id), options.prefix, routes=() if network.internal else tuple(everywhere))
 
 

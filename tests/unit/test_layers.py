@@ -30,13 +30,13 @@ SERVICES = {
     "restore",
     "siting",
 }
-ADAPTERS = {"admission", "backends", "firewall", "kernel", "lan", "store"}
+ADAPTERS = {"docker", "backends", "firewall", "kernel", "lan", "store"}
 #: What each room may import besides itself; names are those right below the package.
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     **dict.fromkeys(PROCESS, CORE | PROCESS),
     "backends": CORE,
-    "admission": CORE | {"backends"},
+    "docker": CORE | {"backends"},
     "nlmsg": set(),
     "firewall": CORE | {"nlmsg"},
     "kernel": CORE | {"firewall", "host", "nlmsg"},
@@ -63,7 +63,7 @@ OWNED = {
     "prometheus_client": {"metrics"},
 }
 #: No module of these says which backends there are.
-BLIND = {"admission", "cli", "doctor", "server", "serve", *SERVICES}
+BLIND = {"cli", "docker", "doctor", "server", "serve", *SERVICES}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from pynetdriver.admission import requested_network
+from pynetdriver.docker.requests import requested_network
 from pynetdriver.driver import NetworkDriver
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request

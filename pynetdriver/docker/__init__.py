@@ -1,0 +1,1 @@
+"""The engine: what it asks, and what it is answered."""
