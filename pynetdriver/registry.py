@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from netaddr import IPAddress
 
@@ -136,6 +137,6 @@ class Registry:
         return interior(backend_of(network).attachment(network, endpoint), endpoint)
 
 
-def backend_of(network: Network) -> Backend:
+def backend_of(network: Network) -> Backend[Any]:
     """Find a network's backend."""
     return backend_named(network.backend)
