@@ -231,7 +231,8 @@ class BridgedBackend(Backend[B]):
             if port.host_port:
                 to = (port.protocol, port.host_address, port.host_port, address, port.port)
                 intents.append(Publication(*to, but_from=segment.link if segment.isolated else None))
-            if not port.host_port or (segment.trusted and admits[address.version] == "published"):
+            leads_in = admits[address.version] == "published" and address.version not in segment.hostless
+            if not port.host_port or (segment.trusted and leads_in):
                 openings[Opening(port.protocol, address, port.port)] = None
         return (*intents, *openings)
 
