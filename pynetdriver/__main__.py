@@ -94,7 +94,7 @@ def serve(
         gc.disable()
         import asyncio
 
-        from pynetdriver import serve as daemon
+        from pynetdriver.process import daemon
 
         gc.enable()
         _configure_log(log_level, log_format)

@@ -37,6 +37,8 @@ _AHEAD, _AT_ONCE = 4, 64
 _POOLS = 16
 #: So often the next addresses may be in use before it is given up.
 _CONFLICTS = 16
+#: What the LAN said of an address is taken for true for a minute.
+_ASK_AHEAD_S = 45.0
 
 
 #: An address space and a subnet: what one LAN has in one space, another may have in the other.
@@ -248,6 +250,10 @@ class IpamDriver:
     async def _ask_ahead(self, pool: Pool) -> None:
         allocator = self._allocators[pool.id]
         _postpone(allocator, await self._others.ask_ahead(_of(pool), allocator.upcoming(_AHEAD)))
+
+    async def ask_next(self) -> None:
+        """Ask for the next addresses before what is known of them is out of date, or soon after one was given."""
+        await self.ask_ahead(await self.given(_ASK_AHEAD_S) or None)
 
     async def given(self, within_s: float) -> set[str]:
         """Wait until addresses were given, and tell of which pools; of none after so many seconds."""

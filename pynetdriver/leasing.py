@@ -14,13 +14,12 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, PynetError
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.lan.dhcp import DhcpClient
-from pynetdriver.locks import Locks
 from pynetdriver.model import DhcpLease, Endpoint, Network, Station, Tenant, decode, encode
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.registry import Registry, backend_of
+from pynetdriver.state.journal import Journal
+from pynetdriver.state.registry import Registry, backend_of
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -35,12 +34,11 @@ class Leasing:
     """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
 
     def __init__(
-        self, store: Store, registry: Registry, locks: Locks, journal: Journal, kernel: Kernel, neighbours: Neighbours
+        self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours
     ) -> None:
         """Take up the stored tenants."""
         self._store = store
         self._registry = registry
-        self._lock = locks
         self._journal = journal
         self._kernel = kernel
         self._neighbours = neighbours
@@ -186,7 +184,7 @@ class Leasing:
     async def _changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
         """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
         self.renewals["lost" if lease is None else "renewed"] += 1
-        async with self._lock(endpoint_id):
+        async with self._registry.lock(endpoint_id):
             former = self._registry.endpoints.get(endpoint_id)
             if former is None or former.phase != "ready" or former.lease is None or former.address4 is None:
                 return

@@ -12,6 +12,37 @@ from typing import ClassVar, Literal, NamedTuple
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.model import Strangers
+from pynetdriver.names import PREFIX_LENGTH
+
+
+class Owner(NamedTuple):
+    """Whose a plan is: a network's or an endpoint's by its id, or forwarding's by the IP version."""
+
+    kind: Literal["network", "endpoint", "forwarding"]
+    id: str
+
+    @classmethod
+    def network(cls, id: str) -> Owner:
+        """Own what a network wants."""
+        return cls("network", id)
+
+    @classmethod
+    def endpoint(cls, id: str) -> Owner:
+        """Own what an endpoint wants."""
+        return cls("endpoint", id)
+
+    @classmethod
+    def forwarding(cls, version: int) -> Owner:
+        """Own what keeps strangers apart while the host forwards packets of an IP version."""
+        return cls("forwarding", str(version))
+
+    @property
+    def short(self) -> str:
+        """Name it as people do, e.g. network:0123456789ab."""
+        return f"{self.kind}:{self.id[:PREFIX_LENGTH]}"
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
 
 
 @dataclass(frozen=True)
@@ -378,12 +409,12 @@ class Interior:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything one owner (`network:<id>` or `endpoint:<id>`) wants.
+    """Everything that one owner wants.
 
     `trial` is a link like those to come, which is made and removed once to learn what only the kernel knows.
     """
 
-    owner: str
+    owner: Owner
     settings: tuple[HostSetting, ...] = ()
     objects: tuple[Object, ...] = ()
     intents: tuple[Intent, ...] = ()
@@ -436,7 +467,7 @@ class Plan:
         return tuple(one.lower for one in self.objects if isinstance(one, Upper) and one.moves)
 
     def __str__(self) -> str:
-        return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])
+        return "\n".join([str(self.owner), *(f"  {part}" for part in self.settings + self.objects + self.intents)])
 
 
 def bracketed(address: IPAddress) -> str:

@@ -39,6 +39,7 @@ from pynetdriver.plan import (
     Intent,
     LinkSysctl,
     Opening,
+    Owner,
     Plan,
     Publication,
     Relaying,
@@ -189,7 +190,7 @@ class BridgedBackend(Backend[B]):
             sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
         addresses = [Address(name, gateway_address(one)) for one in network.subnets if self.has_gateway(one, options)]
         return Plan(
-            f"network:{network.id}",
+            Owner.network(network.id),
             forwarding(network),
             (Bridge(name, network_mac(network.id), self.mtu(network, options)), *sysctls, *addresses),
             (segment,),
@@ -212,7 +213,7 @@ class BridgedBackend(Backend[B]):
         pair, ports = self.pair(network, endpoint, options), self._ports(network, endpoint, options)
         hairpin = not pair.isolated and any(isinstance(one, Publication) for one in ports)
         return Plan(
-            f"endpoint:{endpoint.id}", objects=(pair, Hairpin(pair.name)) if hairpin else (pair,), intents=ports
+            Owner.endpoint(endpoint.id), objects=(pair, Hairpin(pair.name)) if hairpin else (pair,), intents=ports
         )
 
     def _ports(self, network: Network, endpoint: Endpoint, options: B) -> tuple[Intent, ...]:

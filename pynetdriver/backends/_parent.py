@@ -41,6 +41,7 @@ from pynetdriver.plan import (
     Intent,
     LinkSysctl,
     Object,
+    Owner,
     Parent,
     Plan,
     Resident,
@@ -226,7 +227,7 @@ class ParentBackend(Backend[P]):
         # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
         trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
         return Plan(
-            f"network:{network.id}",
+            Owner.network(network.id),
             objects=tuple(objects),
             intents=tuple(entrances),
             trial=trial if objects == [Parent(parent)] else None,
@@ -251,7 +252,7 @@ class ParentBackend(Backend[P]):
         if options.host_access:
             given = [one for one in (endpoint.address4, endpoint.address6) if one is not None]
             routes = [Route(shim_link(parent), one.ip, _source(network, one)) for one in given]
-        return Plan(f"endpoint:{endpoint.id}", objects=(link, *routes), intents=tuple(residents))
+        return Plan(Owner.endpoint(endpoint.id), objects=(link, *routes), intents=tuple(residents))
 
     def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Refuse the addresses that the host has on the parent."""

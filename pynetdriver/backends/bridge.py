@@ -33,7 +33,7 @@ from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
 from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, host_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Plan, Resident, Segment, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Owner, Plan, Resident, Segment, Veth
 
 #: Gateway modes, and what each lets in from elsewhere.
 _ADMITS: dict[str, Admits] = {
@@ -236,7 +236,7 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
             if self.has_gateway(one, options) and one.gateway not in there
         )
         return Plan(
-            f"network:{network.id}",
+            Owner.network(network.id),
             (*forwarding(network), *sysctls),
             (Adopted(name, adopted.mtu, adopted.up), *addresses),
             (self.segment(network, options),),

@@ -1,1 +1,1 @@
-"""The engine: what it asks, and what it is answered."""
+"""What the engine says and is answered: libnetwork's remote driver protocol. Its wire types go no further."""

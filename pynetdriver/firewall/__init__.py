@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from pynetdriver.plan import Intent
+from pynetdriver.plan import Intent, Owner
 
 Direction = Literal["in", "out"]
 
@@ -78,11 +78,11 @@ class Firewall(Protocol):
         """List the IP versions whose strangers are kept apart by rules that are there, whoever wrote them."""
         ...
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
         ...
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything, in one transaction or one for each table."""
         ...
 

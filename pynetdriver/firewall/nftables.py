@@ -16,7 +16,7 @@ from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.tables import Table, Tables
 from pynetdriver.firewall.transaction import Form, messages
 from pynetdriver.locks import aside
-from pynetdriver.plan import Intent, Publication
+from pynetdriver.plan import Intent, Owner, Publication
 
 log = structlog.get_logger()
 
@@ -82,7 +82,7 @@ class NftablesFirewall:
         """
         self._nftables = nftables
         self._former = former
-        self._owners: dict[str, tuple[Intent, ...]] = {}
+        self._owners: dict[Owner, tuple[Intent, ...]] = {}
         self._chains: set[str] = set(ruleset.BASE_CHAINS)
         self._bridges = EngineBridges()
         self._lock = asyncio.Lock()
@@ -99,12 +99,12 @@ class NftablesFirewall:
         listed = self._nftables.listing(elements=True) or Table()
         return [version for version in (4, 6) if listed.sets.get(f"strangers{version}", (0, 0))[1]]
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         # Shielded: a transaction in another thread cannot be called back, so it is waited for.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
-    async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         async with self._lock:
             former = self._owners.get(owner, ())
             delta = await aside(lambda: ruleset.change(former, intents), len(former) + len(intents))
@@ -133,7 +133,7 @@ class NftablesFirewall:
             # Somebody may have removed the table meanwhile.
             log.info("cannot forget counters of former ports", error=str(error))
 
-    def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    def _keep(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
         self._chains.update(ruleset.chains(intents))
         if intents:
@@ -141,7 +141,7 @@ class NftablesFirewall:
         else:
             self._owners.pop(owner, None)
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything."""
         async with self._lock:
             self._owners.clear()

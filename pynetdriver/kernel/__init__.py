@@ -41,6 +41,7 @@ from pynetdriver.plan import (
     Interior,
     LinkSysctl,
     Object,
+    Owner,
     Parent,
     Plan,
     Route,
@@ -77,7 +78,7 @@ class Kernel:
         self.bridges = Bridges()
         self.conntrack = Conntrack(netlink.is_local)
         #: Owners by the links that they share with others, and what keeps one from going while another comes.
-        self._sharing: dict[str, set[str]] = {}
+        self._sharing: dict[str, set[Owner]] = {}
         self._sharing_lock = asyncio.Lock()
         #: By their lower link, links that were in a sandbox when they were to be removed, and when that was.
         self._dying: dict[str, dict[str, float]] = {}

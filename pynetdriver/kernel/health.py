@@ -6,6 +6,7 @@ Links of others are never expected to be anything: a bridge that was adopted is 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
@@ -21,6 +22,7 @@ from pynetdriver.plan import (
     Hairpin,
     LinkSysctl,
     Made,
+    Owner,
     Parent,
     Plan,
     Promiscuity,
@@ -41,7 +43,7 @@ RawAddress = tuple[bytes, int]
 class Damage(NamedTuple):
     """What is wrong with something of an owner's; `kind` is bridge, port, link, parent, address or route."""
 
-    owner: str
+    owner: Owner
     kind: str
     what: str
 
@@ -60,7 +62,7 @@ class Picture:
 
 
 class _Expected(NamedTuple):
-    owners: set[str]
+    owners: set[Owner]
     link: Made
     modes: frozenset[str] = frozenset()
 
@@ -70,24 +72,25 @@ class Health:
 
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
-        self._addresses: dict[RawAddress, tuple[str, Address]] = {}
+        self._addresses: dict[RawAddress, tuple[Owner, Address]] = {}
         #: By destination, of which the host has one each.
-        self._routes: dict[bytes, tuple[str, Route]] = {}
+        self._routes: dict[bytes, tuple[Owner, Route]] = {}
         #: By link: what goes with it, and who wants that back.
-        self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
+        self._dependents: dict[str, dict[tuple[Owner, str], Route | Upper]] = {}
         #: Links that move into containers, with the number of the namespace where each is, and the other way round.
         self._moving: dict[str, int | None] = {}
         self._moved: dict[int, set[str]] = {}
         #: Links of others that owners want to be promiscuous.
-        self._promiscuous: dict[str, set[str]] = {}
+        self._promiscuous: dict[str, set[Owner]] = {}
         #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
-        self._foreign: dict[str, dict[str, Adopted | Parent]] = {}
+        self._foreign: dict[str, dict[Owner, Adopted | Parent]] = {}
         self._gone: set[str] = set()
-        self._damage: dict[tuple[str, str], Damage] = {}
+        self._damage: dict[tuple[Owner, str], Damage] = {}
         self._seen: set[str] | None = None
-        #: Bridges of whoever, by index, and whether the engine may have others by now.
+        #: Bridges of whoever, by index; the event says that the engine may have others by now.
         self._bridges: dict[int, str] = {}
-        self.engine_bridges_changed = True
+        self.engine_bridges_changed = asyncio.Event()
+        self.engine_bridges_changed.set()
         #: Links that were seen, and those of them that nobody was told of yet.
         self._known: set[str] = set()
         self._new: set[str] = set()
@@ -158,16 +161,16 @@ class Health:
         for key in [key for key in self._damage if key[0] == plan.owner]:
             del self._damage[key]
 
-    def _no_longer_on(self, link: str, owner: str, what: str) -> None:
+    def _no_longer_on(self, link: str, owner: Owner, what: str) -> None:
         dependents = self._dependents.get(link, {})
         dependents.pop((owner, what), None)
         if not dependents:
             self._dependents.pop(link, None)
 
-    def _damaged(self, owner: str, kind: str, name: str, what: str) -> None:
+    def _damaged(self, owner: Owner, kind: str, name: str, what: str) -> None:
         self._damage[owner, name] = Damage(owner, kind, what)
 
-    def _sound(self, owner: str, name: str) -> None:
+    def _sound(self, owner: Owner, name: str) -> None:
         self._damage.pop((owner, name), None)
 
     def _link_damaged(self, name: str, what: str) -> None:
@@ -225,12 +228,12 @@ class Health:
         """Note a bridge, whoever's."""
         if self._bridges.get(index) != name:
             self._bridges[index] = name
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def bridge_gone(self, index: int) -> None:
         """Note that a link is no more, which may have been a bridge."""
         if self._bridges.pop(index, None) is not None:
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def link_moved(self, name: str, number: int) -> None:
         """Note into which namespace a link went."""
@@ -303,10 +306,11 @@ class Health:
 
     def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
         """Note that an address was given to a link or taken from it."""
-        owner, expected = self._addresses.get(address, ("", None))
+        found = self._addresses.get(address)
         # With its link gone the address is not what is to be mended.
-        if expected is None or index_of(expected.link) != index:
+        if found is None or index_of(found[1].link) != index:
             return
+        owner, expected = found
         if not is_there:
             self._damaged(owner, "address", str(expected), f"{expected} is gone")
             self._dependents_damaged(expected.link, expected.address.ip)
@@ -317,9 +321,10 @@ class Health:
 
     def route_gone(self, destination: bytes, index: int) -> None:
         """Note that a route of pynet's was taken from a link."""
-        owner, route = self._routes.get(destination, ("", None))
+        found = self._routes.get(destination)
         # With its link gone the route is not what is to be mended.
-        if route is not None and index_of(route.link) == index:
+        if found is not None and index_of(found[1].link) == index:
+            owner, route = found
             self._damaged(owner, "route", str(route), f"{route} is gone")
 
     def begin_look(self) -> None:

@@ -8,13 +8,14 @@ TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from netaddr import IPAddress
 from pynetdriver.descriptors import is_kept
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
 from pynetdriver.kernel.relay import Relay
+from pynetdriver.locks import PART, Calls, in_parts
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.plan import bracketed
 from pynetdriver.portmap import PortRequest, broadcasts_to, narrowest_first, relayed_to
@@ -46,14 +48,14 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 class HostPorts:
     """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
-    def __init__(
-        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
-    ) -> None:
+    def __init__(self, calls: Calls | None = None, engine_bridges: Callable[[], Set[str]] = frozenset) -> None:
         """Hold nothing yet; both arguments are for `Relay`."""
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        self._relay = Relay(is_called, engine_bridges)
+        #: What holders of many ports let go, in parts.
+        self._releasing: dict[str, asyncio.Task[None]] = {}
+        self._relay = Relay(calls or Calls(), engine_bridges)
 
     def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
@@ -110,6 +112,36 @@ class HostPorts:
                 self._holders.pop(key, None)
         if not held:
             self._held.pop(holder, None)
+
+    def let_go(self, holder: str, mappings: Collection[PortMapping]) -> None:
+        """Free some of what an endpoint holds; many of them in parts, to the end also when the call is over."""
+        if len(mappings) <= PART:
+            self.release(holder, mappings)
+            return
+        former = self._releasing.get(holder)
+
+        async def release() -> None:
+            if former is not None:
+                await former
+            await self.release_in_parts(holder, mappings)
+            if self._releasing.get(holder) is task:
+                del self._releasing[holder]
+
+        task = self._releasing[holder] = asyncio.ensure_future(release())
+
+    async def release_in_parts(self, holder: str, mappings: Collection[PortMapping]) -> None:
+        """Free some of what an endpoint holds, with turns for others."""
+        async for part in in_parts(mappings):
+            self.release(holder, part)
+
+    def is_releasing(self, holder: str | None) -> bool:
+        """Tell whether an endpoint is letting ports go."""
+        return holder in self._releasing
+
+    async def all_released(self, holder: str) -> None:
+        """Wait until everything is free that an endpoint has let go."""
+        while holder in self._releasing:
+            await asyncio.shield(self._releasing[holder])
 
     def held_by(self, holder: str) -> list[PortMapping]:
         """Tell all that an endpoint holds, also what its record no longer has."""

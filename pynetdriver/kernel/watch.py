@@ -96,7 +96,7 @@ class Watch:
         """Take in what is there; tells whether there may be more."""
         more = self._read(self._route, self._route_message)
         more |= self._read(self._netfilter, self._nftables_message)
-        if self.table_changed_by or self.overrun or self._health.engine_bridges_changed or not self._health.is_whole:
+        if self.table_changed_by or self.overrun or not self._health.is_whole:
             self.changed.set()
         return more
 
@@ -111,11 +111,12 @@ class Watch:
                     raise
                 log.warning("more happened than could be read; looking at everything")
                 if sock is self._netfilter:
-                    self.overrun = self._health.engine_bridges_changed = True
+                    self.overrun = True
+                    self._health.engine_bridges_changed.set()
                     self.engine_rules_changed.set()
                 else:
                     self._health.namespaces_unknown()
-                    self._health.engine_bridges_changed = True
+                    self._health.engine_bridges_changed.set()
                     self._broken_off = True
                     self.look()
                 continue
@@ -177,7 +178,7 @@ class Watch:
         # Not the chains that change with each published port.
         named = table == "filter" and (not name or name in bridges.NAMING)
         if body[0] in _FAMILIES and (named or (table == bridges.TABLE and (kind in _CHAINS or not name))):
-            self._health.engine_bridges_changed = True
+            self._health.engine_bridges_changed.set()
 
     def _end_of_transaction(self, found: dict[int, bytes], port: int) -> None:
         if self._touched and not self._is_own(port):

@@ -16,43 +16,39 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pynetdriver import answers
+from pynetdriver.admin.metrics import Metrics
+from pynetdriver.admin.report import Report
 from pynetdriver.errors import InvalidRequest, PynetError, shortened
 from pynetdriver.messages import ErrorResponse
 from pynetdriver.seldom import Seldom
 from pynetdriver.server.listener import Bounds
+from pynetdriver.watchdog.reconcile import Reconciler
 
-Ask = Callable[[], Awaitable[Any]]
 #: Of strangers who may be many, and of root, whose commands wait for a minute.
 METRICS_BOUNDS, ADMIN_BOUNDS = Bounds(64, 30), Bounds(64, 600)
 
 Exposition = Callable[[], Awaitable[tuple[bytes, str]]]
 
 
-def admin_application(
-    status: Callable[[], Awaitable[answers.Status]],
-    networks: Callable[[], Awaitable[list[answers.Network]]],
-    exposition: Exposition,
-    reconcile: Callable[[bool], Awaitable[answers.Reconciliation]],
-) -> web.Application:
+def admin_application(report: Report, metrics: Metrics, reconciler: Reconciler) -> web.Application:
     """Make what the admin socket serves."""
 
     async def get_status(_: web.Request) -> web.Response:
-        return _json(await status())
+        return _json(await report.status(await metrics.samples()))
 
     async def get_networks(_: web.Request) -> web.Response:
-        return _json(await networks())
+        return _json(await report.networks())
 
     async def post_reconcile(request: web.Request) -> web.Response:
         asked = request.query.get("dry_run", "false")
         if asked not in ("true", "false"):
             raise InvalidRequest(f'dry_run is "true" or "false", not "{shortened(asked)}"')
-        return _json(await reconcile(asked == "true"))
+        return _json(await reconciler.reconcile(asked == "true"))
 
     application = web.Application(middlewares=[_refusals(Seldom())])
     application.router.add_get("/status", get_status)
     application.router.add_get("/networks", get_networks)
-    application.router.add_get("/metrics", _metrics(exposition))
+    application.router.add_get("/metrics", _metrics(metrics.exposition))
     application.router.add_post("/reconcile", post_reconcile)
     return application
 

@@ -18,9 +18,10 @@ import structlog
 from aiohttp import web
 
 from pynetdriver import messages as wire
-from pynetdriver.driver import NetworkDriver
+from pynetdriver.docker.network_driver import NetworkDriver
 from pynetdriver.errors import NO_DESCRIPTORS, InvalidRequest, Overdue, PynetError, outcome, reason, shortened
 from pynetdriver.ipam import IpamDriver
+from pynetdriver.locks import Calls
 
 log = structlog.get_logger()
 
@@ -110,13 +111,12 @@ def routes(network: NetworkDriver, ipam: IpamDriver, engine_started: Callable[[]
 class Protocol:
     """Answers calls by the routes."""
 
-    def __init__(self, table: dict[str, Route], observe: Observe, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, table: dict[str, Route], observe: Observe, calls: Calls, deadline_s: float = DEADLINE_S) -> None:
         """Answer nothing yet; `observe` is told of each call: its method, the status of the answer, seconds."""
         self._table = table
         self._observe = observe
         self._deadline_s = deadline_s
-        #: Calls that are not answered yet.
-        self.in_hand = 0
+        self._calls = calls
 
     def application(self) -> web.Application:
         """Make what a server serves."""
@@ -130,7 +130,7 @@ class Protocol:
             return _answer(404, _error(f"pynet has no method {shortened(request.path)}"))
         started = time.perf_counter()
         asked = None
-        self.in_hand += 1
+        self._calls.in_hand += 1
         try:
             async with asyncio.timeout(self._deadline_s):
                 body = await request.read()
@@ -160,7 +160,7 @@ class Protocol:
             log.exception("unexpected failure", call=request.path)
             status, answer = 500, _error("pynet met an internal error; its log has the details")
         finally:
-            self.in_hand -= 1
+            self._calls.in_hand -= 1
         seconds = time.perf_counter() - started
         self._observe(request.path[1:], status, seconds)
         _log_call(request.path, asked, status, answer, seconds)

@@ -13,7 +13,7 @@ from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.nlmsg import ERROR
-from pynetdriver.plan import Address, Bridge, Hairpin, Plan, Route, Up, Veth
+from pynetdriver.plan import Address, Bridge, Hairpin, Owner, Plan, Route, Up, Veth
 
 from .host import Host
 from .inside import inside
@@ -106,7 +106,7 @@ def look_over_and_over() -> None:
         while watch.read():
             pass
         assert -errno.EBUSY not in refused and not health.take()
-        health.expect(Plan("network:1", objects=(Bridge("pn-000000000000", "02:42:00:00:00:01", 1500),)))
+        health.expect(Plan(Owner.network("1"), objects=(Bridge("pn-000000000000", "02:42:00:00:00:01", 1500),)))
         watch.look()
         while watch.read():
             pass

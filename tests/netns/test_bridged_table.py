@@ -9,7 +9,7 @@ import pytest
 from pynetdriver.errors import HostError
 from pynetdriver.firewall.bridged import Bridged
 from pynetdriver.firewall.library import NftablesError
-from pynetdriver.plan import Guard
+from pynetdriver.plan import Guard, Owner
 from tests.lab.netns import Namespace
 
 from .inside import inside
@@ -29,7 +29,7 @@ def a_refused_table_holds_up_nothing() -> None:
         inner: Any = SimpleNamespace(kind="nftables", mend_every_s=1, mend=beside, rewrite=beside, reset=beside)
         one = Bridged(inner)
         takes, one._nftables.commit = one._nftables.commit, refuse  # type: ignore[assignment, method-assign]
-        await one.reset({"network:1": (Guard("port0", "ra"),)})
+        await one.reset({Owner.network("1"): (Guard("port0", "ra"),)})
         for _ in range(2):
             assert not await one.mend()
             await one.rewrite()

@@ -17,7 +17,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.firewall import EngineBridges, chains
 from pynetdriver.firewall.iptables import IptablesFirewall
-from pynetdriver.plan import Crossing, Intent, Opening, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Crossing, Intent, Opening, Owner, Publication, Relaying, Resident, Segment
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
@@ -356,14 +356,14 @@ def changes_equal_the_whole() -> None:
 
 
 async def changed_at_random(choice: random.Random) -> None:
-    firewall, owners, bridges = IptablesFirewall(), dict[str, tuple[Intent, ...]](), EngineBridges()
+    firewall, owners, bridges = IptablesFirewall(), dict[Owner, tuple[Intent, ...]](), EngineBridges()
     for _ in range(25):
         if choice.random() < 0.15:
             bridges = choice.choice(BRIDGES)
             await firewall.set_engine_bridges(bridges)
         link = choice.choice(LINKS)
-        owner = choice.choice([link, "one", "two", "three"])
-        owners[owner] = tuple([a_segment(choice, link)] if owner == link else some_intents(choice))
+        owner = Owner.network(choice.choice([link, "one", "two", "three"]))
+        owners[owner] = tuple([a_segment(choice, link)] if owner.id == link else some_intents(choice))
         if choice.random() < 0.25:
             owners[owner] = ()
         await firewall.set(owner, owners[owner])

@@ -13,7 +13,7 @@ import pytest
 
 from pynetdriver.firewall import chains, ruleset
 from pynetdriver.kernel.health import Health
-from pynetdriver.plan import Plan
+from pynetdriver.plan import Owner, Plan
 from tests.lab.daemon import Daemon
 from tests.lab.wait import eventually
 
@@ -73,7 +73,7 @@ def apply_unknown() -> None:
     from pynetdriver.kernel.netlink import Netlink
 
     unknown: Any = Unknown()
-    plan = Plan("network:1", objects=(unknown,))
+    plan = Plan(Owner.network("1"), objects=(unknown,))
 
     async def run() -> None:
         kernel = Kernel(Netlink(), NftablesFirewall(Nftables()))

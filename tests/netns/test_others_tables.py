@@ -15,7 +15,7 @@ from pynetdriver.firewall import Count, EngineBridges
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import _SETS, BARE, FORMS
 from pynetdriver.model import Strangers
-from pynetdriver.plan import Crossing, Opening, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Crossing, Opening, Owner, Publication, Relaying, Resident, Segment
 from tests.lab import foreign
 from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
@@ -117,7 +117,7 @@ def table_of_everything() -> None:
         firewall = NftablesFirewall(Nftables())
         judged = frozenset({(4, "br0"), (6, "br0")})
         await firewall.set_engine_bridges(EngineBridges(frozenset({"docker0"}), frozenset({"docker0"}), judged))
-        await firewall.set("everything", [*segments, *ports, *others, resident, *strangers])
+        await firewall.set(Owner.network("everything"), [*segments, *ports, *others, resident, *strangers])
         assert await firewall.differences() == []
 
     asyncio.run(scenario())
@@ -139,7 +139,7 @@ def table_of_an_older_pynet() -> None:
 
     async def scenario() -> None:
         firewall = NftablesFirewall(Nftables())
-        await firewall.reset({"endpoint:1": [port]})
+        await firewall.reset({Owner.endpoint("1"): [port]})
         assert await firewall.differences() == []
         assert list((await firewall.traffic()).values()) == [Count(1, 2)]
 

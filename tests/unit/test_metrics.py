@@ -9,13 +9,13 @@ import pytest
 from netaddr import IPAddress, IPNetwork
 from prometheus_client import CollectorRegistry, generate_latest
 
+from pynetdriver.admin.metrics import Picture
 from pynetdriver.answers import PoolUse
 from pynetdriver.errors import outcome
 from pynetdriver.firewall import Count, Flow
 from pynetdriver.firewall.counters import Counted, attributed
 from pynetdriver.firewall.ruleset import forget, removal
 from pynetdriver.firewall.tables import Table
-from pynetdriver.metrics import Picture
 from pynetdriver.model import Endpoint, Network, PortMapping
 from pynetdriver.plan import Publication
 from tests.lab.scrape import Scrape

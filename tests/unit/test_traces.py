@@ -8,8 +8,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from pynetdriver.docker.network_driver import NetworkDriver
 from pynetdriver.docker.requests import requested_network
-from pynetdriver.driver import NetworkDriver
 from pynetdriver.ipam import IpamDriver
 from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request
 from pynetdriver.server import protocol

@@ -3,99 +3,120 @@
 *ready* is ensured again, *creating* is removed (the engine never got a yes), *deleting* is finished,
 endpoints whose link went with its sandbox are dropped, and links that bear pynet's names but have no
 record are collected, unless a container uses them. A failure in one place stops nothing else.
+
+The daemon calls `sort`, `bring_back`, `remove_unwanted` and `collect`, in this order.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Set
+from dataclasses import dataclass
 
 import structlog
 
-from pynetdriver.driver import NetworkDriver
 from pynetdriver.errors import PynetError
-from pynetdriver.healing import Healing
-from pynetdriver.journal import Journal, Subject
 from pynetdriver.kernel import Kernel
-from pynetdriver.model import Endpoint
+from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import OUR_NAMES, VLAN_NAME
-from pynetdriver.plan import Plan
-from pynetdriver.registry import Registry
-from pynetdriver.siting import Siting
+from pynetdriver.networks.repair import Repair
+from pynetdriver.plan import Owner, Plan
+from pynetdriver.state.docker_user import DockerUser
+from pynetdriver.state.journal import Journal, Subject
+from pynetdriver.state.registry import Registry
+from pynetdriver.state.switches import Switches
 
 log = structlog.get_logger()
 
 
-async def restore(
-    journal: Journal, kernel: Kernel, registry: Registry, driver: NetworkDriver, siting: Siting, healing: Healing
-) -> None:
-    """Bring the kernel to what the store says, and those who serve to know it.
+@dataclass(frozen=True)
+class Sorted:
+    """What an earlier process left: plans that are to stand, endpoints among them, and what is to go, with its plan."""
+
+    wanted: dict[Owner, Plan]
+    endpoints: list[Endpoint]
+    unwanted: list[tuple[Subject, Plan]]
+    #: Links of the host before anything is made.
+    links: Set[str]
+    is_empty: bool
+
+
+async def sort(
+    registry: Registry, kernel: Kernel, repair: Repair, networks: list[Network], endpoints: list[Endpoint]
+) -> Sorted:
+    """Tell what of the stored records is to stand; what they name is expected to be there from now on.
 
     Raises:
         PynetError: a stored network has options that this pynet does not know; nothing is touched then.
     """
-    networks, endpoints = journal.load()
     known = {one.id for one in networks}
-    driver.restore(networks, [one for one in endpoints if one.network_id in known])
-    await siting.follow_all()
-    networks = list(registry.networks.values())
-    links = kernel.netlink.links()
-    plans: dict[str, Plan] = {}
+    found = Sorted({}, [], [], kernel.netlink.links(), is_empty=not known)
     # Left by a removal that failed before its network's; such a link is collected below.
-    unwanted: list[tuple[Subject, Plan]] = [
-        (one, Plan(f"endpoint:{one.id}")) for one in endpoints if one.network_id not in known
-    ]
-    for network in networks:
+    found.unwanted.extend((one, Plan(Owner.endpoint(one.id))) for one in endpoints if one.network_id not in known)
+    for network in registry.networks.values():
         plan = registry.network_plan(network)
         if network.phase == "ready":
-            plans[plan.owner] = plan
+            found.wanted[plan.owner] = plan
         else:
-            unwanted.append((network, plan))
-    endpoint_plans = {one.id: registry.endpoint_plan(one) for one in registry.endpoints.values()}
-    there = await kernel.links_of_plans(endpoint_plans.values())
+            found.unwanted.append((network, plan))
+    plans = {one.id: registry.endpoint_plan(one) for one in registry.endpoints.values()}
+    there = await kernel.links_of_plans(plans.values())
     for endpoint in registry.endpoints.values():
-        plan = endpoint_plans[endpoint.id]
+        plan = plans[endpoint.id]
         ready = endpoint.phase == registry.networks[endpoint.network_id].phase == "ready"
         if ready and (
             there.has(plan)
             or kernel.netlink.is_missing(plan.lowers)
-            or (plan.lowers and await healing.is_revived(endpoint, plan))
+            or (plan.lowers and await repair.is_revived(endpoint, plan))
         ):
-            plans[plan.owner] = plan
-            driver.restore_ports(endpoint)
+            found.wanted[plan.owner] = plan
+            found.endpoints.append(endpoint)
         else:
-            unwanted.append((endpoint, plan))
-    for plan in plans.values():
+            found.unwanted.append((endpoint, plan))
+    for plan in found.wanted.values():
         kernel.conntrack.keep(plan.published)
         kernel.share(plan)
         kernel.health.expect(plan)
+    return found
+
+
+async def bring_back(
+    registry: Registry, kernel: Kernel, switches: Switches, docker_user: DockerUser, found: Sorted
+) -> None:
+    """Write all rules, then make or correct what plans name."""
     # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
     try:
-        await driver.follow_engine_bridges(at_start=True)
+        await docker_user.follow_bridges(at_start=True)
     except PynetError as error:
         log.error("could not tell the engine's rules what passes; trying again later", error=str(error))
-    await journal.guess_strangers(lost=not known)
-    if known or not await _has_lost_its_store(kernel, links):
-        intents = {owner: plan.intents for owner, plan in plans.items()}
-        await kernel.firewall.reset({**intents, **journal.strangers})
+    await switches.guess_strangers(lost=found.is_empty)
+    if not found.is_empty or not await _has_lost_its_store(kernel, found.links):
+        intents = {owner: plan.intents for owner, plan in found.wanted.items()}
+        await kernel.firewall.reset({**intents, **switches.strangers})
         # Of what changed just before a crash, or while there were no rules.
         kernel.conntrack.recheck()
-    for plan in plans.values():
-        kind, _, id = plan.owner.partition(":")
-        if kind == "endpoint" and registry.endpoints[id].network_id in healing.unsound:
+    for (kind, id), plan in found.wanted.items():
+        if kind == "endpoint" and registry.endpoints[id].network_id in registry.unsound:
             continue  # its port would go into a bridge that somebody else has by now
         try:
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
-            await journal.use_settings(plan)
+            await switches.use(plan)
             await kernel.mend(plan)
-            await journal.use_settings(plan)  # those of a link that was not there before
+            await switches.use(plan)  # those of a link that was not there before
         except PynetError as error:
-            log.error("could not restore", owner=plan.owner, error=str(error))
+            log.error("could not restore", owner=str(plan.owner), error=str(error))
             if kind == "network":
-                healing.unsound.add(id)
-    for record, plan in sorted(unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
-        await _drop(journal, driver, record, plan)
-    await _collect(kernel, plans.values())
-    log.info("restored", networks=len(registry.networks), endpoints=len(registry.endpoints))
+                registry.unsound.add(id)
+
+
+async def remove_unwanted(journal: Journal, found: Sorted, forget: Callable[[Subject], None]) -> None:
+    """Finish what was being made or removed, endpoints before networks; `forget` is told of each record."""
+    for record, plan in sorted(found.unwanted, key=lambda one: not isinstance(one[0], Endpoint)):
+        log.info("removing what is left", owner=str(plan.owner), phase=record.phase)
+        try:
+            await journal.delete(record, plan)
+        except PynetError as error:
+            log.error("could not remove; trying again later", owner=str(plan.owner), error=str(error))
+        forget(record)
 
 
 async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
@@ -107,16 +128,7 @@ async def _has_lost_its_store(kernel: Kernel, links: Iterable[str]) -> bool:
     return False
 
 
-async def _drop(journal: Journal, driver: NetworkDriver, record: Subject, plan: Plan) -> None:
-    log.info("removing what is left", owner=plan.owner, phase=record.phase)
-    try:
-        await journal.delete(record, plan)
-    except PynetError as error:
-        log.error("could not remove; trying again later", owner=plan.owner, error=str(error))
-    driver.drop(record)
-
-
-async def _collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
+async def collect(kernel: Kernel, plans: Iterable[Plan]) -> None:
     """Remove links of ours that no plan names."""
     async for name, kind in left_over(kernel, kernel.netlink.links(), plans):
         try:

@@ -1,13 +1,12 @@
-"""Nothing lost: a record is written before the kernel is touched and after, so a crash at any instant
-leaves a row that says what to do. Creation, restart and repair are the same `apply`; undoing is derived
-from the plan and exists once, here.
+"""Switches of the host that networks need: turned on with the first that does, put back with the last, by what was
+there before. While the host forwards for pynet, links that did not forward are kept apart as strangers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import structlog
@@ -18,21 +17,20 @@ from pynetdriver.firewall.engine import EngineChains, engine_routes
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel import settings as switches
 from pynetdriver.kernel.strangers import hardware, likely_strangers, strangers
-from pynetdriver.locks import aside
-from pynetdriver.model import Endpoint, Network, Setting, Strangers, decode, encode
-from pynetdriver.plan import Forwarding, HostSetting, Plan
+from pynetdriver.model import Setting, Strangers, decode, encode
+from pynetdriver.plan import Forwarding, HostSetting, Owner, Plan
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
 
-Subject = Network | Endpoint
 _WHOSE = ("links", "others", "bridges")
 
 
-class Journal:
-    """Carries plans out so that store and kernel agree."""
+class Switches:
+    """Host-wide switches, those of links, and the strangers that go with the former; stored before each change."""
 
     def __init__(self, store: Store, kernel: Kernel, chains: EngineChains) -> None:
+        """Know what an earlier process of this boot has turned on."""
         self._store = store
         self._kernel = kernel
         self._chains = chains
@@ -43,126 +41,20 @@ class Journal:
         #: Whether no switch was ever turned, as far as the store goes.
         self._is_new = not settings
         with contextlib.suppress(PynetError):  # on a full disk they are void all the same
-            self._forget_settings([one for one in settings if one.boot != boot])
+            self._forget([one for one in settings if one.boot != boot])
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
-        self._needing: dict[HostSetting, set[str]] = {}
-        #: Removals that failed; the monitor tries them again.
-        self.unfinished: dict[str, tuple[Subject, Plan]] = {}
-        #: Told of each record whose removal is done, whoever did it and whenever.
-        self.removed: Callable[[Subject], None] = lambda _: None
+        self._needing: dict[HostSetting, set[Owner]] = {}
 
-    async def create(self, record: Subject, plan: Plan) -> None:
-        """Make what the plan names; on any failure, cancellation too, everything is as before."""
-        await self.finish_on(plan.links)  # or a later try would remove what is made now
-        self.write(replace(record, phase="creating"))
-        self.unfinished.pop(plan.owner, None)
-        try:
-            await self.use_settings(plan, but=plan.guarded)
-            await self._kernel.apply(plan)
-            await self.use_settings(plan)  # also those of a link that was not there before
-            self.write(replace(record, phase="ready"))
-        except BaseException:
-            await asyncio.shield(asyncio.ensure_future(self._undo(record, plan)))
-            raise
-
-    async def finish_on(self, links: Set[str]) -> None:
-        """Remove what is left of links or on them after failures: it is not to be taken for new, or for a user's.
-
-        Raises:
-            PynetError: it fails again.
-        """
-        await self.finish(lambda _, plan: not links.isdisjoint(plan.links | plan.foreign))
-
-    async def finish(self, is_in_the_way: Callable[[Subject, Plan], bool]) -> bool:
-        """Try again to remove what is needed now, in place of waiting for `retry`; tells whether there was any.
-
-        Raises:
-            PynetError: it fails again.
-        """
-        found = [one for one in self.unfinished.values() if is_in_the_way(*one)]
-        for record, plan in found:
-            await self.delete(record, plan)
-        return bool(found)
-
-    async def _undo(self, record: Subject, plan: Plan) -> None:
-        try:
-            await self.delete(record, plan)
-        except PynetError as error:
-            log.error("could not undo a failed call; trying again later", owner=plan.owner, error=str(error))
-
-    async def update(self, former: Endpoint, former_plan: Plan, record: Endpoint, plan: Plan) -> None:
-        """Replace an endpoint's record, intents and what objects are new; a failure leaves the former ones."""
-        data = await aside(lambda: encode(record), len(record.ports))
-        self._put(record, data)
-        try:
-            await self._kernel.apply(plan, former_plan)
-        except BaseException:
-            try:
-                self.write(former)
-            finally:
-                await asyncio.shield(asyncio.ensure_future(self._put_back(former_plan, plan)))
-            raise
-
-    async def _put_back(self, former: Plan, plan: Plan) -> None:
-        try:
-            await self._kernel.apply(former, plan)
-        except PynetError as error:
-            log.error("could not put back what was there before", owner=plan.owner, error=str(error))
-
-    async def delete(self, record: Subject, plan: Plan) -> None:
-        """Remove what the plan names and then the record; what fails is tried again later.
-
-        Raises:
-            PynetError: something is left; the record stays, as *deleting*.
-        """
-        try:
-            self.write(replace(record, phase="deleting"))
-            await self._release_settings(plan, plan.guarded)
-            await self._kernel.remove(plan)
-            await self._release_settings(plan, plan.settings)
-            self._put(record, None)
-        except BaseException:
-            self.unfinished[plan.owner] = (record, plan)
-            raise
-        self.unfinished.pop(plan.owner, None)
-        self.removed(record)
-
-    async def retry(self) -> list[Subject]:
-        """Try again what could not be removed; returns what is gone now."""
-        gone = []
-        for record, plan in list(self.unfinished.values()):
-            try:
-                await self.delete(record, plan)
-                gone.append(record)
-            except PynetError as error:
-                log.warning("removal failed again", owner=plan.owner, error=str(error))
-        return gone
-
-    def write(self, record: Subject) -> None:
-        """Put a record as it is."""
-        self._put(record, encode(record))
-
-    def _put(self, record: Subject, data: bytes | None) -> None:
-        # Nothing of an endpoint is left after a reboot, so its rows need not be.
-        self._store.write(Change(_kind(record), record.id, data), fleeting=isinstance(record, Endpoint))
-
-    def load(self) -> tuple[list[Network], list[Endpoint]]:
-        """Read all networks and endpoints."""
-        return (
-            [decode(data, Network) for data in self._store.load("network").values()],
-            [decode(data, Endpoint) for data in self._store.load("endpoint").values()],
-        )
-
-    async def use_settings(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
+    async def use(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
         """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
         if not plan.settings:
             return  # endpoints do not wait for networks
         async with self._switching:
             for setting in (one for one in plan.settings if one not in but):
                 self._needing.setdefault(setting, set()).add(plan.owner)
-                if isinstance(setting, Forwarding) and _guard(setting.version) in self.strangers:
+                if isinstance(setting, Forwarding) and Owner.forwarding(setting.version) in self.strangers:
                     await self._keep_apart(setting.version)
                 for needed in switches.needed(setting):
                     # The first former value is the host's own: a later one may be what a crash left.
@@ -178,7 +70,12 @@ class Journal:
         bridges = self._kernel.bridges.found.names
         return replace(setting, strangers=await asyncio.to_thread(strangers, setting.version, bridges))
 
-    async def _release_settings(self, plan: Plan, released: Collection[HostSetting]) -> None:
+    async def release(self, plan: Plan, released: Collection[HostSetting]) -> None:
+        """Put back what of a plan's settings nobody needs any more.
+
+        Raises:
+            HostError: not all of it could be put back.
+        """
         if not released:
             return
         async with self._switching:
@@ -197,15 +94,15 @@ class Journal:
             settings = [one for one in self._settings.values() if (one.version or one.path) in idle]
             switches.put_back(settings)
             await self._open([one.version for one in settings if switches.is_host_wide(one)])
-            self._forget_settings(settings)
+            self._forget(settings)
 
     # Strangers: they are kept apart from before the host forwards until it does no longer.
 
     @property
-    def strangers(self) -> dict[str, tuple[Strangers, ...]]:
+    def strangers(self) -> dict[Owner, tuple[Strangers, ...]]:
         """What the firewall has to know of them, by owner."""
         found = map(self._but_the_engines, self._strangers())
-        return {_guard(one.version): (one,) if one.links else () for one in found}
+        return {Owner.forwarding(one.version): (one,) if one.links else () for one in found}
 
     def _but_the_engines(self, one: Strangers) -> Strangers:
         """Leave out bridges that became the engine's, which has rules for them, and `closed` closes them."""
@@ -226,7 +123,7 @@ class Journal:
         await self._chains.close(self.closed)
 
     async def _keep_apart(self, version: int) -> None:
-        await self._kernel.firewall.set(_guard(version), self.strangers[_guard(version)])
+        await self._kernel.firewall.set(Owner.forwarding(version), self.strangers[Owner.forwarding(version)])
 
     async def follow_engine_bridges(self) -> None:
         """Have the guard know which bridges are the engine's by now. Raises HostError."""
@@ -238,7 +135,7 @@ class Journal:
 
     async def _open(self, versions: Collection[int]) -> None:
         for version in versions:
-            await self._kernel.firewall.set(_guard(version), ())
+            await self._kernel.firewall.set(Owner.forwarding(version), ())
         if versions:
             await self._chains.close(
                 {version: found for version, found in self.closed.items() if version not in versions}
@@ -319,7 +216,7 @@ class Journal:
         self._store.write(Change("setting", setting.path, encode(setting)))
         self._settings[setting.path] = setting
 
-    def _forget_settings(self, settings: list[Setting]) -> None:
+    def _forget(self, settings: list[Setting]) -> None:
         if settings:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
@@ -329,7 +226,3 @@ class Journal:
 def _guard(version: int) -> str:
     """Name the owner of what keeps strangers apart."""
     return f"forwarding:{version}"
-
-
-def _kind(record: Subject) -> str:
-    return "network" if isinstance(record, Network) else "endpoint"

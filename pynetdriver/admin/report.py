@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pynetdriver import __version__, answers
 from pynetdriver.claim import owner
-from pynetdriver.healing import Healing
 from pynetdriver.ipam import IpamDriver
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.sandbox import names_inside
 from pynetdriver.model import Endpoint, Network
-from pynetdriver.monitor import Monitor
 from pynetdriver.names import shim_link
 from pynetdriver.plan import Adopted, Bridge, Dummy, Parent, Plan, Upper
-from pynetdriver.registry import Registry
+from pynetdriver.state.journal import Journal
+from pynetdriver.state.registry import Registry
+from pynetdriver.watchdog.repairs import Repairs
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the daemon is: the engine's sockets, and its state."""
+
+    sockets: Sequence[Path]
+    state_dir: Path
 
 
 class Report:
@@ -27,44 +35,38 @@ class Report:
     def __init__(
         self,
         registry: Registry,
-        healing: Healing,
         ipam: IpamDriver,
         journal: Journal,
         kernel: Kernel,
-        monitor: Monitor,
-        samples: Callable[[], Awaitable[list[answers.Sample]]],
-        sockets: Sequence[Path],
-        state_dir: Path,
+        repairs: Repairs,
+        place: Place,
     ) -> None:
         self._registry = registry
-        self._healing = healing
         self._ipam = ipam
         self._journal = journal
         self._kernel = kernel
-        self._monitor = monitor
-        self._samples = samples
-        self._sockets = sockets
-        self._state_dir = state_dir
+        self._repairs = repairs
+        self._place = place
         self._since = time.time()
 
-    async def status(self) -> answers.Status:
-        """Describe the daemon."""
+    async def status(self, metrics: list[answers.Sample]) -> answers.Status:
+        """Describe the daemon, with these metrics."""
         endpoints = self._registry.endpoints.values()
         return answers.Status(
             version=__version__,
             owner=owner(),
             since=self._since,
-            sockets=[str(path) for path in self._sockets],
-            state_dir=str(self._state_dir),
+            sockets=[str(path) for path in self._place.sockets],
+            state_dir=str(self._place.state_dir),
             firewall=self._kernel.firewall.kind,
             networks=len(self._registry.networks),
             endpoints=len(endpoints),
             ports=sum(len(one.ports) for one in endpoints),
             pools=self._ipam.use(),
-            repairs=list(self._monitor.last_repairs),
-            unfinished=sorted(self._journal.unfinished),
-            unsound=sorted(self._healing.unsound),
-            metrics=await self._samples(),
+            repairs=list(self._repairs.last),
+            unfinished=sorted(map(str, self._journal.unfinished)),
+            unsound=sorted(self._registry.unsound),
+            metrics=metrics,
         )
 
     async def networks(self) -> list[answers.Network]:
@@ -91,7 +93,7 @@ class Report:
                 )
                 for one in network.subnets
             ],
-            sound=network.id not in self._healing.unsound,
+            sound=network.id not in self._registry.unsound,
             endpoints=endpoints,
         )
 

@@ -23,10 +23,10 @@ from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.traffic import Traffic, traffic_of
 from pynetdriver.leasing import Leasing
 from pynetdriver.model import Endpoint, Network
-from pynetdriver.monitor import Monitor
 from pynetdriver.neighbours import Neighbours
-from pynetdriver.registry import Registry
 from pynetdriver.seldom import Seldom
+from pynetdriver.state.registry import Registry
+from pynetdriver.watchdog.repairs import Repairs
 
 _seldom = Seldom()
 
@@ -49,7 +49,7 @@ class Metrics:
         registry: Registry,
         ipam: IpamDriver,
         kernel: Kernel,
-        monitor: Monitor,
+        repairs: Repairs,
         neighbours: Neighbours,
         leasing: Leasing,
     ) -> None:
@@ -57,7 +57,7 @@ class Metrics:
         self._registry = registry
         self._ipam = ipam
         self._kernel = kernel
-        self._monitor = monitor
+        self._repairs = repairs
         self._neighbours = neighbours
         self._leasing = leasing
         self._one_at_a_time = asyncio.Lock()
@@ -106,7 +106,7 @@ class Metrics:
                 networks=dict(self._registry.networks),
                 endpoints=list(self._registry.endpoints.values()),
                 pools=self._ipam.use(),
-                repairs=dict(self._monitor.repairs),
+                repairs=dict(self._repairs.counted),
                 conflicts=self._neighbours.conflicts,
                 renewals=dict(self._leasing.renewals),
                 carried=await self._carried(),

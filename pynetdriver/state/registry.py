@@ -1,32 +1,70 @@
-"""The networks and endpoints that there are, with what each wants; all in memory."""
+"""The networks and endpoints that there are, with what each wants; all in memory. Nobody else writes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from math import inf
+from types import MappingProxyType
 from typing import Any
 
 from netaddr import IPAddress
 
 from pynetdriver.backends import Backend, backend_named, interior
 from pynetdriver.errors import Conflict, InvalidRequest
+from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
-from pynetdriver.plan import Interior, Plan, Segment
+from pynetdriver.plan import Interior, Owner, Plan, Segment
 
 
 class Registry:
     """Who is there, found by id, by address, by the name of the link."""
 
     def __init__(self) -> None:
-        self.networks: dict[str, Network] = {}
-        self.endpoints: dict[str, Endpoint] = {}
-        #: Networks of which no engine has said anything since pynet started.
-        self.unmentioned: set[str] = set()
+        self._networks: dict[str, Network] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self.networks: Mapping[str, Network] = MappingProxyType(self._networks)
+        self.endpoints: Mapping[str, Endpoint] = MappingProxyType(self._endpoints)
+        #: Held while a network or an endpoint is changed, by its id.
+        self.lock = Locks()
+        #: Networks that are not on the host as they should be; they are tried again before anything joins them.
+        self.unsound: set[str] = set()
+        self._unmentioned: set[str] = set()
         self._prefixes: set[str] = set()
         #: What endpoints want, as far as it was asked for; with thousands of ports that takes long to say.
         self._plans: dict[str, tuple[Network, Endpoint, Plan]] = {}
         #: Endpoints by the LAN and address that they have there, over all networks.
         self._by_lan: dict[tuple[str, IPAddress], str] = {}
+        #: When endpoints joined a sandbox and left it, on the clock `time.monotonic`.
+        self._joined: dict[str, float] = {}
+        self._left: dict[str, float] = {}
+
+    def take_up(self, networks: Iterable[Network], endpoints: Iterable[Endpoint]) -> None:
+        """Know what an earlier process made, of which the engine has said nothing yet."""
+        for network in networks:
+            self.know_network(network)
+            self._unmentioned.add(network.id)
+        for endpoint in endpoints:
+            self.know(endpoint)
+
+    def know_network(self, network: Network) -> None:
+        """Take up a network, or what became of it."""
+        self._networks[network.id] = network
+
+    def forget_network(self, id: str) -> None:
+        """Drop a network."""
+        self._networks.pop(id, None)
+        self._unmentioned.discard(id)
+        self.unsound.discard(id)
+
+    def mention(self, id: str) -> None:
+        """Note that the engine knows a network."""
+        self._unmentioned.discard(id)
+
+    def is_mentioned(self, id: str) -> bool:
+        """Tell whether an engine has said anything of a network since pynet started, or it was made since."""
+        return id not in self._unmentioned
 
     def network(self, id: str) -> Network:
         """Find the network that a call is about.
@@ -40,7 +78,7 @@ class Registry:
             raise InvalidRequest(f"network {id[:12]} is not known to pynet; remove it and create it again")
         if network.phase != "ready":
             raise Conflict(f"network {id[:12]} is being made or removed")
-        self.unmentioned.discard(id)
+        self.mention(id)
         return network
 
     def endpoint(self, network_id: str, id: str) -> Endpoint:
@@ -51,7 +89,7 @@ class Registry:
                 f"endpoint {id[:12]} is not known on network {network_id[:12]}; start the container again"
             )
         if endpoint.phase != "ready":
-            raise Conflict(f"endpoint {endpoint.id[:12]} is being made or removed")
+            raise Conflict(f"endpoint {id[:12]} is being made or removed")
         return endpoint
 
     def on(self, network_id: str) -> list[Endpoint]:
@@ -66,10 +104,9 @@ class Registry:
         """Tell whether an endpoint's link would have the name of another one's."""
         return endpoint_id[:PREFIX_LENGTH] in self._prefixes
 
-    def owns(self, owner: str) -> bool:
+    def owns(self, owner: Owner) -> bool:
         """Tell whether a plan's owner is known still."""
-        id = owner.partition(":")[2]
-        return id in self.networks or id in self.endpoints
+        return owner.id in self.networks or owner.id in self.endpoints
 
     def is_whole(self, network_id: str, id: str) -> bool:
         """Tell whether a network and, by its id, that or an endpoint on it are neither being made nor removed."""
@@ -81,7 +118,11 @@ class Registry:
         former = self.endpoints.get(endpoint.id)
         if former is not None:
             self._forget_addresses(former)
-        self.endpoints[endpoint.id] = endpoint
+            if former.sandbox is None and endpoint.sandbox is not None:
+                self._joined[endpoint.id] = time.monotonic()
+            elif former.sandbox is not None and endpoint.sandbox is None:
+                self._left[endpoint.id] = time.monotonic()
+        self._endpoints[endpoint.id] = endpoint
         self._prefixes.add(endpoint.id[:PREFIX_LENGTH])
         lan = self._lan(endpoint.network_id)
         for address in endpoint.addresses.values():
@@ -89,10 +130,20 @@ class Registry:
 
     def forget(self, endpoint: Endpoint) -> None:
         """Drop an endpoint."""
-        self.endpoints.pop(endpoint.id, None)
+        self._endpoints.pop(endpoint.id, None)
         self._plans.pop(endpoint.id, None)
+        self._joined.pop(endpoint.id, None)
+        self._left.pop(endpoint.id, None)
         self._prefixes.discard(endpoint.id[:PREFIX_LENGTH])
         self._forget_addresses(endpoint)
+
+    def joined_at(self, id: str) -> float:
+        """Tell when an endpoint's link was about to move into its sandbox; -inf if that was before pynet's start."""
+        return self._joined.get(id, -inf)
+
+    def left_at(self, id: str) -> float:
+        """Tell when an endpoint left its sandbox, in seconds as `time.monotonic` counts them; -inf if it never did."""
+        return self._left.get(id, -inf)
 
     def _forget_addresses(self, endpoint: Endpoint) -> None:
         lan = self._lan(endpoint.network_id)

@@ -10,36 +10,41 @@ import asyncio
 from collections.abc import Iterable
 
 from pynetdriver.answers import Difference, Reconciliation
-from pynetdriver.driver import NetworkDriver
-from pynetdriver.healing import Healing
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.compare import differences
-from pynetdriver.names import PREFIX_LENGTH
-from pynetdriver.plan import Plan
-from pynetdriver.registry import Registry
-from pynetdriver.restore import left_over
+from pynetdriver.networks.repair import Repair
+from pynetdriver.plan import Owner, Plan
+from pynetdriver.state.docker_user import DockerUser
+from pynetdriver.state.journal import Journal
+from pynetdriver.state.registry import Registry
+from pynetdriver.watchdog.restore import left_over
+from pynetdriver.watchdog.sweep import Sweep
 
-#: Owner of what belongs to no network or endpoint.
-_PYNET = "pynet"
 #: Kinds of what is found besides damage to what a plan names.
 _DEAD, _LEFT, _UNFINISHED, _RULES, _CHAIN = "dead", "left", "unfinished", "rules", "chain"
 
-#: Owner, kind and sentence.
-_Found = tuple[str, str, str]
+#: Owner, none of what belongs to no network or endpoint; kind and sentence.
+_Found = tuple[Owner | None, str, str]
 
 
 class Reconciler:
     """Compares and mends, one at a time."""
 
     def __init__(
-        self, kernel: Kernel, registry: Registry, driver: NetworkDriver, healing: Healing, journal: Journal
+        self,
+        kernel: Kernel,
+        registry: Registry,
+        journal: Journal,
+        docker_user: DockerUser,
+        repair: Repair,
+        sweep: Sweep,
     ) -> None:
-        self._registry = registry
-        self._healing = healing
         self._kernel = kernel
-        self._driver = driver
+        self._registry = registry
         self._journal = journal
+        self._docker_user = docker_user
+        self._repair = repair
+        self._sweep = sweep
         self._lock = asyncio.Lock()
 
     async def reconcile(self, dry_run: bool) -> Reconciliation:
@@ -53,7 +58,9 @@ class Reconciler:
             return Reconciliation(
                 dry_run=dry_run,
                 differences=[
-                    Difference(owner=_shortened(owner), what=what, mended=(owner, kind, what) not in left)
+                    Difference(
+                        owner=owner.short if owner else "pynet", what=what, mended=(owner, kind, what) not in left
+                    )
                     for owner, kind, what in found
                 ],
             )
@@ -76,19 +83,19 @@ class Reconciler:
         found += [(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
         found += [(owner, _UNFINISHED, "is removed, but not all of it is gone") for owner in self._journal.unfinished]
         async for name, _ in left_over(self._kernel, links, self._wanted()):
-            found.append((_PYNET, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
-        found += [(_PYNET, _RULES, what) for what in await self._kernel.firewall.differences()]
-        found += [(_PYNET, _CHAIN, what) for what in await self._driver.missing_beside_engine()]
+            found.append((None, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
+        found += [(None, _RULES, what) for what in await self._kernel.firewall.differences()]
+        found += [(None, _CHAIN, what) for what in await self._docker_user.missing()]
         # What went or came since is no difference.
-        return [one for one in found if one[0] == _PYNET or one[1] == _UNFINISHED or self._registry.owns(one[0])]
+        return [one for one in found if one[0] is None or one[1] == _UNFINISHED or self._registry.owns(one[0])]
 
     async def _mend(self, found: Iterable[_Found]) -> None:
         kinds = {kind for _, kind, _ in found}
         if _UNFINISHED in kinds:
-            await self._driver.finish_removals()
+            await self._sweep.finish_removals()
         if _DEAD in kinds:
-            await self._driver.collector.collect_dead()
-        await self._healing.repair({owner for owner, kind, _ in found if owner != _PYNET}, switches=True)
+            await self._sweep.remove_dead()
+        await self._repair.repair({owner for owner, kind, _ in found if owner}, switches=True)
         if _LEFT in kinds:
             links = self._kernel.netlink.links()
             async for name, kind in left_over(self._kernel, links, self._wanted()):
@@ -96,7 +103,7 @@ class Reconciler:
         if _RULES in kinds:
             await self._kernel.firewall.rewrite()
         if _CHAIN in kinds:
-            await self._driver.allow_forwarding()
+            await self._docker_user.allow()
 
     def _stands(self, endpoint_id: str) -> bool:
         """Tell whether an endpoint is in a container: until then it and its links come and go."""
@@ -106,8 +113,3 @@ class Reconciler:
 
     def _wanted(self) -> list[Plan]:
         return [*self._registry.plans(), *(plan for _, plan in self._journal.unfinished.values())]
-
-
-def _shortened(owner: str) -> str:
-    kind, colon, id = owner.partition(":")
-    return f"{kind}{colon}{id[:PREFIX_LENGTH]}"

@@ -11,12 +11,13 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, Exhausted, PynetError
-from pynetdriver.journal import Journal
-from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel import Kernel
 from pynetdriver.model import Facts, Network, Subnet
 from pynetdriver.neighbours import Neighbours
+from pynetdriver.plan import Adopted, Plan
 from pynetdriver.pool import last_free
-from pynetdriver.registry import Registry, backend_of
+from pynetdriver.state.journal import Journal
+from pynetdriver.state.registry import Registry, backend_of
 
 log = structlog.get_logger()
 
@@ -28,11 +29,11 @@ FOLLOW_S = 1.0
 HOST_ADDRESSES = 16
 
 
-class Siting:
+class HostFacts:
     """Finds networks their place on the host, and follows it."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, netlink: Netlink, neighbours: Neighbours, reserve: Reserve
+        self, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours, reserve: Reserve
     ) -> None:
         """Know of nothing yet.
 
@@ -42,18 +43,41 @@ class Siting:
         """
         self._registry = registry
         self._journal = journal
-        self._netlink = netlink
+        self._kernel = kernel
         self._neighbours = neighbours
         self._reserve = reserve
         self._followed: dict[str, float] = {}
 
-    async def facts(self, network: Network) -> Facts:
+    async def of(self, network: Network) -> Facts:
         """Look at what a network to come stands on."""
-        uplink, mtu = await self._netlink.uplink() or (None, Facts().uplink_mtu)
+        uplink, mtu = await self._kernel.netlink.uplink() or (None, Facts().uplink_mtu)
         names = backend_of(network).named_links(network, uplink)
         await self._journal.finish_on(set(names))
-        found = [await self._netlink.describe(name) for name in names]
+        found = [await self._kernel.netlink.describe(name) for name in names]
         return Facts(mtu, uplink, tuple(one for one in found if one is not None))
+
+    async def check(self, network: Network) -> None:
+        """Refuse what clashes with the host's addresses or other networks. Raises PynetError."""
+        backend_of(network).check(network, self._registry.networks, await self._kernel.netlink.addresses())
+
+    def refuse_engines_bridge(self, plan: Plan) -> None:
+        """Refuse to adopt a bridge of a network of the engine's own. Raises Conflict."""
+        for one in plan.objects:
+            if isinstance(one, Adopted) and one.link in self._kernel.bridges.found.names:
+                raise Conflict(f'"{one.link}" is the bridge of a network of the engine\'s own; choose another one')
+
+    async def try_links(self, plan: Plan) -> None:
+        """Make a link once that is like those to come, and remove it, if only the kernel knows whether it can be.
+
+        Raises:
+            PynetError: it cannot.
+        """
+        if plan.trial:
+            await self._kernel.netlink.try_upper(plan.trial)
+
+    async def router(self, link: str, version: int) -> IPAddress | None:
+        """Tell the router that the host itself has on a link."""
+        return await self._kernel.netlink.router(link, version)
 
     async def follow_all(self) -> None:
         """Take notice that the links on which networks stand have other addresses or MACs by now.
@@ -75,14 +99,14 @@ class Siting:
         self._followed[network.id] = time.monotonic()
         names = backend_of(network).named_links(network, network.facts.uplink)
         former = [network.facts.link(name) for name in names]
-        found = [await self._netlink.describe(name) for name in names]
+        found = [await self._kernel.netlink.describe(name) for name in names]
         links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
         facts = replace(network.facts, links=tuple(one for one in links if one is not None))
         current = self._registry.networks.get(network.id)
         # As text, since networks of one subnet are equal whatever their own addresses are.
         if current is None or current.phase != network.phase or str(facts) == str(network.facts):
             return network
-        self._registry.networks[network.id] = replace(current, facts=facts)
+        self._registry.know_network(replace(current, facts=facts))
         self._neighbours.know(self._registry.networks[network.id])
         return self._registry.networks[network.id]
 
