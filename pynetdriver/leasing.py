@@ -203,9 +203,13 @@ class Leasing:
                 former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
             )
             self._registry.know(endpoint)
-            inside = self._registry.interior(endpoint)
+            inside = self._registry.sandbox_interface(endpoint)
             # As text, since networks of one subnet are equal whatever their own addresses are.
-            differs = has_lost or endpoint_id in self._outdated or str(inside) != str(self._registry.interior(former))
+            differs = (
+                has_lost
+                or endpoint_id in self._outdated
+                or str(inside) != str(self._registry.sandbox_interface(former))
+            )
             if former.sandbox is not None and differs:
                 gone = self._outdated.setdefault(endpoint_id, former.address4)
                 await self._kernel.readdress(self._registry.endpoint_plan(former), former.sandbox, gone, inside)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.model import Strangers
-from pynetdriver.names import PREFIX_LENGTH
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP, PREFIX_LENGTH
 
 
 class Owner(NamedTuple):
@@ -45,12 +45,47 @@ class Owner(NamedTuple):
         return f"{self.kind}:{self.id}"
 
 
+#: Protocols whose ports can be published, by IANA number; the engine knows ICMP too, which has no ports.
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+
+
+class _Object:
+    """What objects say of links, none unless they say otherwise; how they are made is said in `kernel.objects`."""
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Links that it makes, both ends of a pair."""
+        return ()
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Links that others made and the network needs."""
+        return ()
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Links that stay on the host while the endpoint lives."""
+        return ()
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Links that are on the host only while the endpoint is in no sandbox."""
+        return ()
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """Links on which those stand that move."""
+        return ()
+
+
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(_Object):
     """A bridge that pynet makes; its MAC is fixed so that ports coming and going do not change it."""
 
     kind: ClassVar[str] = "bridge"
-    #: What it is called in sentences.
+    #: What a link that pynet makes is by rtnetlink(7), the interface group in which it begins, its name in sentences.
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = LINK_GROUP
     word: ClassVar[str] = "bridge"
 
     name: str
@@ -66,10 +101,12 @@ class Bridge:
 
 
 @dataclass(frozen=True)
-class Dummy:
+class Dummy(_Object):
     """A link that leads nowhere, for a network that is to be kept in."""
 
     kind: ClassVar[str] = "dummy"
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = PLAIN_GROUP
     word: ClassVar[str] = "link"
 
     name: str
@@ -85,17 +122,21 @@ class Dummy:
 
 
 @dataclass(frozen=True)
-class Parent:
+class Parent(_Object):
     """A link of somebody else's on which a network's links stand: it has to be there, and is not made or removed."""
 
     link: str
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.link,)
 
     def __str__(self) -> str:
         return f"parent {self.link}"
 
 
 @dataclass(frozen=True)
-class Upper:
+class Upper(_Object):
     """A link that stands on another, its `lower` one: of kind vlan, macvlan or ipvlan.
 
     `attributes` are those of its kind, named as in linux/if_link.h after the prefix. It is made down. One that is
@@ -103,6 +144,8 @@ class Upper:
     there the kernel would make it a second time. None for mac and mtu leaves them to the kernel.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("vlan", "macvlan", "ipvlan")
+    group: ClassVar[int] = PLAIN_GROUP
     word: ClassVar[str] = "link"
 
     kind: str
@@ -118,6 +161,14 @@ class Upper:
     def links(self) -> tuple[str, ...]:
         return (self.name,)
 
+    @property
+    def moving(self) -> tuple[str, ...]:
+        return (self.name,) if self.moves else ()
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        return (self.lower,) if self.moves else ()
+
     def __str__(self) -> str:
         words = [f"link {self.name} type {self.kind} on {self.lower}"]
         words += [f"{key} {value}" for key, value in self.attributes]
@@ -128,19 +179,23 @@ class Upper:
 
 
 @dataclass(frozen=True)
-class Adopted:
+class Adopted(_Object):
     """A bridge of somebody else's, as it was found; up while the network is there."""
 
     link: str
     mtu: int
     up: bool
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.link,)
+
     def __str__(self) -> str:
         return f"adopt {self.link} mtu {self.mtu} {'up' if self.up else 'down'}"
 
 
 @dataclass(frozen=True)
-class Up:
+class Up(_Object):
     """A link of pynet's is brought up, after its switches are set."""
 
     link: str
@@ -150,7 +205,7 @@ class Up:
 
 
 @dataclass(frozen=True)
-class Veth:
+class Veth(_Object):
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
 
     A `locked` port takes no frame with another source MAC than the peer's (linux/if_link.h, IFLA_BRPORT_LOCKED).
@@ -158,6 +213,8 @@ class Veth:
     """
 
     kind: ClassVar[str] = "veth"
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = LINK_GROUP
     word: ClassVar[str] = "port"
 
     name: str
@@ -173,6 +230,14 @@ class Veth:
     def links(self) -> tuple[str, ...]:
         return (self.name, self.peer)
 
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        return (self.peer,)
+
     def __str__(self) -> str:
         flags = (" isolated" if self.isolated else "") + (" locked" if self.locked else "")
         peer = self.peer + (f" mtu {self.peer_mtu}" if self.peer_mtu else "")
@@ -180,7 +245,7 @@ class Veth:
 
 
 @dataclass(frozen=True)
-class Hairpin:
+class Hairpin(_Object):
     """A port that may send a packet back to where it came from; gone with the link.
 
     With br_netfilter loaded the kernel bridges what is translated back into the same bridge, so a
@@ -194,7 +259,7 @@ class Hairpin:
 
 
 @dataclass(frozen=True)
-class Address:
+class Address(_Object):
     """An address of a link, e.g. 10.9.0.1/24; it goes with the link unless that `stays` when its owner goes."""
 
     link: str
@@ -206,7 +271,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Route:
+class Route(_Object):
     """A route of the host to one address, on a link of pynet's; gone with the link, or with its source address."""
 
     link: str
@@ -226,7 +291,7 @@ class StaticRoute(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LinkSysctl:
+class LinkSysctl(_Object):
     """A per-link switch under net/<family>/conf/<link>/; an object if the link is pynet's, else a setting."""
 
     family: str
@@ -399,7 +464,7 @@ HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
 @dataclass(frozen=True)
-class Interior:
+class SandboxInterface:
     """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there."""
 
     prefix: str
@@ -423,7 +488,7 @@ class Plan:
     @property
     def links(self) -> frozenset[str]:
         """All links that the plan makes, both ends of a pair."""
-        return frozenset(name for one in self.objects if isinstance(one, Made) for name in one.links)
+        return frozenset(name for one in self.objects for name in one.links)
 
     @property
     def guarded(self) -> tuple[HostSetting, ...]:
@@ -443,7 +508,7 @@ class Plan:
     @property
     def foreign(self) -> frozenset[str]:
         """Links that the network needs and others made."""
-        return frozenset(one.link for one in self.objects if isinstance(one, Adopted | Parent))
+        return frozenset(name for one in self.objects for name in one.foreign)
 
     @property
     def published(self) -> tuple[Publication, ...]:
@@ -453,18 +518,17 @@ class Plan:
     @property
     def anchors(self) -> tuple[str, ...]:
         """Links that stay on the host while the endpoint lives: when one is gone, so is its sandbox."""
-        return tuple(one.name for one in self.objects if isinstance(one, Veth))
+        return tuple(name for one in self.objects for name in one.anchors)
 
     @property
     def moving(self) -> tuple[str, ...]:
         """Links that are on the host only while the endpoint is in no sandbox."""
-        pairs = [one.peer for one in self.objects if isinstance(one, Veth)]
-        return (*pairs, *(one.name for one in self.objects if isinstance(one, Upper) and one.moves))
+        return tuple(name for one in self.objects for name in one.moving)
 
     @property
     def lowers(self) -> tuple[str, ...]:
         """Links on which those stand that move into a sandbox: without them there is nothing to move."""
-        return tuple(one.lower for one in self.objects if isinstance(one, Upper) and one.moves)
+        return tuple(name for one in self.objects for name in one.lowers)
 
     def __str__(self) -> str:
         return "\n".join([str(self.owner), *(f"  {part}" for part in self.settings + self.objects + self.intents)])

@@ -22,7 +22,7 @@ from pynetdriver import options as kinds
 from pynetdriver.errors import InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Network, Station
 from pynetdriver.options import declared, option, parse_options
-from pynetdriver.plan import Interior, Plan, StaticRoute
+from pynetdriver.plan import Plan, SandboxInterface, StaticRoute
 from pynetdriver.pool import overlap
 
 #: RFC 8200, section 5.
@@ -207,13 +207,13 @@ def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ..
     return tuple(StaticRoute(to, next_hop if int(next_hop) else None) for to, next_hop in routes)
 
 
-def interior(attachment: Attachment, endpoint: Endpoint) -> Interior:
+def sandbox_interface(attachment: Attachment, endpoint: Endpoint) -> SandboxInterface:
     """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no IPv4 address."""
     has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
     addresses = [endpoint.address6, *([] if has_lost else [endpoint.address4])]
     gateways = [one for one in (attachment.gateway4, attachment.gateway6) if one is not None]
     ways = (*attachment.routes, *(StaticRoute(EVERYWHERE[one.version], one) for one in gateways))
-    return Interior(attachment.prefix, tuple(one for one in addresses if one is not None), ways)
+    return SandboxInterface(attachment.prefix, tuple(one for one in addresses if one is not None), ways)
 
 
 class Backend(ABC, Generic[Chosen]):

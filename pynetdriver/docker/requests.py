@@ -19,11 +19,10 @@ from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortene
 from pynetdriver.model import Endpoint, Network, Subnet
 from pynetdriver.names import endpoint_mac
 from pynetdriver.options import ENGINE_OPTIONS, link_name, parse_options
+from pynetdriver.plan import PROTOCOLS
 from pynetdriver.pool import is_host_address, parse_address, parse_network, parse_subnet
 from pynetdriver.portmap import PortBinding, RequestedPorts
 
-#: IANA protocol numbers that can be published; the engine knows ICMP too, which has no ports.
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 #: Name of an auxiliary address that is the host's own, where the network gives it one.
 HOST = "host"

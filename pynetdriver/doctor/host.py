@@ -31,8 +31,8 @@ from pynetdriver.errors import HostError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.library import Context, load
 from pynetdriver.host import SOCKET, STATE_DIR, folder_beside, seen
+from pynetdriver.kernel.rtnetlink import route_socket
 from pynetdriver.kernel.settings import ROOT
-from pynetdriver.kernel.wire import route_socket
 from pynetdriver.nlmsg import attribute, order
 from pynetdriver.plan import Bridge
 

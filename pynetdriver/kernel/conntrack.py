@@ -23,11 +23,11 @@ import structlog
 from netaddr import IPAddress
 
 from pynetdriver.nlmsg import DUMP, GENERAL, NESTED, NETFILTER, ask, attribute, attributes, order
-from pynetdriver.plan import Publication
+from pynetdriver.plan import PROTOCOLS, Publication
 
 log = structlog.get_logger()
 
-_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+_PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET, _DELETE
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _FILTER = 1, 2, 12, 25

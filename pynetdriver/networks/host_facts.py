@@ -73,7 +73,7 @@ class HostFacts:
             PynetError: it cannot.
         """
         if plan.trial:
-            await self._kernel.netlink.try_upper(plan.trial)
+            await self._kernel.try_out(plan.trial)
 
     async def router(self, link: str, version: int) -> IPAddress | None:
         """Tell the router that the host itself has on a link."""

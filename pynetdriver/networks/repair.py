@@ -112,7 +112,7 @@ class Repair:
             return True
         if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.lowers):
             return False
-        await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.interior(endpoint))
+        await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
         return True
 
     async def is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:

@@ -10,12 +10,12 @@ from typing import Any
 
 from netaddr import IPAddress
 
-from pynetdriver.backends import Backend, backend_named, interior
+from pynetdriver.backends import Backend, backend_named, sandbox_interface
 from pynetdriver.errors import Conflict, InvalidRequest
 from pynetdriver.locks import Locks
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.names import PREFIX_LENGTH
-from pynetdriver.plan import Interior, Owner, Plan, Segment
+from pynetdriver.plan import Owner, Plan, SandboxInterface, Segment
 
 
 class Registry:
@@ -182,10 +182,10 @@ class Registry:
         networks = (one for one in self.networks.values() if one.phase != "creating")
         return [one for network in networks for one in self.network_plan(network).segments]
 
-    def interior(self, endpoint: Endpoint) -> Interior:
+    def sandbox_interface(self, endpoint: Endpoint) -> SandboxInterface:
         """Tell what an endpoint's link is in its container."""
         network = self.networks[endpoint.network_id]
-        return interior(backend_of(network).attachment(network, endpoint), endpoint)
+        return sandbox_interface(backend_of(network).attachment(network, endpoint), endpoint)
 
 
 def backend_of(network: Network) -> Backend[Any]:

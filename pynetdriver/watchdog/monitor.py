@@ -9,7 +9,7 @@ from math import inf
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
-from pynetdriver.kernel.watch import Watch
+from pynetdriver.kernel.watch import Changes, Watch
 from pynetdriver.networks.repair import Repair
 from pynetdriver.state.registry import Registry
 from pynetdriver.state.switches import Switches
@@ -60,12 +60,11 @@ class Monitor:
         while more:
             more = self._watch.read()
             await asyncio.sleep(0)
-        await asyncio.gather(self._repair_table(), self._repair_links(), self._note_links())
+        await asyncio.gather(self._repair_table(self._watch.take()), self._repair_links(), self._note_links())
 
-    async def _repair_table(self) -> None:
-        by, self._watch.table_changed_by = self._watch.table_changed_by, ""
-        blind, self._watch.overrun = self._watch.overrun, False
-        if self._kernel.firewall.is_empty or not (by or blind):
+    async def _repair_table(self, changes: Changes) -> None:
+        by = changes.table_by
+        if self._kernel.firewall.is_empty or not (by or changes.overrun):
             return
         try:
             if by:
@@ -78,9 +77,7 @@ class Monitor:
                 self._rewritten_blindly = time.monotonic()
                 await self._kernel.firewall.rewrite()
         except PynetError:
-            self._watch.table_changed_by = by
-            self._watch.overrun |= blind
-            self._watch.changed.set()
+            self._watch.note(changes)
             raise
 
     async def _repair_links(self) -> None:

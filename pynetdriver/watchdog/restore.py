@@ -75,7 +75,7 @@ async def sort(
     for plan in found.wanted.values():
         kernel.conntrack.keep(plan.published)
         kernel.share(plan)
-        kernel.health.expect(plan)
+        kernel.expect(plan)
     return found
 
 
@@ -152,8 +152,7 @@ async def left_over(kernel: Kernel, links: Set[str], plans: Iterable[Plan]) -> A
             kind = await kernel.netlink.kind_of_ours(name) if may_be else None
             if kind is None:
                 continue
-            # What stands on a VLAN may be in containers.
-            if await kernel.netlink.is_in_use(name) or (kind == "vlan" and await kernel.has_links_elsewhere()):
+            if await kernel.is_in_use(name, kind):
                 log.warning("link bears pynet's name but is in use and not in its store; left alone", link=name)
             else:
                 yield name, kind

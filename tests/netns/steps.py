@@ -25,8 +25,10 @@ from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel.objects.kind import Kind
+from pynetdriver.kernel.objects.link import LinkKind
 from pynetdriver.locks import Calls
-from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Owner, Route, Up, Upper, Veth
+from pynetdriver.plan import Intent, Owner
 from pynetdriver.process.daemon import Daemon
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import SqliteStore
@@ -73,63 +75,30 @@ class TrappedStore(SqliteStore):
 
 
 class TrappedNetlink(Netlink):
-    """The real kernel, one step an object."""
+    """The real kernel, one step a link that is removed."""
 
     def __init__(self, trap: Trap) -> None:
         super().__init__()
         self._trap = trap
 
-    async def ensure_bridge(self, bridge: Bridge | Dummy) -> None:
-        self._trap.step()
-        await super().ensure_bridge(bridge)
-
-    async def ensure_veth(self, veth: Veth) -> None:
-        self._trap.step()
-        await super().ensure_veth(veth)
-
-    async def ensure_address(self, address: Address) -> None:
-        self._trap.step()
-        await super().ensure_address(address)
-
-    async def ensure_upper(self, upper: Upper) -> None:
-        self._trap.step()
-        await super().ensure_upper(upper)
-
-    async def ensure_up(self, up: Up) -> None:
-        self._trap.step()
-        await super().ensure_up(up)
-
-    async def ensure_route(self, route: Route) -> None:
-        self._trap.step()
-        await super().ensure_route(route)
-
-    async def remove_route(self, route: Route) -> None:
-        self._trap.step()
-        await super().remove_route(route)
-
-    async def ensure_hairpin(self, hairpin: Hairpin) -> None:
-        self._trap.step()
-        await super().ensure_hairpin(hairpin)
-
-    async def remove_hairpin(self, hairpin: Hairpin) -> None:
-        self._trap.step()
-        await super().remove_hairpin(hairpin)
-
-    async def adopt(self, bridge: Adopted) -> None:
-        self._trap.step()
-        await super().adopt(bridge)
-
-    async def give_back(self, bridge: Adopted) -> None:
-        self._trap.step()
-        await super().give_back(bridge)
-
-    async def remove_address(self, address: Address) -> None:
-        self._trap.step()
-        await super().remove_address(address)
-
     async def remove_link(self, name: str, kind: str) -> None:
         self._trap.step()
         await super().remove_link(name, kind)
+
+
+def trapped(kind: Kind[Any], trap: Trap) -> None:
+    """Have a kind of object make one step of each thing that it does by itself; links are removed by netlink."""
+
+    def step(do: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def done(one: Any) -> None:
+            trap.step()
+            await do(one)
+
+        return done
+
+    for name in ("ensure", "remove", "take_back"):
+        if name in vars(type(kind)) and not (name == "remove" and isinstance(kind, LinkKind)):
+            setattr(kind, name, step(getattr(kind, name)))
 
 
 class TrappedNftables(NftablesFirewall):
@@ -166,6 +135,8 @@ class Process:
         self.trap = trap
         self._store = TrappedStore(folder, trap)
         kernel = Kernel(TrappedNetlink(trap), FIREWALLS[firewall](trap))
+        for kind in kernel.kinds.values():
+            trapped(kind, trap)
         self._ports = HostPorts(Calls())
         self._daemon = Daemon(self._store, kernel, self._ports, IPNetwork("fd00::/48"))
         self.driver, self.journal = self._daemon.driver, self._daemon.journal
