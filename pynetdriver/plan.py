@@ -283,6 +283,13 @@ class Route(_Object):
         return f"route {self.address} dev {self.link}" + (f" src {self.source}" if self.source else "")
 
 
+class StaticRoute(NamedTuple):
+    """A route in the sandbox; without a next hop its destination is on the link itself."""
+
+    destination: IPNetwork
+    next_hop: IPAddress | None = None
+
+
 @dataclass(frozen=True)
 class LinkSysctl(_Object):
     """A per-link switch under net/<family>/conf/<link>/; an object if the link is pynet's, else a setting."""
@@ -458,14 +465,11 @@ HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 @dataclass(frozen=True)
 class SandboxInterface:
-    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there.
-
-    `ways` are routes: a destination with its next hop, None for what is on the link itself.
-    """
+    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there."""
 
     prefix: str
     addresses: tuple[IPNetwork, ...] = ()
-    ways: tuple[tuple[IPNetwork, IPAddress | None], ...] = ()
+    ways: tuple[StaticRoute, ...] = ()
 
 
 @dataclass(frozen=True)

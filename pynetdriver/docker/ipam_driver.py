@@ -9,12 +9,11 @@ from pynetdriver import messages as wire
 from pynetdriver.addresses.pools import Pools
 from pynetdriver.errors import InvalidOption, InvalidRequest, shortened
 from pynetdriver.networks.removal import Removal
+from pynetdriver.options import ENGINE_OPTIONS
 from pynetdriver.pool import parse_address, parse_subnet
 
 LOCAL_SPACE = "pynet-local"
 GLOBAL_SPACE = "pynet-global"
-#: The engine's own IPAM options start with this.
-ENGINE_OPTIONS = "com.docker.network."
 
 
 class IpamDriver:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pynetdriver import messages as wire
-from pynetdriver.admission import requested_endpoint, requested_network, requested_options
 from pynetdriver.backends import backend_named
+from pynetdriver.docker.requests import requested_endpoint, requested_network, requested_options, requested_ports
+from pynetdriver.locks import aside
 from pynetdriver.networks.endpoints import Endpoints
 from pynetdriver.networks.networks import Networks
 from pynetdriver.networks.publishing import Publishing
 from pynetdriver.networks.removal import Removal
 from pynetdriver.networks.sandboxes import Sandboxes
+from pynetdriver.plan import StaticRoute
+from pynetdriver.portmap import RequestedPorts
 
 
 class NetworkDriver:
@@ -64,13 +69,13 @@ class NetworkDriver:
     async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
         """Name the link to move into the sandbox, and the way out."""
         endpoint, attachment = await self._sandboxes.join(
-            request.network_id, request.endpoint_id, request.sandbox_key, request.options
+            request.network_id, request.endpoint_id, request.sandbox_key, await _requested_ports(request.options)
         )
         return wire.JoinResponse(
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
             gateway=str(attachment.gateway4 or ""),
             gateway_ipv6=str(attachment.gateway6 or ""),
-            static_routes=list(attachment.routes),
+            static_routes=[_static_route(one) for one in attachment.routes],
             # Without it the engine would add a second interface on a bridge of its own.
             disable_gateway_service=not (attachment.gateway4 or attachment.gateway6),
         )
@@ -82,11 +87,23 @@ class NetworkDriver:
 
     async def program(self, request: wire.ProgramRequest) -> wire.Empty:
         """Publish ports."""
-        options = request.options or wire.PortOptions()
-        await self._publishing.publish(request.network_id, request.endpoint_id, options)
+        ports = await _requested_ports(request.options) or RequestedPorts()
+        await self._publishing.publish(request.network_id, request.endpoint_id, ports)
         return wire.Empty()
 
     async def revoke(self, request: wire.EndpointRequest) -> wire.Empty:
         """Unpublish all ports."""
         await self._publishing.revoke(request.endpoint_id)
         return wire.Empty()
+
+
+async def _requested_ports(options: wire.PortOptions | None) -> RequestedPorts | None:
+    size = len(options.port_map or ()) if options else 0
+    return await aside(partial(requested_ports, options), size)
+
+
+def _static_route(route: StaticRoute) -> wire.StaticRoute:
+    """Write a route of a sandbox; its kind is 0 with a next hop, 1 without."""
+    if route.next_hop is None:
+        return wire.StaticRoute(str(route.destination), 1)
+    return wire.StaticRoute(str(route.destination), 0, str(route.next_hop))

@@ -8,7 +8,6 @@ from functools import partial
 import structlog
 from msgspec.structs import replace
 
-from pynetdriver import messages as wire
 from pynetdriver.backends import Publishing as How
 from pynetdriver.errors import Conflict
 from pynetdriver.kernel.hostport import HostPorts, PortTaken
@@ -16,7 +15,14 @@ from pynetdriver.locks import aside, in_parts
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.networks.ports import Ports
 from pynetdriver.networks.removal import Removal
-from pynetdriver.portmap import PortRequest, narrowest_first, port_requests, split_opened, split_satisfied
+from pynetdriver.portmap import (
+    PortRequest,
+    RequestedPorts,
+    narrowest_first,
+    port_requests,
+    split_opened,
+    split_satisfied,
+)
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
 
@@ -35,7 +41,7 @@ class Publishing:
         self._ports = ports
         self._removal = removal
 
-    async def publish(self, network_id: str, endpoint_id: str, options: wire.PortOptions) -> None:
+    async def publish(self, network_id: str, endpoint_id: str, ports: RequestedPorts) -> None:
         """Publish the container's ports here, in place of what was published before.
 
         Raises:
@@ -50,16 +56,16 @@ class Publishing:
                 raise Conflict(f"endpoint {endpoint.id[:12]} has not joined a sandbox; nothing can be published there")
             how = backend_of(network).publishing(network)
             if how is None:
-                if options.port_map:
+                if ports.bindings:
                     log.warning(
                         "ports of this network are reached at the container's own address, not at the host's",
                         endpoint=endpoint.id[:12],
                     )
                 return
-            if options.port_map or endpoint.ports:
+            if ports.bindings or endpoint.ports:
                 endpoint = await self._ports.without_lost_ipv6(endpoint)
-            size = len(options.port_map or ()) + len(endpoint.ports)
-            opened, kept, wanted = await aside(partial(_asked_ports, options, endpoint, how), size)
+            size = len(ports.bindings) + len(endpoint.ports)
+            opened, kept, wanted = await aside(partial(_asked_ports, ports, endpoint, how), size)
             given_up = set(endpoint.ports).difference(kept)
             new: tuple[PortMapping, ...] = ()
             try:
@@ -114,11 +120,11 @@ class Publishing:
 
 
 def _asked_ports(
-    options: wire.PortOptions, endpoint: Endpoint, how: How
+    ports: RequestedPorts, endpoint: Endpoint, how: How
 ) -> tuple[list[PortMapping], list[PortMapping], list[PortRequest]]:
     """Tell what is opened, which ports stay published, and which are to be."""
-    opened, bindings, holding = split_opened(options.port_map or [], endpoint, how.untranslated)
+    opened, bindings, holding = split_opened(ports.bindings, endpoint, how.untranslated)
     # An IPv6 address that is open by itself is not to be reached by way of IPv4.
-    six_to_four = not options.no_proxy_6to4 and holding.address6 == endpoint.address6
+    six_to_four = ports.six_to_four and holding.address6 == endpoint.address6
     requests = port_requests(bindings, holding, how.addresses, six_to_four=six_to_four)
     return opened, *split_satisfied(requests, endpoint.ports)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pynetdriver import messages as wire
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.backends import Attachment
 from pynetdriver.errors import Conflict
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Endpoint, Network, PortMapping
 from pynetdriver.networks.ports import Ports
-from pynetdriver.portmap import split_opened
+from pynetdriver.portmap import RequestedPorts, split_opened
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
 
@@ -29,7 +28,7 @@ class Sandboxes:
         self._neighbours = neighbours
 
     async def join(
-        self, network_id: str, endpoint_id: str, key: str, options: wire.PortOptions | None
+        self, network_id: str, endpoint_id: str, key: str, ports: RequestedPorts | None
     ) -> tuple[Endpoint, Attachment]:
         """Name the link to move into the sandbox of this key, made again if it was lost since.
 
@@ -47,7 +46,7 @@ class Sandboxes:
             plan = self._registry.endpoint_plan(endpoint)
             if self._kernel.netlink.is_missing([*plan.anchors, *(() if endpoint.sandbox else plan.moving)]):
                 await self._kernel.apply_objects(plan)
-            joined = replace(endpoint, sandbox=key, ports=_opened_at_join(network, endpoint, options))
+            joined = replace(endpoint, sandbox=key, ports=_opened_at_join(network, endpoint, ports))
             if joined.ports != endpoint.ports:
                 await self._ports.change(endpoint, joined)
             elif joined.sandbox != endpoint.sandbox:
@@ -65,12 +64,12 @@ class Sandboxes:
                 await self._ports.change(endpoint, replace(endpoint, sandbox=None, ports=()))
 
 
-def _opened_at_join(network: Network, endpoint: Endpoint, options: wire.PortOptions | None) -> tuple[PortMapping, ...]:
+def _opened_at_join(network: Network, endpoint: Endpoint, ports: RequestedPorts | None) -> tuple[PortMapping, ...]:
     """Tell an endpoint's ports with those that are open at its own address; what is published stays."""
     publishing = backend_of(network).publishing(network)
     if network.internal or publishing is None or not publishing.untranslated:
         return endpoint.ports
-    if options is None or options.port_map is None:
+    if ports is None:
         return endpoint.ports
-    opened, _, _ = split_opened(options.port_map, endpoint, publishing.untranslated)
+    opened, _, _ = split_opened(ports.bindings, endpoint, publishing.untranslated)
     return (*opened, *(one for one in endpoint.ports if one.host_port))

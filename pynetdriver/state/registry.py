@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from math import inf
 from types import MappingProxyType
+from typing import Any
 
 from netaddr import IPAddress
 
@@ -187,6 +188,6 @@ class Registry:
         return sandbox_interface(backend_of(network).attachment(network, endpoint), endpoint)
 
 
-def backend_of(network: Network) -> Backend:
+def backend_of(network: Network) -> Backend[Any]:
     """Find a network's backend."""
     return backend_named(network.backend)

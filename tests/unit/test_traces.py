@@ -8,9 +8,9 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from pynetdriver.admission import requested_network
 from pynetdriver.docker.ipam_driver import IpamDriver
 from pynetdriver.docker.network_driver import NetworkDriver
+from pynetdriver.docker.requests import requested_network
 from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request
 from pynetdriver.server import protocol
 

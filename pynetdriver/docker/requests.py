@@ -1,4 +1,4 @@
-"""What may come in: requests for networks and endpoints, checked on their own and made into records.
+"""What may come in: requests for networks, endpoints and ports, checked on their own and made into records.
 
 Pure; what depends on the host or on other networks is checked by the driver and the backend.
 """
@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from netaddr import EUI, AddrFormatError, IPNetwork, mac_unix_expanded
+from netaddr import EUI, AddrFormatError, IPAddress, IPNetwork, mac_unix_expanded
 
 from pynetdriver import messages as wire
 from pynetdriver.backends import DEFAULT, NAMES, backend_named, owners_of
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
 from pynetdriver.model import Endpoint, Network, Subnet
 from pynetdriver.names import endpoint_mac
-from pynetdriver.options import link_name, parse_options
-from pynetdriver.pool import is_host_address, parse_network, parse_subnet
+from pynetdriver.options import ENGINE_OPTIONS, link_name, parse_options
+from pynetdriver.plan import PROTOCOLS
+from pynetdriver.pool import is_host_address, parse_address, parse_network, parse_subnet
+from pynetdriver.portmap import PortBinding, RequestedPorts
 
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
-#: Keys under this are the engine's own, and more come with its versions.
-ENGINE_OPTIONS = "com.docker.network."
 #: Name of an auxiliary address that is the host's own, where the network gives it one.
 HOST = "host"
 #: Names of auxiliary addresses that are containers' gateways (libnetwork's drivers/bridge).
@@ -118,6 +119,25 @@ def requested_endpoint(request: wire.CreateEndpointRequest, network: Network) ->
         traits=_traits(request.options or {}) if "dhcp" in network.options else "",
     )
     return backend_named(network.backend).admitted(network, endpoint)
+
+
+def requested_ports(options: wire.PortOptions | None) -> RequestedPorts | None:
+    """Read a container's `-p`; None if nothing is said of ports. Raises InvalidRequest."""
+    if options is None or options.port_map is None:
+        return None
+    bindings = []
+    for one in options.port_map:
+        if one.protocol not in PROTOCOLS:
+            raise InvalidRequest(f"cannot publish protocol number {one.protocol}; only tcp, udp and sctp have ports")
+        address = _host_address(one.host_ip) if one.host_ip else None
+        bindings.append(PortBinding(PROTOCOLS[one.protocol], one.port, address, one.host_port, one.host_port_end))
+    return RequestedPorts(tuple(bindings), six_to_four=not options.no_proxy_6to4)
+
+
+@lru_cache(256)
+def _host_address(text: str) -> IPAddress:
+    """Read the address of a `-p`; a thousand of them have few between them."""
+    return parse_address(text, "host address")
 
 
 def _traits(options: Mapping[str, Any]) -> str:
