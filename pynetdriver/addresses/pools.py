@@ -16,11 +16,10 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.answers import PoolUse
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
-from pynetdriver.pool import POOLS4, Allocator, PoolKey, free_pool, overlap
+from pynetdriver.pool import POOLS4, Allocator, PoolKey, PoolUse, free_pool, overlap
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
@@ -111,8 +110,8 @@ class Pools:
         """Say how much of each pool is held."""
         return [
             PoolUse(
-                subnet=str(pool.subnet),
-                range=str(pool.range) if pool.range else None,
+                subnet=pool.subnet,
+                range=pool.range,
                 space=pool.space,
                 size=self._allocators[key].size,
                 used=self._allocators[key].used,

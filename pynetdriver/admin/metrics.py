@@ -17,13 +17,14 @@ from pynetdriver import __version__
 from pynetdriver.addresses.dhcp_leases import DhcpLeases
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools
-from pynetdriver.answers import PoolUse, Sample
+from pynetdriver.admin.answers import Sample
 from pynetdriver.backends import NAMES
 from pynetdriver.errors import HostError, outcome
 from pynetdriver.firewall import Count, Direction, Flow
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.traffic import Traffic, traffic_of
 from pynetdriver.model import Endpoint, Network
+from pynetdriver.pool import PoolUse
 from pynetdriver.seldom import Seldom
 from pynetdriver.state.registry import Registry
 from pynetdriver.watchdog.repairs import Repairs
@@ -164,8 +165,8 @@ class Picture(Collector):
 
     def _pools(self) -> Iterator[Metric]:
         labels = ["subnet", "space"]
-        size = [((one.subnet, one.space), one.size) for one in self.pools]
-        used = [((one.subnet, one.space), one.used) for one in self.pools]
+        size = [((str(one.subnet), one.space), one.size) for one in self.pools]
+        used = [((str(one.subnet), one.space), one.used) for one in self.pools]
         yield _gauge("pynet_pool_addresses", "Addresses that a pool of pynet's IPAM can give.", labels, size)
         yield _gauge("pynet_pool_used", "Addresses of a pool that are held.", labels, used)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pynetdriver import messages as wire
 from pynetdriver.addresses.pools import Pools
+from pynetdriver.docker import messages as wire
 from pynetdriver.errors import InvalidOption, InvalidRequest, shortened
 from pynetdriver.networks.removal import Removal
 from pynetdriver.options import ENGINE_OPTIONS

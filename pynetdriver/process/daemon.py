@@ -23,13 +23,13 @@ from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools, unique_local_prefix
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Place, Report
-from pynetdriver.claim import owner
+from pynetdriver.admin.server import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
 from pynetdriver.docker.ipam_driver import IpamDriver
 from pynetdriver.docker.network_driver import NetworkDriver
+from pynetdriver.docker.protocol import DEADLINE_S, Protocol, routes
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
-from pynetdriver.host import MANAGED
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
@@ -45,11 +45,11 @@ from pynetdriver.networks.publishing import Publishing
 from pynetdriver.networks.removal import Removal
 from pynetdriver.networks.repair import Repair
 from pynetdriver.networks.sandboxes import Sandboxes
+from pynetdriver.paths import MANAGED
+from pynetdriver.process.lock import owner
+from pynetdriver.process.sockets import tcp_socket
 from pynetdriver.seldom import Seldom
 from pynetdriver.server import Server
-from pynetdriver.server.admin import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
-from pynetdriver.server.protocol import DEADLINE_S, Protocol, routes
-from pynetdriver.sockets import tcp_socket
 from pynetdriver.state.docker_user import DockerUser
 from pynetdriver.state.journal import Journal, Subject
 from pynetdriver.state.liveness import Liveness
@@ -196,7 +196,12 @@ async def serve(
         await daemon.restore()
         metrics = Metrics(daemon.registry, daemon.pools, kernel, daemon.repairs, daemon.neighbours, daemon.dhcp_leases)
         report = Report(
-            daemon.registry, daemon.pools, daemon.journal, kernel, daemon.repairs, Place([*engine_sockets], state_dir)
+            daemon.registry,
+            daemon.pools,
+            daemon.journal,
+            kernel,
+            daemon.repairs,
+            Place(owner(), [*engine_sockets], state_dir),
         )
         reconciler = Reconciler(
             kernel, daemon.registry, daemon.journal, daemon.docker_user, daemon.repair, daemon.sweep

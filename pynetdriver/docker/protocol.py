@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from pynetdriver import messages as wire
+from pynetdriver.docker import messages as wire
 from pynetdriver.docker.ipam_driver import IpamDriver
 from pynetdriver.docker.network_driver import NetworkDriver
 from pynetdriver.errors import NO_DESCRIPTORS, InvalidRequest, Overdue, PynetError, outcome, reason, shortened
