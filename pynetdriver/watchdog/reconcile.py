@@ -25,7 +25,7 @@ _DEAD, _LEFT, _UNFINISHED, _RULES, _CHAIN = "dead", "left", "unfinished", "rules
 
 
 class Difference(NamedTuple):
-    """What is not as the store says: whose it is, None if it is no network's or endpoint's; its kind, and a sentence."""
+    """What is not as the store says; `owner` is None if it is no network's or endpoint's."""
 
     owner: Owner | None
     kind: str
