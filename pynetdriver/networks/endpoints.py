@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPNetwork
 
-from pynetdriver.addresses.dhcp_leases import DhcpLeases
-from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.sources import Sources
 from pynetdriver.errors import Conflict
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.removal import Removal
 from pynetdriver.networks.repair import Repair
 from pynetdriver.state.journal import Journal
-from pynetdriver.state.registry import Registry, backend_of
+from pynetdriver.state.registry import Registry
 
 log = structlog.get_logger()
 
@@ -30,15 +27,13 @@ class Endpoints:
         journal: Journal,
         removal: Removal,
         repair: Repair,
-        neighbours: Neighbours,
-        dhcp_leases: DhcpLeases,
+        sources: Sources,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._removal = removal
         self._repair = repair
-        self._neighbours = neighbours
-        self._dhcp_leases = dhcp_leases
+        self._sources = sources
 
     async def create(self, endpoint: Endpoint) -> Endpoint:
         """Make an endpoint's link; the same request again is answered again.
@@ -67,12 +62,11 @@ class Endpoints:
                 await self._repair.make_whole(network.id)
                 await self._journal.create(endpoint, self._registry.endpoint_plan(endpoint))
             except BaseException:
-                self._dhcp_leases.end(endpoint, release=True)
+                self._sources.release(endpoint, is_free=True)
                 self._registry.forget(endpoint)
                 raise
             self._registry.know(endpoint)
-            self._dhcp_leases.keep(endpoint)
-            self._neighbours.taken_up(network, endpoint)
+            self._sources.keep(network, endpoint)
         return endpoint
 
     async def _reclaim_addresses(self, endpoint: Endpoint) -> None:
@@ -90,47 +84,11 @@ class Endpoints:
                 raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of {which}")
 
     async def _addressed(self, network: Network, endpoint: Endpoint) -> Endpoint:
-        """Give an endpoint to come the address that it is to have. Raises PynetError."""
-        if backend_of(network).station(network, endpoint) is None:
-            cut_off, _ = await asyncio.gather(
-                self._cut_off(network, endpoint), self._neighbours.refuse_held(network, endpoint)
-            )
-            return replace(endpoint, cut_off=cut_off)
-        await self._removal.reclaim(self._dhcp_leases.holder(endpoint))
-        await self._removal.reclaim_died(endpoint, partial(self._dhcp_leases.is_settled, endpoint))
-        return await self._dhcp_leases.obtain(network, endpoint)
-
-    async def _cut_off(self, network: Network, endpoint: Endpoint) -> tuple[int, ...]:
-        """Tell the IP versions in which the endpoint's gateway is doubted and nobody has it; remember if somebody does.
-
-        On a LAN that cannot be asked it is taken for right.
-        """
-        addresses = endpoint.addresses.values()
-        doubted = [one for one in network.subnets if one.doubted and any(address in one.pool for address in addresses)]
-        gateways = [one.gateway for one in doubted if one.gateway]
-        answers = await asyncio.gather(*(self._neighbours.answers(network, gateway) for gateway in gateways))
-        cut_off = []
-        for subnet, answered in zip(doubted, answers, strict=True):
-            if answered:
-                trust(self._registry, self._journal, network.id, subnet.pool)
-            elif answered is not None:
-                cut_off.append(subnet.pool.version)
-                log.warning(
-                    "nobody on the LAN has the gateway, so the container gets no default route by it;"
-                    " give the router's address with --gateway when the network is created",
-                    endpoint=endpoint.id[:12],
-                    gateway=str(subnet.gateway),
-                )
-        return tuple(cut_off)
-
-
-def trust(registry: Registry, journal: Journal, network_id: str, pool: IPNetwork) -> None:
-    """Doubt a subnet's gateway no longer."""
-    network = registry.networks.get(network_id)
-    if network is not None and network.phase == "ready":
-        subnets = tuple(replace(one, doubted=one.doubted and one.pool != pool) for one in network.subnets)
-        registry.know_network(replace(network, subnets=subnets))
-        journal.write(registry.networks[network_id])
+        """Give an endpoint to come the addresses that it is to have. Raises PynetError."""
+        source = self._sources.of(network, endpoint)
+        await self._removal.reclaim(source.holder(endpoint))
+        await self._removal.reclaim_died(endpoint, partial(source.is_settled, endpoint))
+        return await source.obtain(network, endpoint)
 
 
 def _has_address_of(record: Network | Endpoint, endpoint: Endpoint) -> bool:

@@ -9,12 +9,13 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress
 
+from pynetdriver.addresses.gateways import Gateways
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools
 from pynetdriver.errors import Conflict, Exhausted, PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Facts, Network, Subnet
-from pynetdriver.plan import Adopted, Plan
+from pynetdriver.plan import Adopted, Parent, Plan
 from pynetdriver.pool import last_free
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
@@ -31,13 +32,20 @@ class HostFacts:
     """Finds networks their place on the host, and follows it."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours, pools: Pools
+        self,
+        registry: Registry,
+        journal: Journal,
+        kernel: Kernel,
+        neighbours: Neighbours,
+        pools: Pools,
+        gateways: Gateways,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._kernel = kernel
         self._neighbours = neighbours
         self._pools = pools
+        self._gateways = gateways
         self._followed: dict[str, float] = {}
 
     async def of(self, network: Network) -> Facts:
@@ -52,24 +60,37 @@ class HostFacts:
         """Refuse what clashes with the host's addresses or other networks. Raises PynetError."""
         backend_of(network).check(network, self._registry.networks, await self._kernel.netlink.addresses())
 
-    def refuse_engines_bridge(self, plan: Plan) -> None:
-        """Refuse to adopt a bridge of a network of the engine's own. Raises Conflict."""
+    async def settle(self, network: Network) -> tuple[Network, Plan]:
+        """Choose what the host takes for a network to come, and refuse it if it cannot be.
+
+        Returns:
+            The network with that, and its plan.
+
+        Raises:
+            PynetError: an address is somebody else's, the bridge is the engine's own, or the kernel refuses its links.
+        """
+        network = self._neighbours.doubting(await self._with_host_addresses(network))
+        plan = backend_of(network).network_plan(network)
         for one in plan.objects:
             if isinstance(one, Adopted) and one.link in self._kernel.bridges.found.names:
                 raise Conflict(f'"{one.link}" is the bridge of a network of the engine\'s own; choose another one')
-
-    async def try_links(self, plan: Plan) -> None:
-        """Make a link once that is like those to come, and remove it, if only the kernel knows whether it can be.
-
-        Raises:
-            PynetError: it cannot.
-        """
+        await self._neighbours.refuse_taken_gateways(network, plan)
+        self._registry.know_network(replace(network, phase="creating"))
         if plan.trial:
             await self._kernel.try_out(plan.trial)
+        return network, plan
 
-    async def router(self, link: str, version: int) -> IPAddress | None:
-        """Tell the router that the host itself has on a link."""
-        return await self._kernel.netlink.router(link, version)
+    async def warn(self, network: Network) -> None:
+        """Say what keeps containers of a new network from reaching anybody: a parent that is down, a silent gateway."""
+        parents = {one.link for one in self._registry.network_plan(network).objects if isinstance(one, Parent)}
+        for link in network.facts.links:
+            if link.name in parents and not link.up:
+                log.warning(
+                    f"parent is down, containers reach nobody until it is up: ip link set {link.name} up",
+                    link=link.name,
+                    network=network.id[:12],
+                )
+        await self._gateways.warn(network)
 
     async def follow_all(self) -> None:
         """Take notice that the links on which networks stand have other addresses or MACs by now.
@@ -102,7 +123,7 @@ class HostFacts:
         self._neighbours.know(self._registry.networks[network.id])
         return self._registry.networks[network.id]
 
-    async def with_host_addresses(self, network: Network) -> Network:
+    async def _with_host_addresses(self, network: Network) -> Network:
         """Choose the addresses that the host takes on a network, such as nobody on its LAN has.
 
         Raises:

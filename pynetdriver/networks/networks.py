@@ -8,19 +8,16 @@ from itertools import product
 import structlog
 from msgspec.structs import replace
 
-from pynetdriver.addresses.dhcp_leases import DhcpLeases
-from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.sources import Sources
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.locks import Background
 from pynetdriver.model import Facts, Network
-from pynetdriver.networks.endpoints import trust
 from pynetdriver.networks.host_facts import FOLLOW_S, HostFacts
 from pynetdriver.networks.removal import Removal
-from pynetdriver.plan import Parent
 from pynetdriver.pool import overlap
 from pynetdriver.state.docker_user import DockerUser
 from pynetdriver.state.journal import Journal
-from pynetdriver.state.registry import Registry, backend_of
+from pynetdriver.state.registry import Registry
 
 log = structlog.get_logger()
 
@@ -39,16 +36,14 @@ class Networks:
         facts: HostFacts,
         removal: Removal,
         docker_user: DockerUser,
-        neighbours: Neighbours,
-        dhcp_leases: DhcpLeases,
+        sources: Sources,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._facts = facts
         self._removal = removal
         self._docker_user = docker_user
-        self._neighbours = neighbours
-        self._dhcp_leases = dhcp_leases
+        self._sources = sources
         self._in_background = Background()
 
     async def create(self, network: Network) -> None:
@@ -73,9 +68,8 @@ class Networks:
             except BaseException:
                 self._registry.forget_network(network.id)
                 raise
-            self._neighbours.know(network)
-            self._warn_of_parents(network)
-            self._in_background(self._warn_of_gateways(network))
+            self._sources.know(network)
+            self._in_background(self._facts.warn(network))
 
     async def delete(self, network_id: str) -> None:
         """Remove a network and what the engine forgot to remove of it; an unknown one is gone already.
@@ -98,12 +92,7 @@ class Networks:
                 return network  # else what was seen of the host may be what a network did that went meanwhile
 
     async def _make(self, network: Network) -> Network:
-        network = self._neighbours.doubting(await self._facts.with_host_addresses(network))
-        plan = backend_of(network).network_plan(network)
-        self._facts.refuse_engines_bridge(plan)
-        await self._neighbours.refuse_taken_gateways(network, plan)
-        self._registry.know_network(replace(network, phase="creating"))
-        await self._facts.try_links(plan)
+        network, plan = await self._facts.settle(network)
         await self._journal.create(network, plan)
         self._registry.know_network(network)
         try:
@@ -141,7 +130,6 @@ class Networks:
             if network is None:
                 return
             self._registry.know_network(replace(network, phase="deleting"))
-            self._neighbours.forget(network)
             for endpoint in self._registry.on(network.id):
                 try:
                     await self._removal.remove_endpoint(endpoint.id, release=True)
@@ -153,43 +141,13 @@ class Networks:
             finally:
                 self._registry.forget_network(network.id)
                 self._facts.forget(network.id)
-                self._dhcp_leases.forget_network(network.id)
+                self._sources.forget(network)
             if plan.segments and (plan.foreign or self._is_last()):
                 await self._docker_user.allow()
 
     def _is_last(self) -> bool:
         """Tell whether pynet judges no packets of other networks."""
         return not any(self._registry.network_plan(one).segments for one in self._registry.networks.values())
-
-    def _warn_of_parents(self, network: Network) -> None:
-        plan = self._registry.network_plan(network)
-        parents = {one.link for one in plan.objects if isinstance(one, Parent)}
-        for link in network.facts.links:
-            if link.name in parents and not link.up:
-                log.warning(
-                    f"parent is down, containers reach nobody until it is up: ip link set {link.name} up",
-                    link=link.name,
-                    network=network.id[:12],
-                )
-
-    async def _warn_of_gateways(self, network: Network) -> None:
-        """Say that containers will have no way out, since nobody is at the gateway that they are told."""
-        link, silent, there = await self._neighbours.silent_gateways(network)
-        for subnet in network.subnets:
-            if subnet.doubted and subnet.gateway in there:
-                trust(self._registry, self._journal, network.id, subnet.pool)
-        for gateway in silent:
-            if network.id not in self._registry.networks or self._registry.holder(network.id, gateway):
-                continue
-            router = await self._facts.router(link, gateway.version)
-            log.warning(
-                "nobody on the LAN answers for this network's gateway, so its containers have no way out;"
-                " make it again with --gateway ROUTER",
-                network=network.id[:12],
-                parent=link,
-                gateway=str(gateway),
-                router_of_this_host=str(router) if router else "none there",
-            )
 
 
 def _as_requested(network: Network) -> Network:

@@ -19,8 +19,10 @@ from netaddr import IPNetwork
 
 from pynetdriver import __version__
 from pynetdriver.addresses.dhcp_leases import DhcpLeases
+from pynetdriver.addresses.gateways import Gateways
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools, unique_local_prefix
+from pynetdriver.addresses.sources import Sources
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Place, Report
 from pynetdriver.admin.server import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
@@ -92,11 +94,13 @@ class Daemon:
         self.docker_user = DockerUser(chains, self.registry, kernel, self.switches)
         self.neighbours = Neighbours(Conflicts(), kernel.netlink.is_local)
         self.dhcp_leases = DhcpLeases(store, self.registry, self.journal, kernel, self.neighbours)
+        gateways = Gateways(self.registry, self.journal, self.neighbours, kernel.netlink)
+        self.sources = Sources(self.neighbours, gateways, self.dhcp_leases)
         self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, pool6)
-        self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools)
+        self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools, gateways)
         self.repair = Repair(self.registry, kernel, self.switches, self.facts)
         self.ports = Ports(self.registry, self.journal, kernel, host_ports)
-        self.removal = Removal(self.registry, self.journal, self.liveness, self.dhcp_leases, self.ports)
+        self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports)
         self.ipam = IpamDriver(self.pools, self.removal)
         networks = Networks(
             self.registry,
@@ -104,11 +108,10 @@ class Daemon:
             self.facts,
             self.removal,
             self.docker_user,
-            self.neighbours,
-            self.dhcp_leases,
+            self.sources,
         )
-        endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.neighbours, self.dhcp_leases)
-        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.neighbours)
+        endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.sources)
+        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.sources)
         publishing = Publishing(self.registry, self.journal, host_ports, self.ports, self.removal)
         self.driver = NetworkDriver(networks, endpoints, self.removal, sandboxes, publishing)
         self.repairs = Repairs()
@@ -134,7 +137,7 @@ class Daemon:
         known = {one.id for one in networks}
         self.registry.take_up(networks, [one for one in endpoints if one.network_id in known])
         for network in networks:
-            self.neighbours.know(network)
+            self.sources.know(network)
         await self.facts.follow_all()
         found = await restore.sort(self.registry, self.kernel, self.repair, networks, endpoints)
         for endpoint in found.endpoints:
@@ -148,8 +151,7 @@ class Daemon:
     def _forget(self, record: Subject) -> None:
         if isinstance(record, Network):
             self.registry.forget_network(record.id)
-            self.neighbours.forget(record)
-            self.dhcp_leases.forget_network(record.id)
+            self.sources.forget(record)
         else:
             self.registry.forget(record)
 
