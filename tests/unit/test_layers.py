@@ -20,15 +20,22 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"networks"}),
     frozenset({"watchdog"}),
     frozenset({"admin", "docker"}),
-    frozenset({"doctor", "process"}),
-    frozenset({"cli"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "cli", "doctor", "process"}),
 )
 #: Modules of one floor that know each other: the vocabulary.
 BESIDE = FLOORS[0]
 #: Other neighbours that one may know.
-KNOWN = {("kernel", "firewall")}
+KNOWN = {("kernel", "firewall"), ("cli", "doctor"), ("__main__", "cli"), ("__main__", "process")}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+#: Most that a constructor takes.
+COLLABORATORS = 6
+#: Most lines of a function, and those that have more.
+LINES = 50
+LONG = {
+    "firewall/chains.py:_bound",
+    "firewall/ruleset.py:_bound",
+    "lan/probe.py:holders",
+}
 #: Third parties, and the rooms that alone know them.
 OWNED = {
     "aiohttp": {"admin", "docker", "server"},
@@ -98,3 +105,26 @@ def test_backends_are_not_named_outside(source: Path) -> None:
 def test_every_module_is_in_the_table() -> None:
     """A new module has to find its room first."""
     assert {room(source) for source in SOURCES} == set(FLOOR)
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{source.relative_to(PACKAGE)}:{node.name}", node
+
+
+def test_a_service_has_few_collaborators() -> None:
+    """Each is given the few that it uses, and looks for none of them elsewhere."""
+    wide = [
+        name
+        for name, node in functions()
+        if node.name == "__init__" and len(node.args.args) + len(node.args.kwonlyargs) - 1 > COLLABORATORS
+    ]
+    assert wide == []
+
+
+def test_functions_that_are_too_long_become_fewer() -> None:
+    """These are what is left; none may join them."""
+    long = {name for name, node in functions() if (node.end_lineno or 0) - node.lineno + 1 > LINES}
+    assert long == LONG
