@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
-from tests.lab.plugin import another_version, built_plugin
+from tests.lab.plugin import PROJECT, another_version, built_plugin
 from tests.lab.registry import Registry
 from tests.lab.wait import eventually
 
@@ -21,6 +21,12 @@ from tests.lab.wait import eventually
 ALIAS = "pynet-plugin"
 VERSIONS = OLD, NEW = "1.0.0", "1.1.0"
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+CONFIG = json.loads((PROJECT / "plugin/config.json").read_text())
+#: What can be set, as it is set by default.
+DEFAULTS = {
+    **{one["name"]: one["value"] for one in CONFIG["env"]},
+    **{f"{one['name']}.source": one["source"] for one in CONFIG["mounts"] if one["settable"]},
+}
 
 
 def reference(version: str) -> str:
@@ -50,6 +56,8 @@ class Managed:
     registry: Registry
     pushed: dict[str, Any] = field(default_factory=dict)  #: the manifest of the old version
     baseline: dict[str, Any] = field(default_factory=dict)
+    installed: dict[str, Any] = field(default_factory=dict)  #: the state with the plugin, empty if it is not there
+    _changed: dict[str, str] = field(default_factory=dict)
 
     def publish(self) -> None:
         """Make and push both versions as their vendor would, and leave nothing of them in the engine."""
@@ -74,6 +82,11 @@ class Managed:
         """Install the plugin as docs/plugin.md says."""
         named = ("--alias", alias) if alias else ()
         self.docker("plugin", "install", "--grant-all-permissions", *named, reference(version), *settings)
+
+    def set(self, **settings: str) -> None:
+        """Set what tests set, on a plugin that is disabled; `reset` puts it back."""
+        self._changed |= settings
+        self.docker("plugin", "set", ALIAS, *(f"{name}={value}" for name, value in settings.items()))
 
     def upgrade(self, version: str) -> None:
         """Change the version under running containers, as docs/plugin.md says."""
@@ -142,6 +155,7 @@ class Managed:
     def state(self) -> dict[str, Any]:
         """Everything that pynet and its plugin may leave on the host."""
         machine, host = self.engine.machine, self.engine.netns
+        ids = self.docker("plugin", "ls", "-q").split()
         chains = [machine.run(f"{name}-save", check=False).splitlines() for name in ("iptables", "ip6tables")]
         return {
             "links": [line for line in host.run("ip", "-o", "link").splitlines() if ": pn" in line],
@@ -151,15 +165,39 @@ class Managed:
             "sockets": sorted(machine.run("find", "/run/docker/plugins", "-name", "pynet*").split()),
             "plugins": machine.run("ls", "/var/lib/docker/plugins").split(),
             "forwarding": [host.sysctl(name).strip() for name in FORWARDING],
+            "settings": self.docker("plugin", "inspect", "-f", "{{.Enabled}} {{json .Settings}}", *ids) if ids else "",
         }
+
+    def reset(self) -> None:
+        """Remove all containers and all networks, and have the plugin run as it was installed by `install`."""
+        eventually(lambda: self.docker("plugin", "ls") or True)
+        enabled = self.docker("plugin", "inspect", "-f", "{{.Enabled}}", ALIAS) == "true"
+        if enabled:
+            self._empty()
+        if self._changed and enabled:
+            self.docker("plugin", "disable", ALIAS)
+        if self._changed:
+            self.set(**{name: DEFAULTS[name] for name in self._changed})
+        if self._changed or not enabled:
+            # Right after one that failed the engine may still be removing that one's pipes.
+            eventually(lambda: self.docker("plugin", "enable", ALIAS), timeout_s=30)
+        self._changed.clear()
+        self._empty()
 
     def clean(self) -> None:
         """Remove all containers, all networks of pynet and the plugin."""
         eventually(lambda: self.docker("plugin", "ls") or True)
+        self._empty()
+        plugins = self.docker("plugin", "ls", "-q").split()
+        if plugins:
+            self.docker("plugin", "rm", "-f", *plugins, timeout_s=180)
+        self.installed.clear()
+        self._changed.clear()
+
+    def _empty(self) -> None:
         for what, ids in (
             (("rm", "-f"), self.docker("ps", "-aq")),
             (("network", "rm"), self.docker("network", "ls", "-q", "--filter", "type=custom")),
-            (("plugin", "rm", "-f"), self.docker("plugin", "ls", "-q")),
         ):
             if ids:
                 self.docker(*what, *ids.split(), timeout_s=180)

@@ -34,8 +34,8 @@ SETTINGS = (
 )
 
 
-def test_asks_for_no_more_than_it_needs(managed: Managed) -> None:
-    said = managed.engine.docker("plugin", "install", "--alias", ALIAS, reference(OLD), input="n\n", check=False)
+def test_asks_for_no_more_than_it_needs(bare: Managed) -> None:
+    said = bare.engine.docker("plugin", "install", "--alias", ALIAS, reference(OLD), input="n\n", check=False)
     asked = [line.strip() for line in said.splitlines() if line.startswith(" - ")]
     assert asked == [
         "- network: [host]",
@@ -51,7 +51,6 @@ def test_is_small_and_answers_soon(managed: Managed) -> None:
     layers = sum(layer["size"] for layer in managed.pushed["layers"])
     assert unpacked <= 60e6
     assert layers <= 25e6
-    managed.install()
     took = []
     for _ in range(3):
         managed.docker("plugin", "disable", ALIAS)
@@ -68,7 +67,6 @@ def test_tables_of_others_by_a_newer_nft(managed: Managed) -> None:
     host = managed.engine.netns
     foreign.add_tables(host)
     try:
-        managed.install()
         managed.docker("network", "create", "-d", "pynet", "net")
         managed.web("web", "--network", "net", "-p", "8080:80")
         assert eventually(lambda: managed.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
@@ -83,37 +81,36 @@ def test_tables_of_others_by_a_newer_nft(managed: Managed) -> None:
         assert "tcp . 8080" in foreign.listed(str(root), host)
 
 
-def test_settings(managed: Managed) -> None:
-    managed.install("PYNET_LOG_FORMAT=json", "PYNET_METRICS_ADDRESS=127.0.0.1:9478")
-    shown = json.loads(managed.docker("plugin", "inspect", ALIAS))[0]["Settings"]["Env"]
+def test_settings(bare: Managed) -> None:
+    bare.engine.machine.run("touch", "/run/xtables.lock")
+    mount = "xtables-lock.source=/run/xtables.lock"
+    bare.install("PYNET_LOG_FORMAT=json", "PYNET_METRICS_ADDRESS=127.0.0.1:9478", mount)
+    shown = json.loads(bare.docker("plugin", "inspect", ALIAS))[0]["Settings"]["Env"]
     assert [one.partition("=")[0] for one in shown] == list(SETTINGS)
-    assert '\\"event\\": \\"serving\\"' in "".join(managed.said(managed.plugin_id()))
-    assert (
-        managed.engine.netns.run("curl", "-sfm5", "-w", "%{http_code}", "http://127.0.0.1:9478/metrics")[-3:] == "200"
-    )
-    assert "cannot set on an active plugin" in managed.refused("plugin", "set", ALIAS, "PYNET_LOG_LEVEL=debug")
+    assert '\\"event\\": \\"serving\\"' in "".join(bare.said(bare.plugin_id()))
+    assert bare.engine.netns.run("curl", "-sfm5", "-w", "%{http_code}", "http://127.0.0.1:9478/metrics")[-3:] == "200"
+    assert "cannot set on an active plugin" in bare.refused("plugin", "set", ALIAS, "PYNET_LOG_LEVEL=debug")
 
-    managed.docker("plugin", "disable", ALIAS)
-    managed.docker("plugin", "set", ALIAS, "PYNET_LOG_FORMAT=text", "PYNET_FIREWALL=iptables", "PYNET_METRICS_ADDRESS=")
-    managed.docker("plugin", "enable", ALIAS)
-    managed.docker("network", "create", "-d", "pynet", "net")
-    managed.web("web", "--network", "net", "-p", "8080:80")
-    assert eventually(lambda: managed.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
-    assert "PYNET-" in managed.engine.netns.run("iptables-legacy-save")
-    managed.clean()
-    assert "PYNET-" not in managed.engine.netns.run("iptables-legacy-save")
+    bare.docker("plugin", "disable", ALIAS)
+    bare.docker("plugin", "set", ALIAS, "PYNET_LOG_FORMAT=text", "PYNET_FIREWALL=iptables", "PYNET_METRICS_ADDRESS=")
+    bare.docker("plugin", "enable", ALIAS)
+    bare.docker("network", "create", "-d", "pynet", "net")
+    bare.web("web", "--network", "net", "-p", "8080:80")
+    assert eventually(lambda: bare.page(f"http://{Lan.HOST4}:8080/hostname")) == "web"
+    assert "PYNET-" in bare.engine.netns.run("iptables-legacy-save")
+    bare.clean()
+    assert "PYNET-" not in bare.engine.netns.run("iptables-legacy-save")
 
 
 def test_a_setting_that_is_wrong_is_said_in_the_log(managed: Managed) -> None:
-    managed.docker("plugin", "install", "--disable", "--grant-all-permissions", "--alias", ALIAS, reference(OLD))
+    managed.docker("plugin", "disable", ALIAS)
     assert "setting" in managed.refused("plugin", "set", ALIAS, "PYNET_STATE_DIR=/elsewhere")
-    managed.docker("plugin", "set", ALIAS, "PYNET_FIREWALL=ipfw")
+    managed.set(PYNET_FIREWALL="ipfw")
     managed.refused("plugin", "enable", "--timeout", "1", ALIAS)
     assert any("'ipfw' is not one of" in line for line in managed.said(managed.plugin_id()))
 
 
 def test_questions_are_answered_inside(managed: Managed) -> None:
-    managed.install()
     managed.docker("network", "create", "-d", "pynet", "net")
     managed.web("web", "--network", "net", "-p", "8080:80")
     status = json.loads(managed.inside("pynet", "status", "--json"))
@@ -123,15 +120,16 @@ def test_questions_are_answered_inside(managed: Managed) -> None:
 
 
 def test_log_lines_are_the_engines(managed: Managed) -> None:
-    managed.install()
+    before = len(managed.said(managed.plugin_id()))
+    managed.docker("plugin", "disable", ALIAS)
+    managed.docker("plugin", "enable", ALIAS)
     managed.docker("network", "create", "-d", "pynet", "net")
-    lines = managed.said(managed.plugin_id())
+    lines = managed.said(managed.plugin_id())[before:]
     assert any("level=info" in line and "serving" in line and "the managed plugin" in line for line in lines)
     assert any("NetworkDriver.CreateNetwork" in line and "outcome=ok" in line for line in lines)
 
 
 def test_has_the_rights_that_the_docs_name_and_nothing_of_the_engine(managed: Managed) -> None:
-    managed.install()
     machine, pid = managed.engine.machine, managed.pid()
     (line,) = [one for one in machine.run("cat", f"/proc/{pid}/status").splitlines() if one.startswith("CapEff")]
     expected = 0
@@ -144,7 +142,9 @@ def test_has_the_rights_that_the_docs_name_and_nothing_of_the_engine(managed: Ma
 
 def test_waits_for_the_lock_of_legacy_iptables(managed: Managed) -> None:
     managed.engine.machine.run("touch", "/run/xtables.lock")
-    managed.install("PYNET_FIREWALL=iptables", "xtables-lock.source=/run/xtables.lock")
+    managed.docker("plugin", "disable", ALIAS)
+    managed.set(**{"PYNET_FIREWALL": "iptables", "xtables-lock.source": "/run/xtables.lock"})
+    managed.docker("plugin", "enable", ALIAS)
     hold = managed.engine.machine.popen("flock", "/run/xtables.lock", "sleep", "60")
     try:
         said = managed.refused("network", "create", "-d", "pynet", "net")
@@ -156,7 +156,6 @@ def test_waits_for_the_lock_of_legacy_iptables(managed: Managed) -> None:
 
 def test_reaches_into_containers(managed: Managed) -> None:
     """A link that went with its parent is made again inside, for which the engine's folder and CAP_SYS_ADMIN are."""
-    managed.install()
     with Site(managed.engine.netns) as site:
         parent = ("-o", "backend=macvlan", "-o", f"parent={site.PARENT}")
         subnet = ("--subnet", site.SUBNET4, "--gateway", site.ROUTER4, "--ip-range", "198.51.100.128/25")
@@ -167,11 +166,10 @@ def test_reaches_into_containers(managed: Managed) -> None:
         assert not managed.pings("one", site.PEER4)
         site.plug_host()
         eventually(lambda: managed.pings("one", site.PEER4))
-        managed.clean()
+        managed.reset()
 
 
 def test_mends_rules_and_sets_switches(managed: Managed) -> None:
-    managed.install()
     managed.docker("network", "create", "-d", "pynet", "net")
     managed.web("web", "--network", "net", "-p", "127.0.0.1:8080:80")
     host = managed.engine.netns

@@ -27,15 +27,14 @@ def works(managed: Managed) -> None:
     managed.docker("network", "rm", "another")
 
 
-def test_under_the_name_of_the_registry(managed: Managed) -> None:
-    managed.install(alias=None)
-    assert managed.docker("plugin", "ls", "--format", "{{.Name}}") == reference(OLD)
-    works(managed)
+def test_under_the_name_of_the_registry(bare: Managed) -> None:
+    bare.install(alias=None)
+    assert bare.docker("plugin", "ls", "--format", "{{.Name}}") == reference(OLD)
+    works(bare)
 
 
 @pytest.mark.timeout(240)
 def test_over_restarts_and_crashes(managed: Managed) -> None:
-    managed.install()
     managed.docker("network", "create", "-d", "pynet", "--ipam-driver", "pynet", "net")
     managed.web("web", "--network", "net", "--restart", "always", "-p", "8080:80")
     managed.web("client", "--network", "net", "--restart", "always")
@@ -72,7 +71,6 @@ def test_over_restarts_and_crashes(managed: Managed) -> None:
 
 
 def test_networks_by_the_bare_name_do_not_keep_the_plugin_from_being_disabled(managed: Managed) -> None:
-    managed.install()
     managed.docker("network", "create", "-d", "pynet", "bare")
     managed.docker("plugin", "disable", ALIAS)
     sockets = managed.engine.machine.run("find", "/run/docker/plugins", "-name", "pynet*").split()
@@ -82,18 +80,18 @@ def test_networks_by_the_bare_name_do_not_keep_the_plugin_from_being_disabled(ma
     assert "is in use" in managed.refused("plugin", "disable", ALIAS)
 
 
-def test_a_plugin_that_is_called_pynet_keeps_the_bare_name_from_being_found(managed: Managed) -> None:
-    managed.install(alias="pynet")
+def test_a_plugin_that_is_called_pynet_keeps_the_bare_name_from_being_found(bare: Managed) -> None:
+    bare.install(alias="pynet")
     # As long as it runs, an engine remembers drivers that it found by that name before.
-    managed.engine.restart()
-    said = managed.refused("network", "create", "-d", "pynet", "net")
+    bare.engine.restart()
+    said = bare.refused("network", "create", "-d", "pynet", "net")
     assert "could not resolve driver pynet in registry" in said
-    managed.docker("network", "create", "-d", "pynet:latest", "--ipam-driver", "pynet:latest", "net")
-    managed.docker("network", "rm", "net")
+    bare.docker("network", "create", "-d", "pynet:latest", "--ipam-driver", "pynet:latest", "net")
+    bare.docker("network", "rm", "net")
 
 
 def test_a_plugin_beside_a_daemon_of_the_host_does_not_start_and_says_why(managed: Managed, tmp_path: Path) -> None:
-    managed.docker("plugin", "install", "--disable", "--grant-all-permissions", "--alias", ALIAS, reference(OLD))
+    managed.docker("plugin", "disable", ALIAS)
     with Daemon(managed.engine.netns, managed.engine.plugins / "pynet.sock", tmp_path / "state") as daemon:
         managed.refused("plugin", "enable", "--timeout", "1", ALIAS)
         reasons = [line for line in managed.said(managed.plugin_id()) if "already; stop it first" in line]
@@ -107,7 +105,6 @@ def test_a_plugin_beside_a_daemon_of_the_host_does_not_start_and_says_why(manage
 
 
 def test_a_daemon_of_the_host_beside_a_plugin_does_not_start_and_says_why(managed: Managed, tmp_path: Path) -> None:
-    managed.install()
     serve = (sys.executable, "-m", "pynetdriver", "serve", "--state-dir", str(tmp_path / "state"))
     with pytest.raises(CommandFailed) as refusal:
         managed.engine.netns.run(*serve, "--socket", str(managed.engine.plugins / "pynet.sock"))

@@ -33,37 +33,37 @@ FIRST, SECOND = f"http://{Lan.HOST4}:8080/hostname", f"http://{Lan.HOST4}:8081/h
 
 
 @pytest.mark.timeout(240)
-def test_install_use_upgrade_restart_uninstall(managed: Managed, tmp_path: Path) -> None:
-    managed.install()
-    assert OLD in managed.inside("pynet", "--version")
+def test_install_use_upgrade_restart_uninstall(bare: Managed, tmp_path: Path) -> None:
+    bare.install()
+    assert OLD in bare.inside("pynet", "--version")
 
-    managed.docker("network", "create", "-d", "pynet", "--ipam-driver", "pynet", "web")
-    managed.web("first", "--network", "web", "--restart", "always", "-p", "8080:80")
+    bare.docker("network", "create", "-d", "pynet", "--ipam-driver", "pynet", "web")
+    bare.web("first", "--network", "web", "--restart", "always", "-p", "8080:80")
     project = tmp_path / "shop"
     project.mkdir()
     (project / "compose.yaml").write_text(COMPOSE)
-    managed.engine.compose(project, "up", "-d")
-    assert managed.page(FIRST) == "first"
-    assert managed.page(SECOND) == "web"
-    assert managed.pings("shop-client-1", "web")
+    bare.engine.compose(project, "up", "-d")
+    assert bare.page(FIRST) == "first"
+    assert bare.page(SECOND) == "web"
+    assert bare.pings("shop-client-1", "web")
 
-    with managed.watched("first", SECOND) as losses:
-        managed.upgrade(NEW)
-    figures.append(f"engine {managed.engine.version}, upgrade of the plugin under running containers: {losses}")
+    with bare.watched("first", SECOND) as losses:
+        bare.upgrade(NEW)
+    figures.append(f"engine {bare.engine.version}, upgrade of the plugin under running containers: {losses}")
     assert losses.unanswered == losses.missing == 0, losses
     assert losses.pages > 10
-    assert NEW in managed.inside("pynet", "--version")
-    managed.docker("restart", "shop-web-1")
-    assert eventually(lambda: managed.page(SECOND)) == "web"
+    assert NEW in bare.inside("pynet", "--version")
+    bare.docker("restart", "shop-web-1")
+    assert eventually(lambda: bare.page(SECOND)) == "web"
 
-    managed.engine.restart()
-    assert eventually(lambda: managed.page(FIRST)) == "first"
-    assert eventually(lambda: managed.page(SECOND)) == "web"
-    eventually(lambda: managed.pings("shop-client-1", "web"))
+    bare.engine.restart()
+    assert eventually(lambda: bare.page(FIRST)) == "first"
+    assert eventually(lambda: bare.page(SECOND)) == "web"
+    eventually(lambda: bare.pings("shop-client-1", "web"))
 
-    managed.engine.compose(project, "down")
-    managed.docker("rm", "-f", "first")
-    managed.docker("network", "rm", "web")
-    managed.docker("plugin", "disable", ALIAS)
-    managed.docker("plugin", "rm", ALIAS)
-    assert managed.state() == managed.baseline
+    bare.engine.compose(project, "down")
+    bare.docker("rm", "-f", "first")
+    bare.docker("network", "rm", "web")
+    bare.docker("plugin", "disable", ALIAS)
+    bare.docker("plugin", "rm", ALIAS)
+    assert bare.state() == bare.baseline
