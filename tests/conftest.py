@@ -15,7 +15,7 @@ from tests.vm import kernel
 #: Engines that tests ran through, by what they are, and why others did not.
 engines_run: Counter[str] = Counter()
 engines_missing: dict[str, str] = {}
-#: How many tests an engine is spared, since others of its kind say the same.
+#: How many tests an engine is spared, since others say the same: see tests/engine/conftest.py.
 engines_spared: dict[str, int] = {}
 #: What tests measured and people should read.
 figures: list[str] = []
@@ -72,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for figure in figures:
         terminalreporter.write_line(figure)
     for name, count in engines_spared.items():
-        terminalreporter.write_line(f"left out {count} tests through {name}, which other engines stand for (each_kind)")
+        terminalreporter.write_line(f"left out {count} tests through {name}, for which other engines stand")
     for name, reason in engines_missing.items():
         terminalreporter.write_line(f"NOT RUN: engine {name}: {reason}", red=True)
     for names, count in kernel_lacks.items():

@@ -4,8 +4,6 @@ import pytest
 
 from tests.engine.lab import Lab
 
-pytestmark = pytest.mark.each_kind
-
 ICC = ("-o", "com.docker.network.bridge.enable_icc=false")
 
 

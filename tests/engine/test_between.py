@@ -24,6 +24,8 @@ from tests.engine.reach import (
     told,
 )
 
+pytestmark = pytest.mark.smoke
+
 ENGINES = ("28.5", "26.1")
 COMPARED = ("nat", "nat2", "internal", "no-icc", "unprotected", "routed", "isolated", "only4")
 

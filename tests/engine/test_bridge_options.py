@@ -12,8 +12,6 @@ from tests.engine.lab import Lab
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-pytestmark = pytest.mark.each_kind
-
 BRIDGE = "com.docker.network.bridge"
 DUAL = ("--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
 #: Says with which address a connection came: python3 -c ACCEPT ADDRESS
@@ -90,6 +88,7 @@ def test_a_network_may_have_ipv6_alone(lab: Lab) -> None:
     assert lab.page(lab.neighbour, f"http://[{lab.lan.HOST6}]:8080/hostname") == "one"
 
 
+@pytest.mark.once
 def test_a_network_may_have_no_addresses(lab: Lab) -> None:
     """--ipam-driver null: containers are on one wire and give themselves addresses."""
     lab.network("bare", "--ipam-driver", "null")
@@ -111,6 +110,7 @@ def test_a_subnet_may_have_two_addresses(lab: Lab) -> None:
     assert "no available" in lab.refused("run", "-d", "--network", "pair", "busybox", "true")
 
 
+@pytest.mark.once
 def test_the_default_gateway_may_be_another_machine(lab: Lab) -> None:
     """--aux-address DefaultGatewayIPv4/6 is where containers send what is not theirs; the host keeps its address."""
     ways_out = ("--aux-address", "DefaultGatewayIPv4=10.6.0.99", "--aux-address", "DefaultGatewayIPv6=fd00:6::99")
@@ -261,6 +261,7 @@ def _settled(lab: Lab) -> list[object]:
         (("-o=mtu=1400", "-o=com.docker.network.driver.mtu=1300"), "are the same one; give it once"),
     ],
 )
+@pytest.mark.once
 def test_options_that_cannot_be_are_refused(lab: Lab, arguments: tuple[str, ...], sentence: str) -> None:
     """`docker network create` prints one sentence and changes nothing."""
     before = lab.state()
@@ -269,6 +270,7 @@ def test_options_that_cannot_be_are_refused(lab: Lab, arguments: tuple[str, ...]
     assert lab.state() == before
 
 
+@pytest.mark.once
 def test_a_range_that_is_partly_taken_names_what_is_taken(lab: Lab) -> None:
     """One to one a range needs all of its ports; the sentence says which one is taken and by whom."""
     lab.network("net")

@@ -34,6 +34,7 @@ networks:
 """
 
 
+@pytest.mark.smoke
 def test_a_compose_project_comes_up_works_and_goes_down(lab: Lab, tmp_path: Path) -> None:
     """Three services, two networks, one of them internal, one port: reachable by name, gone after down."""
     if not lab.engine.has_compose:

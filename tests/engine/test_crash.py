@@ -12,6 +12,8 @@ import pytest
 from tests.engine.lab import Lab
 from tests.lab.wait import eventually
 
+pytestmark = [pytest.mark.smoke, pytest.mark.protocol]
+
 CROWD = 20
 
 

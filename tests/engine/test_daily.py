@@ -9,6 +9,8 @@ import pytest
 from tests.engine.lab import Lab
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_containers_reach_each_other_by_address_and_by_name(lab: Lab) -> None:
     """Two containers of one network reach each other by address, name, alias and link."""
     lab.network("net", "--subnet", "10.6.0.0/24")
@@ -20,6 +22,8 @@ def test_containers_reach_each_other_by_address_and_by_name(lab: Lab) -> None:
     assert "10.6.0.77\ttwo" in lab.inside("two", "cat", "/etc/hosts")
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_a_container_keeps_working_over_stop_start_and_restart(lab: Lab) -> None:
     """After stop, start and restart the container is reachable as before, and its page comes through."""
     lab.network("net")
@@ -34,6 +38,7 @@ def test_a_container_keeps_working_over_stop_start_and_restart(lab: Lab) -> None
             assert lab.page(lab.host, "http://127.0.0.1:8080/hostname") is None
 
 
+@pytest.mark.protocol
 def test_dual_stack_works_for_both_families(lab: Lab) -> None:
     """With --ipv6 names, gateways, the way out and the MAC are there for both families."""
     lab.network("dual", "--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
@@ -46,6 +51,7 @@ def test_dual_stack_works_for_both_families(lab: Lab) -> None:
     assert found["MacAddress"] == "02:42:0a:06:00:03"
 
 
+@pytest.mark.once
 def test_the_mtu_is_on_both_ends(lab: Lab) -> None:
     """An MTU option holds for the bridge, the host's end and the container's interface."""
     lab.network("small", "-o", "com.docker.network.driver.mtu=1400")
@@ -55,6 +61,8 @@ def test_the_mtu_is_on_both_ends(lab: Lab) -> None:
     assert len(ours) == 2 and set(ours.values()) == {1400}
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_outgoing_traffic_takes_the_hosts_address(lab: Lab) -> None:
     """The second machine sees the host's address, or the container's own with masquerade off."""
     lab.network("nat", "--subnet", "10.6.0.0/24", "--ipv6", "--subnet", "fd00:6::/64")
@@ -79,6 +87,7 @@ def test_outgoing_traffic_takes_the_hosts_address(lab: Lab) -> None:
         server.stdout.close()
 
 
+@pytest.mark.smoke
 def test_an_internal_network_lets_nothing_in_or_out(lab: Lab) -> None:
     """Containers of an internal network reach each other, and nobody beyond it, nor anybody them."""
     lab.network("inner", "--internal", "--subnet", "10.6.0.0/24")
@@ -123,6 +132,8 @@ def test_an_internal_network_is_closed_to_what_conntrack_remembers(lab: Lab) -> 
     server.stdout.close()
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_networks_are_isolated_from_each_other(lab: Lab) -> None:
     """A container address is out of reach from another pynet network and from the second machine."""
     lab.network("left", "--subnet", "10.6.0.0/24")
@@ -149,6 +160,7 @@ def test_icc_off_keeps_containers_apart(lab: Lab) -> None:
     assert lab.pings("one", lab.lan.NEIGHBOUR4)
 
 
+@pytest.mark.protocol
 def test_options_name_bridge_and_interface(lab: Lab) -> None:
     """The bridge and the container's interface are called what the user says, and go with the network."""
     lab.network(
@@ -175,6 +187,7 @@ def test_options_name_bridge_and_interface(lab: Lab) -> None:
         (("-o", "backend=tokenring"), 'option "backend" cannot be "tokenring"; allowed: bridge'),
     ],
 )
+@pytest.mark.once
 def test_a_bad_option_is_refused_in_one_sentence(lab: Lab, arguments: tuple[str, ...], sentence: str) -> None:
     """`docker network create` prints what was wrong and leaves nothing behind."""
     message = lab.refused("network", "create", "-d", "pynet", *arguments, "x1")

@@ -19,7 +19,6 @@ from tests.netns.test_dhcp import Server
 from .test_macvlan import every, links_on, reaches
 
 pytestmark = [
-    pytest.mark.each_kind,
     pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="no dnsmasq here: make deps installs dnsmasq-base"),
 ]
 
@@ -107,6 +106,7 @@ def test_ipvlan_containers_have_leases(lab: Lab, site: Site, server: Server) -> 
     assert links_on(lab) == []
 
 
+@pytest.mark.once
 def test_a_given_mac_is_what_the_server_knows(lab: Lab, site: Site, server: Server) -> None:
     """So reservations hold: by MAC, after the container was made anew, too."""
     server.start(*OPTIONS, f"--dhcp-host={MAC},198.51.100.77,reserved", leases=RANGE)
@@ -120,6 +120,7 @@ def test_a_given_mac_is_what_the_server_knows(lab: Lab, site: Site, server: Serv
         lab.docker("rm", "-f", "one")
 
 
+@pytest.mark.once
 def test_leases_are_renewed_also_by_the_next_daemon(lab: Lab, site: Site, server: Server) -> None:
     """At T1, which the server sets to some seconds; a daemon that was killed goes on where it was."""
     server.start("--dhcp-option=option:T1,3", "--dhcp-option=option:T2,100", leases=RANGE)
@@ -139,6 +140,7 @@ def test_leases_are_renewed_also_by_the_next_daemon(lab: Lab, site: Site, server
     assert address(lab, "one") == mine and lab.page(site.peer, f"http://{mine}/hostname") == "one"
 
 
+@pytest.mark.once
 def test_a_lease_that_the_server_refuses_is_replaced(lab: Lab, site: Site, server: Server) -> None:
     """NAK at the renewal: the container loses the address at once and gets one that the server gives."""
     hurry = ("--dhcp-option=option:T1,3", "--dhcp-option=option:T2,100")
@@ -154,6 +156,7 @@ def test_a_lease_that_the_server_refuses_is_replaced(lab: Lab, site: Site, serve
     assert lab.pings("one", site.BEYOND4)
 
 
+@pytest.mark.once
 def test_without_a_server_no_container_starts(lab: Lab, site: Site) -> None:
     """`docker run` says so after a bounded wait, and nothing is left of it."""
     lab.network("lan", *MACVLAN)
@@ -165,6 +168,7 @@ def test_without_a_server_no_container_starts(lab: Lab, site: Site) -> None:
     assert links_on(lab) == []
 
 
+@pytest.mark.once
 def test_dhcp_contradicts_other_addresses(lab: Lab, site: Site) -> None:
     """With another IPAM it is refused with what to do instead."""
     create = ("network", "create", "-d", "pynet", "-o", "backend=macvlan", *PARENT, "-o", "dhcp=true")
@@ -173,6 +177,7 @@ def test_dhcp_contradicts_other_addresses(lab: Lab, site: Site) -> None:
         assert "--ipam-driver null" in said and "\n" not in said
 
 
+@pytest.mark.once
 def test_host_and_containers_with_leases_reach_each_other(lab: Lab, site: Site, server: Server) -> None:
     """By the host's own LAN address, since its link there has no other."""
     server.start(*OPTIONS, leases=RANGE)

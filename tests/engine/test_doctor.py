@@ -20,6 +20,8 @@ def patient(lab: Lab) -> Iterator[Patient]:
 
 
 @pytest.mark.parametrize("backend", ["macvlan", pytest.param("ipvlan", marks=pytest.mark.needs_kernel("ipvlan"))])
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_nothing_is_wrong_with_a_healthy_host(lab: Lab, site: Site, patient: Patient, backend: str) -> None:
     """With networks of all kinds, containers and ports; also without any."""
     assert patient.examine() == []
@@ -39,7 +41,6 @@ def test_nothing_is_wrong_with_a_healthy_host(lab: Lab, site: Site, patient: Pat
     assert patient.examine() == []
 
 
-@pytest.mark.each_kind
 def test_a_plugin_has_the_name(lab: Lab, patient: Patient) -> None:
     """The engine takes a managed plugin of that name first, also one that does not run."""
     folder = lab.engine.shared / "plugin"
@@ -57,7 +58,7 @@ def test_a_plugin_has_the_name(lab: Lab, patient: Patient) -> None:
     assert patient.examine() == []
 
 
-@pytest.mark.each_kind
+@pytest.mark.once
 def test_the_state_was_lost(lab: Lab, patient: Patient) -> None:
     """The engine has a network that pynet does not know."""
     lab.network("web", "--subnet", "10.61.0.0/24")
@@ -74,7 +75,6 @@ def test_the_state_was_lost(lab: Lab, patient: Patient) -> None:
     assert patient.examine() == []
 
 
-@pytest.mark.each_kind
 def test_the_engines_chains_were_flushed(lab: Lab, patient: Patient) -> None:
     """As by `iptables -F; iptables -X`: the policy to drop is left, and the engine writes its chains when it starts."""
     lab.network("web", "--subnet", "10.61.0.0/24")

@@ -16,13 +16,13 @@ from tests.netns.test_dhcp import Server
 
 from .test_bridge_options import seen_as
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RANGE = "198.51.100.192/27"
 FIRST, SECOND = "198.51.100.193", "198.51.100.194"
 #: What a user writes into .env.
 LAN = {"PARENT": Site.PARENT, "SUBNET": Site.SUBNET4, "GATEWAY": Site.ROUTER4, "RANGE": RANGE}
-
-pytestmark = pytest.mark.each_kind
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from tests.engine.lab import Lab
 from tests.lab.wait import eventually
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_a_running_container_joins_and_leaves_networks(lab: Lab) -> None:
     """Connect and disconnect while it runs: names, ports and the default route follow."""
     lab.network("left", "--subnet", "10.6.0.0/24")
@@ -50,6 +52,7 @@ def test_a_refused_connect_says_how_the_container_starts_again(lab: Lab) -> None
 
 
 @pytest.mark.parametrize("ipam", ["default", "pynet"])
+@pytest.mark.once
 def test_a_network_without_gateway_is_full_with_all_its_addresses(lab: Lab, ipam: str) -> None:
     """A /31 that is internal and isolated: two containers, which reach each other."""
     since_28(lab)
@@ -75,6 +78,8 @@ def test_another_container_may_share_the_sandbox(lab: Lab) -> None:
     assert lab.page(lab.host, "http://127.0.0.1:8080/hostname") == "owner"
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_restart_policies_bring_containers_back_over_an_engine_restart(lab: Lab) -> None:
     """After a restart of the engine the container runs again on its network, ports published."""
     lab.network("net", "--subnet", "10.6.0.0/24")
@@ -86,6 +91,7 @@ def test_restart_policies_bring_containers_back_over_an_engine_restart(lab: Lab)
     assert lab.pings("web", lab.lan.NEIGHBOUR4)
 
 
+@pytest.mark.protocol
 def test_networks_are_listed_inspected_and_pruned(lab: Lab) -> None:
     """docker network ls, inspect and prune treat a pynet network as any other."""
     lab.network("used", "--subnet", "10.6.0.0/24", "-o", "mtu=1400", "--label", "a=b")
@@ -100,6 +106,7 @@ def test_networks_are_listed_inspected_and_pruned(lab: Lab) -> None:
     assert "used" in names and "idle" not in names
 
 
+@pytest.mark.smoke
 def test_the_built_in_networks_are_not_disturbed(lab: Lab) -> None:
     """bridge, host and none work beside pynet, and a container may be on both kinds."""
     before = lab.engine.machine.run("iptables", "-S")
@@ -119,6 +126,8 @@ def test_the_built_in_networks_are_not_disturbed(lab: Lab) -> None:
     assert lab.engine.machine.run("iptables", "-S") == before
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_the_engines_containers_stay_protected_from_ours_and_ours_from_them(lab: Lab) -> None:
     """Between a bridge of the engine and a pynet network only published ports are open."""
     lab.network("net", "--subnet", "10.6.0.0/24")
@@ -141,6 +150,8 @@ def _bridge(lab: Lab, network: str) -> str:
     return "docker0" if network == "bridge" else f"br-{lab.docker('network', 'inspect', '-f', '{{.Id}}', network)[:12]}"
 
 
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_the_users_own_rules_in_the_engines_chain_come_first(lab: Lab) -> None:
     """A drop that the user put into DOCKER-USER holds for pynet's containers, and stays there."""
     rule = ("DOCKER-USER", "-s", lab.lan.NEIGHBOUR4, "-p", "tcp", "--dport", "80", "-j", "DROP")
@@ -161,6 +172,7 @@ def test_the_users_own_rules_in_the_engines_chain_come_first(lab: Lab) -> None:
     assert lab.page(lab.neighbour, url) == "web"
 
 
+@pytest.mark.protocol
 def test_pynets_own_addresses_serve_networks_of_both_families(lab: Lab) -> None:
     """--ipam-driver pynet: pools chosen or given, ranges, fixed addresses, and a released one comes last."""
     lab.network("auto", "--ipam-driver", "pynet", "--ipv6")

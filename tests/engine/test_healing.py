@@ -15,8 +15,6 @@ from tests.engine.lab import Lab
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-pytestmark = pytest.mark.each_kind
-
 EVERY_S = 0.05
 GUEST, GUEST_GATEWAY = "192.168.122.2", "192.168.122.1"
 

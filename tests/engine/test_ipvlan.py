@@ -19,7 +19,7 @@ from tests.lab.wait import eventually
 
 from .test_macvlan import ONE4, ONE6, SHIM4, V4, V6, every, links_on, none, reaches
 
-pytestmark = [pytest.mark.each_kind, pytest.mark.needs_kernel("ipvlan")]
+pytestmark = pytest.mark.needs_kernel("ipvlan")
 
 IPVLAN = ("-o", "backend=ipvlan", "-o", f"parent={Site.PARENT}")
 #: Subnets of their own, to which the LAN's router has routes by the host.

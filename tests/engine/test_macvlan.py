@@ -21,7 +21,6 @@ V6 = ("--ipv6", "--subnet", Site.SUBNET6, "--ip-range", "2001:db8:2::c0/123", "-
 MACVLAN = ("-o", "backend=macvlan", "-o", f"parent={Site.PARENT}")
 SHIM4, SHIM6 = "198.51.100.223", "2001:db8:2::df"
 ONE4, ONE6, ONE_MAC = "198.51.100.194", "2001:db8:2::c2", "02:00:5e:00:00:01"
-EACH = pytest.mark.each_kind
 
 
 def reaches(lab: Lab, container: str, *targets: str, wait_s: int = 1) -> dict[str, bool]:
@@ -48,6 +47,7 @@ def links_on(lab: Lab, parent: str = Site.PARENT) -> list[str]:
     return [str(one["ifname"]) for one in lab.links() if one.get("link") == parent]
 
 
+@pytest.mark.protocol
 def test_the_tutorials_session_is_two_commands(lab: Lab, site: Site) -> None:
     """Network and container: the LAN, the way out, host and container both ways, with both families, and by name."""
     lab.network(
@@ -111,7 +111,6 @@ networks:
 """
 
 
-@EACH
 def test_a_compose_project_is_on_the_lan(lab: Lab, site: Site, tmp_path: Path) -> None:
     """As with the built-in driver, but for `driver: pynet` and host access; gone after down."""
     if not lab.engine.has_compose:
@@ -128,7 +127,7 @@ def test_a_compose_project_is_on_the_lan(lab: Lab, site: Site, tmp_path: Path) -
     assert eventually(lambda: site.snapshot() == site.before)
 
 
-@EACH
+@pytest.mark.once
 def test_modes_differ_in_how_siblings_talk(lab: Lab, site: Site) -> None:
     """bridge: on the host; vepa: by a switch that sends frames back; private: not even then. All reach the LAN."""
     seen = {}
@@ -146,7 +145,7 @@ def test_modes_differ_in_how_siblings_talk(lab: Lab, site: Site) -> None:
     assert seen == {"bridge": (yes, yes), "vepa": (no, yes), "private": (no, no)}
 
 
-@EACH
+@pytest.mark.once
 def test_the_lan_is_told_whose_an_address_is_now(lab: Lab, site: Site) -> None:
     """A machine that remembers another MAC forgets it, which engines before 28 do not see to."""
     lab.network("lan", *MACVLAN, *V4, *V6)
@@ -159,7 +158,7 @@ def test_the_lan_is_told_whose_an_address_is_now(lab: Lab, site: Site) -> None:
         assert known["lladdr"] == ONE_MAC, known
 
 
-@EACH
+@pytest.mark.once
 def test_host_access_in_vepa_mode_goes_by_the_switch(lab: Lab, site: Site) -> None:
     """Host and container reach each other only if the switch sends frames back."""
     lab.network("lan", *MACVLAN, *V4, "-o", "macvlan_mode=vepa", "-o", "host_access=true")
@@ -170,7 +169,7 @@ def test_host_access_in_vepa_mode_goes_by_the_switch(lab: Lab, site: Site) -> No
         assert lab.pings("one", site.HOST4)
 
 
-@EACH
+@pytest.mark.once
 def test_passthru_is_for_one_container(lab: Lab, site: Site) -> None:
     """It has the parent's MAC and the LAN; a second one, and a second network, are refused and told why."""
     lab.network("lan", *MACVLAN, *V4, "-o", "macvlan_mode=passthru")
@@ -188,7 +187,7 @@ def test_passthru_is_for_one_container(lab: Lab, site: Site) -> None:
     assert lab.pings("next", site.PEER4)
 
 
-@EACH
+@pytest.mark.once
 def test_networks_share_a_parent_and_its_shim(lab: Lab, site: Site) -> None:
     """Two networks, the second with two subnets: siblings and host reach all; the shim goes with the last."""
     lab.network("lan", *MACVLAN, *V4, "-o", "host_access=true")
@@ -213,7 +212,7 @@ def test_networks_share_a_parent_and_its_shim(lab: Lab, site: Site) -> None:
     assert links_on(lab) == []
 
 
-@EACH
+@pytest.mark.once
 def test_the_host_gets_an_address_that_no_container_has(lab: Lab, site: Site) -> None:
     """The last of the pool, or of the range of pynet's own; it is refused to a container."""
     lab.network("lan", *MACVLAN, *V4, "-o", "host_access=true", "--ipam-driver", "pynet")
@@ -229,7 +228,6 @@ def test_the_host_gets_an_address_that_no_container_has(lab: Lab, site: Site) ->
     assert lab.pings("one", address)
 
 
-@EACH
 def test_without_host_access_all_is_as_with_the_built_in_driver(lab: Lab, site: Site) -> None:
     """The same command with either driver: the same answers from LAN, siblings and host."""
     seen, both, fetch = [], (ONE4, f"[{ONE6}]"), ("curl", "-gsm0.7")
@@ -253,7 +251,7 @@ def test_without_host_access_all_is_as_with_the_built_in_driver(lab: Lab, site: 
     assert seen[0]["peer " + ONE4] == "one\n" and seen[0]["host " + ONE4] == ""
 
 
-@EACH
+@pytest.mark.once
 def test_an_mtu_may_be_less_than_the_parents(lab: Lab, site: Site) -> None:
     """The container has it, and packets of that size pass; more than the parent has is refused."""
     lab.network("lan", *MACVLAN, *V4, "-o", "mtu=1400")
@@ -264,7 +262,7 @@ def test_an_mtu_may_be_less_than_the_parents(lab: Lab, site: Site) -> None:
     assert 'parent "lan1" has MTU 1500, so mtu cannot be 9000' in said
 
 
-@EACH
+@pytest.mark.once
 def test_promiscuity_is_counted_and_put_back(lab: Lab, site: Site) -> None:
     """On with the first network that wants it, off with the last; a parent that was promiscuous stays so."""
 
@@ -291,7 +289,7 @@ def test_promiscuity_is_counted_and_put_back(lab: Lab, site: Site) -> None:
         lab.host.run("ip", "link", "set", site.PARENT, "promisc", "off")
 
 
-@EACH
+@pytest.mark.once
 def test_killing_the_daemon_loses_no_packet(lab: Lab, site: Site) -> None:
     """kill -9 under running containers: LAN, siblings and host go on, new containers start after the next start."""
     lab.network("lan", *MACVLAN, *V4, *V6, "-o", "host_access=true", "--ipam-driver", "pynet")
@@ -316,7 +314,6 @@ def test_killing_the_daemon_loses_no_packet(lab: Lab, site: Site) -> None:
         assert lab.page(where, "http://198.51.100.200/hostname") == "three"
 
 
-@EACH
 def test_an_engine_that_restarts_or_dies_starts_its_containers_again(lab: Lab, site: Site) -> None:
     """Restart, kill -9, and a crash with all containers: host access is back with each container."""
     lab.network("lan", *MACVLAN, *V4, "-o", "host_access=true")
@@ -344,7 +341,7 @@ def test_an_engine_that_restarts_or_dies_starts_its_containers_again(lab: Lab, s
     reached("always", "198.51.100.200")
 
 
-@EACH
+@pytest.mark.once
 def test_containers_outlive_a_parent_that_flaps(lab: Lab, site: Site) -> None:
     """Down and up again: LAN, siblings, names and host access are as before, without a restart of anything."""
     lab.network("lan", *MACVLAN, *V4, *V6, "-o", "host_access=true")
@@ -366,7 +363,7 @@ def test_containers_outlive_a_parent_that_flaps(lab: Lab, site: Site) -> None:
     eventually(lambda: not lab.host.run("ip", "address", "show", "dev", site.PARENT, "tentative"))
 
 
-@EACH
+@pytest.mark.once
 def test_a_parent_that_vanished_is_followed_when_it_is_back(lab: Lab, site: Site) -> None:
     """The kernel takes all that stood on it, also out of containers; all is back without a restart of anything."""
     lab.network("lan", *MACVLAN, *V4, *V6, "-o", "host_access=true", "-o", "promiscuous=true")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.lab.scrape import Scrape
 from tests.lab.wait import eventually
 
 from .lab import Lab
-
-pytestmark = pytest.mark.each_kind
 
 
 def test_a_download_is_counted_for_port_and_container(lab: Lab) -> None:

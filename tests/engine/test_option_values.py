@@ -41,6 +41,7 @@ COMPARED = [one for one in VALUES if one.driver != "ipvlan" and "parent" not in 
 
 
 @pytest.mark.parametrize("option", dict.fromkeys(map(named, COMPARED)), ids=" ".join)
+@pytest.mark.once
 def test_options_are_taken_as_the_built_in_takes_them(lab: Lab, option: tuple[str, str]) -> None:
     """What is refused though the built-in takes it stands in the table with its reason."""
     if not lab.engine.version.startswith("28."):

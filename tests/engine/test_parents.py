@@ -14,8 +14,6 @@ from tests.lab.wait import eventually
 
 from .test_macvlan import MACVLAN, ONE4, ONE6, V4, V6, every, links_on, none, reaches
 
-pytestmark = pytest.mark.each_kind
-
 ELSEWHERE = ("--subnet", "10.66.0.0/24")
 
 
@@ -34,6 +32,7 @@ def refused(lab: Lab, *arguments: str) -> str:
     return said
 
 
+@pytest.mark.once
 def test_the_default_is_the_link_that_leads_out(lab: Lab) -> None:
     """Without `parent` it is that of the default route."""
     subnet = ("--subnet", "192.0.2.0/24", "--ip-range", "192.0.2.128/25", "--gateway", lab.lan.NEIGHBOUR4)
@@ -43,6 +42,7 @@ def test_the_default_is_the_link_that_leads_out(lab: Lab) -> None:
     assert not lab.pings("one", lab.lan.HOST4)
 
 
+@pytest.mark.once
 def test_parents_that_cannot_carry_a_network_are_refused(lab: Lab, site: Site) -> None:
     """Missing, down, a port of a bridge, pynet's own: one sentence each, with the way out."""
     macvlan = ("-o", "backend=macvlan", *ELSEWHERE, "-o")
@@ -68,6 +68,7 @@ def test_parents_that_cannot_carry_a_network_are_refused(lab: Lab, site: Site) -
     )
 
 
+@pytest.mark.once
 def test_what_a_parent_carries_of_others_is_told_apart(lab: Lab, site: Site) -> None:
     """Somebody else's macvlan links on the parent are left alone, and in passthru mode they are in the way."""
     with ip(lab, f"link add link {site.PARENT} name theirs type macvlan mode bridge", "link delete theirs"):
@@ -81,6 +82,7 @@ def test_what_a_parent_carries_of_others_is_told_apart(lab: Lab, site: Site) -> 
         assert site.PARENT in said and "passthru" in said
 
 
+@pytest.mark.once
 def test_an_address_that_a_machine_of_the_lan_has_is_refused(lab: Lab, site: Site) -> None:
     """`docker run --ip` fails and names its MAC, IPv4 or IPv6; with conflict_check=false nobody is asked."""
     lab.network("lan", *MACVLAN, *V4, *V6)
@@ -98,6 +100,7 @@ def test_an_address_that_a_machine_of_the_lan_has_is_refused(lab: Lab, site: Sit
     assert lab.rows("endpoint") and len(lab.rows("endpoint")) == 2
 
 
+@pytest.mark.once
 def test_pynets_own_addresses_pass_over_what_the_lan_has(lab: Lab, site: Site) -> None:
     """With --ipam-driver pynet the next free address is given, and the log says who has the one before."""
     held = [f"198.51.100.{number}" for number in (193, 194, 195, 197)]
@@ -118,6 +121,7 @@ def test_pynets_own_addresses_pass_over_what_the_lan_has(lab: Lab, site: Site) -
     assert f"mac={link['address']}" in lab.daemon.log or link["address"] in lab.daemon.log
 
 
+@pytest.mark.once
 def test_an_internal_network_with_a_parent_has_no_way_out(lab: Lab, site: Site) -> None:
     """As with the built-in driver: its containers have no default route, and host access is refused."""
     lab.network("lan", *MACVLAN, *V4, "--internal")

@@ -10,6 +10,8 @@ import pytest
 from tests.engine.lab import Lab
 from tests.engine.reach import Answer, Cell, known, measure, render, told
 
+pytestmark = pytest.mark.smoke
+
 ENGINES = ("28.5", "26.1")
 HOST = (Answer("neighbour", "host"), Answer("neighbour", "host-second"))
 

@@ -9,6 +9,8 @@ from tests.lab.wait import eventually
 
 
 @pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.smoke
+@pytest.mark.protocol
 def test_a_published_port_is_reached_from_everywhere(lab: Lab, family: int) -> None:
     """From the host, another machine, containers of any network, the default bridge, and itself."""
     lab.network("net", "--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
@@ -114,6 +116,7 @@ def test_sctp_ports_are_translated(lab: Lab) -> None:
     capture.stderr.close()
 
 
+@pytest.mark.protocol
 def test_ephemeral_ports_are_chosen_and_work(lab: Lab) -> None:
     """-p 80 and -P take a free port of the kernel's ephemeral range, the same for both families."""
     lab.network("net", "--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")
@@ -127,6 +130,7 @@ def test_ephemeral_ports_are_chosen_and_work(lab: Lab) -> None:
         assert lab.page(lab.neighbour, f"http://[{lab.lan.HOST6}]:{port}/hostname") == name
 
 
+@pytest.mark.protocol
 def test_ranges_map_one_to_one_or_choose_a_free_port(lab: Lab) -> None:
     """-p 8000-8002:80-82 maps each; -p 8000-8005:80 takes the first of the range that is free."""
     lab.network("net")
@@ -163,6 +167,7 @@ def test_a_taken_port_is_refused_with_its_holder(lab: Lab) -> None:
     assert lab.page(lab.host, "http://127.0.0.1:8080/hostname") == "six"
 
 
+@pytest.mark.once
 def test_a_host_address_that_is_not_there_is_refused(lab: Lab) -> None:
     """Publishing on an address that the host does not have fails the start and says so."""
     lab.network("net")

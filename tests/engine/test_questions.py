@@ -10,8 +10,6 @@ import pytest
 
 from .lab import Lab
 
-pytestmark = pytest.mark.each_kind
-
 
 def asked(lab: Lab, *arguments: str, code: int = 0) -> Any:
     """Run a command of pynet's on the host, for programs."""
@@ -20,6 +18,7 @@ def asked(lab: Lab, *arguments: str, code: int = 0) -> Any:
     return json.loads(lab.host.run("sh", "-c", script, str(code), f"unix://{lab.engine.socket}", *run))
 
 
+@pytest.mark.once
 def test_containers_and_networks_have_their_names(lab: Lab) -> None:
     """The engine is asked for what only it knows; what `docker ps` cannot show is shown."""
     network = lab.network("web")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.engine.lab import Lab
 from tests.lab.wait import eventually
-
-pytestmark = pytest.mark.each_kind
 
 ECHO = (
     "import socket;s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);s.bind(('',53));print('up',flush=True)\n"

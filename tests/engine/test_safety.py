@@ -16,8 +16,6 @@ from tests.engine.lab import FORGE, LISTENER, Lab
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-pytestmark = pytest.mark.each_kind
-
 SNIFF = str(Path(__file__).with_name("sniff.py"))
 BRIDGE = "com.docker.network.bridge"
 DUAL = ("--ipv6", "--subnet", "10.6.0.0/24", "--subnet", "fd00:6::/64")

@@ -13,7 +13,7 @@ from tests.lab.wait import eventually
 
 from .test_macvlan import every, links_on, reaches
 
-pytestmark = [pytest.mark.each_kind, pytest.mark.needs_kernel("8021q")]
+pytestmark = [pytest.mark.once, pytest.mark.needs_kernel("8021q")]
 
 VLAN = f"{Site.PARENT}.50"
 SUBNET = ("--subnet", "10.50.0.0/24", "--gateway", "10.50.0.1")
