@@ -1,5 +1,6 @@
 """The plugin daemon under test, as a process of its own; leaves its answers to the tests."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from . import unix
 from .netns import Namespace
 from .wait import eventually
+from .zygote import Forked, zygote
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +24,7 @@ class Daemon:
         socket: where it listens; `engine.plugins / "pynet.sock"` makes it `-d pynet`.
         extra: more arguments for the daemon.
         command: what takes the place of the daemon itself.
+        forked: for tests in which its start is not the point: it is forked from a process that has imported it.
     """
 
     def __init__(
@@ -31,14 +34,16 @@ class Daemon:
         state_dir: Path,
         *extra: str,
         command: tuple[str, ...] = (sys.executable, "-m", "pynetdriver"),
+        forked: bool = False,
     ) -> None:
         self.netns = netns
         self.socket = socket
         self.state_dir = state_dir
         self.log_file = state_dir.with_name(f"{state_dir.name}.log")
-        self._cmd = (*command, "serve", "--socket", str(socket), "--state-dir", str(state_dir))
-        self._cmd += extra
-        self._process: subprocess.Popen[bytes] | None = None
+        self._command = command
+        self._forked = forked
+        self._arguments = ("serve", "--socket", str(socket), "--state-dir", str(state_dir), *extra)
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def __enter__(self) -> "Daemon":
         self.start()
@@ -65,14 +70,7 @@ class Daemon:
     def start(self) -> None:
         """Start it, on the state that is there; returns when it answers."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
-            self._process = self.netns.popen(
-                *self._cmd,
-                cwd=PROJECT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self._process = self._fork() if self._forked else self._spawn()
         try:
             eventually(self._answers, timeout_s=20)
         except BaseException:
@@ -93,6 +91,20 @@ class Daemon:
     ) -> tuple[int, dict[str, Any]]:
         """Call it as the engine would, e.g. "NetworkDriver.Join"; returns status and answer."""
         return unix.call(self.socket, method, body, timeout_s)
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        with self.log_file.open("ab") as log:
+            return self.netns.popen(
+                *self._command,
+                *self._arguments,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _fork(self) -> Forked:
+        return zygote().fork(self.netns.path, self.log_file, self._arguments, os.environ)
 
     def _answers(self) -> Literal[True]:
         if self._process is not None and self._process.poll() is not None:

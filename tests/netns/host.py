@@ -114,7 +114,8 @@ class Host:
         self.daemon = self._daemon()
 
     def _daemon(self) -> Daemon:
-        return Daemon(self.netns, self.folder / "pynet.sock", self.folder / "state", "--firewall", self.firewall)
+        places = (self.folder / "pynet.sock", self.folder / "state")
+        return Daemon(self.netns, *places, "--firewall", self.firewall, forked=True)
 
     def __enter__(self) -> Host:
         self.netns.__enter__()
