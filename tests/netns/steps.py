@@ -1,8 +1,8 @@
-"""Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL HOW KIND`.
+"""Break a call at its n-th step, in this process: `python -m tests.netns.steps NAMESPACE FOLDER CALL KIND HOW…`.
 
 Runs inside the namespace, with the real kernel and store behind a trap. HOW is `fail`, `fail on`, `cancel` or `kill`;
 `kill` ends a forked child in the middle and lets another one restore. Exits with a traceback if store,
-links, rules or switches are not as they must be; else writes the number of steps.
+links, rules or switches are not as they must be; else writes the number of steps for each HOW.
 """
 
 import asyncio
@@ -238,8 +238,8 @@ def kill() -> None:
 class Experiment:
     """One call, broken at every step."""
 
-    def __init__(self, netns: Namespace, folder: Path, call: str, how: str, firewall: str) -> None:
-        self._netns, self._folder, self._how, self._firewall = netns, folder, how, firewall
+    def __init__(self, netns: Namespace, folder: Path, call: str, firewall: str) -> None:
+        self._netns, self._folder, self._how, self._firewall = netns, folder, "", firewall
         *self._before, self._call = CALLS[call]
         self._deletes = call.startswith("delete")
 
@@ -251,7 +251,7 @@ class Experiment:
         switches += "".join(self._netns.run("ip", f"-{version}", "route", "show", "proto", "112") for version in (4, 6))
         return State(rows, links, rules, switches)
 
-    def run(self) -> int:
+    def run(self, *hows: str) -> list[int]:
         self._netns.run("ip", "link", "add", THEIRS, "mtu", "1400", "type", "bridge")
         self._netns.run("ip", "address", "add", "192.0.2.1/24", "dev", THEIRS)
         self._netns.write_sysctl("net/ipv6/conf/default/addr_gen_mode", "1")
@@ -271,13 +271,18 @@ class Experiment:
                 await self._clear(process)
 
         asyncio.run(undisturbed())
+        return [self._steps(how, *states) for how in hows]
+
+    def _steps(self, how: str, before: State, after: State) -> int:
+        """Break the call at one step after the other; returns how many it has."""
+        self._how, strike = how, self._killed if how == "kill" else self._raised
         for number in range(1, 100):
-            folder = self._folder / str(number)
-            done = (
-                self._killed(folder, number, *states) if self._how == "kill" else self._raised(folder, number, *states)
-            )
-            if done:
-                return number - 1
+            try:
+                if strike(self._folder / f"{how} {number}", number, before, after):
+                    return number - 1
+            except BaseException as error:
+                error.add_note(f"how it was broken: {how}")
+                raise
         raise AssertionError("no end of steps")
 
     def _guarded(self, number: int) -> None:
@@ -378,5 +383,5 @@ def compare(found: State, wanted: State, when: str) -> None:
 
 
 if __name__ == "__main__":
-    name, path, call, how, firewall = sys.argv[1:]
-    sys.stdout.write(f"{Experiment(Namespace(name), Path(path), call, how, firewall).run()}\n")
+    name, path, call, firewall, *hows = sys.argv[1:]
+    sys.stdout.write(f"{Experiment(Namespace(name), Path(path), call, firewall).run(*hows)}\n")
