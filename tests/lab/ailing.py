@@ -14,6 +14,7 @@ from typing import Any
 from .command import LabError
 from .daemon import PROJECT
 from .netns import Namespace
+from .zygote import zygote
 
 #: $1 is seen as the engine's folder for sockets, $2 as its own socket. Changes to /etc stay in here.
 _PRIVATE = """\
@@ -43,7 +44,8 @@ class Patient:
         self.netns = netns
         self._arguments = (str(plugins), str(engine or ""))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._environment = (f"PATH={path}", f"PYNET_STATE_DIR={state_dir}", f"PYTHONPATH={PROJECT}")
+        self._environment = {"PATH": path, "PYNET_STATE_DIR": str(state_dir), "PYTHONPATH": str(PROJECT)}
+        self._mounts = Path()
         self._stack = ExitStack()
         self.room: tuple[str, ...] = ()  #: begins a command that is to run there
 
@@ -61,7 +63,9 @@ class Patient:
         if keeper.stdout.readline() != b"ready\n":
             self._stack.close()
             raise LabError("the patient's folders cannot be made")
-        self.room = ("nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", "env", *self._environment)
+        self._mounts = Path(f"/proc/{keeper.pid}/ns/mnt")
+        variables = (f"{name}={value}" for name, value in self._environment.items())
+        self.room = ("nsenter", f"--mount={self._mounts}", "env", *variables)
         return self
 
     def __exit__(
@@ -71,13 +75,13 @@ class Patient:
 
     def examine(self, *arguments: str) -> list[dict[str, Any]]:
         """Run `pynet doctor` and return what it found; its exit code says whether that is something."""
-        command = (sys.executable, "-m", "pynetdriver", "doctor", "--json", *arguments)
-        process = self.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = process.communicate(timeout=120)
-        assert all(line.startswith("not looked at: ") for line in err.decode().splitlines()), err.decode()
-        assert process.returncode in (0, 1), (process.returncode, err.decode())
-        found: list[dict[str, Any]] = json.loads(out)
-        assert process.returncode == (1 if found else 0)
+        command = ("doctor", "--json", *arguments)
+        environment = {**os.environ, **self._environment}
+        ended = zygote().run(self.netns.path, command, timeout_s=120, environment=environment, mounts=self._mounts)
+        assert all(line.startswith("not looked at: ") for line in ended.errors.splitlines()), ended.errors
+        assert ended.code in (0, 1), ended
+        found: list[dict[str, Any]] = json.loads(ended.output)
+        assert ended.code == (1 if found else 0)
         return found
 
     def run(self, command: str) -> str:

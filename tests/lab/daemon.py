@@ -1,6 +1,5 @@
 """The plugin daemon under test, as a process of its own; leaves its answers to the tests."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -42,7 +41,8 @@ class Daemon:
         self.log_file = state_dir.with_name(f"{state_dir.name}.log")
         self._command = command
         self._forked = forked
-        self._arguments = ("serve", "--socket", str(socket), "--state-dir", str(state_dir), *extra)
+        self.before: tuple[str, ...] = ()  #: begins its command, e.g. with prlimit; it is not forked then
+        self.arguments = ("serve", "--socket", str(socket), "--state-dir", str(state_dir), *extra)
         self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def __enter__(self) -> "Daemon":
@@ -70,7 +70,7 @@ class Daemon:
     def start(self) -> None:
         """Start it, on the state that is there; returns when it answers."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
-        self._process = self._fork() if self._forked else self._spawn()
+        self._process = self._fork() if self._forked and not self.before else self._spawn()
         try:
             eventually(self._answers, timeout_s=20)
         except BaseException:
@@ -95,8 +95,9 @@ class Daemon:
     def _spawn(self) -> "subprocess.Popen[bytes]":
         with self.log_file.open("ab") as log:
             return self.netns.popen(
+                *self.before,
                 *self._command,
-                *self._arguments,
+                *self.arguments,
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -104,7 +105,7 @@ class Daemon:
             )
 
     def _fork(self) -> Forked:
-        return zygote().fork(self.netns.path, self.log_file, self._arguments, os.environ)
+        return zygote().fork(self.netns.path, self.log_file, self.arguments)
 
     def _answers(self) -> Literal[True]:
         if self._process is not None and self._process.poll() is not None:

@@ -1,26 +1,42 @@
-"""Daemons forked from a process that has imported all of pynet; leaves when to start one to `daemon`.
+"""Processes forked from one that has imported all of pynet; leaves when to start one to `daemon` and others.
 
-To import what the daemon is made of takes most of its start. What is forked is as it is after the import: it enters
-its network namespace, opens its log and calls `pynetdriver.__main__.main`.
+To import what pynet is made of takes most of its start. What is forked is as it is after the import: it enters its
+namespaces, opens its output and calls `pynetdriver.__main__.main`, or a function of a test.
 """
 
 import atexit
+import ctypes
 import gc
+import importlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .command import PATIENCE
 
 PROJECT = Path(__file__).resolve().parents[2]
-_CLONE_NEWNET = 0x40000000
+#: What most of what is forked needs.
+IMPORTED = ("pynetdriver.__main__", "pynetdriver.process.daemon", "pynetdriver.doctor", "structlog", "pytest")
+PYNET = "pynetdriver.__main__:main"
+_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+class Outcome(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    output: str
+    errors: str
 
 
 class Forked:
@@ -72,10 +88,52 @@ class Zygote:
         self._answers = self._port.makefile("rb")
         atexit.register(self._end)
 
-    def fork(self, netns: Path, log: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Forked:
-        """Start `pynet` with `arguments` in a network namespace, with its output appended to `log`."""
-        pid = self.ask(netns=str(netns), log=str(log), arguments=list(arguments), environment=dict(environment))
+    def fork(
+        self,
+        netns: Path,
+        output: Path,
+        arguments: Sequence[str],
+        *,
+        errors: Path | None = None,
+        function: str = PYNET,
+        environment: Mapping[str, str] | None = None,
+        mounts: Path | None = None,
+    ) -> Forked:
+        """Call a function in a new process in a network namespace.
+
+        Args:
+            output: what it writes to stdout is appended to it, and without `errors` what it writes to stderr.
+            function: "MODULE:FUNCTION", which is given the arguments; by default `pynet` with a command line.
+            environment: the whole of it, this process' own by default.
+            mounts: the file of a mount namespace to enter as well.
+        """
+        pid = self.ask(
+            netns=str(netns),
+            output=str(output),
+            errors=str(errors or output),
+            arguments=list(arguments),
+            function=function,
+            environment=dict(os.environ if environment is None else environment),
+            mounts=str(mounts or ""),
+        )
         return Forked(self, pid)
+
+    def run(self, netns: Path, arguments: Sequence[str], *, timeout_s: float = 60, **options: Any) -> Outcome:
+        """Do as `fork`, and wait for the end; raises `subprocess.TimeoutExpired` if that does not come."""
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            places = [Path(f"/proc/{os.getpid()}/fd/{one.fileno()}") for one in (output, errors)]
+            process = self.fork(netns, places[0], arguments, errors=places[1], **options)
+            try:
+                code = process.wait(timeout_s)
+            except BaseException:
+                process.send_signal(signal.SIGKILL)
+                process.wait(timeout_s)
+                raise
+            said = []
+            for one in (output, errors):
+                one.seek(0)
+                said.append(one.read().decode())
+        return Outcome(code, *said)
 
     def ask(self, **request: Any) -> int:
         """Send one request and return the number that answers it."""
@@ -99,8 +157,9 @@ def zygote() -> Zygote:
     return _zygotes[os.getpid()]
 
 
-def _serve(port: socket.socket) -> list[str]:
-    """Answer until the other end is closed; returns in each child, with its arguments."""
+def _serve(port: socket.socket) -> dict[str, Any]:
+    """Answer until the other end is closed; returns in each child, with its request."""
+    request: dict[str, Any] = {}
     with port.makefile("rb") as requests:
         for line in requests:
             request = json.loads(line)
@@ -114,38 +173,38 @@ def _serve(port: socket.socket) -> list[str]:
         else:
             sys.exit(0)
     port.close()
+    return request
+
+
+def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
-    with open(request["log"], "ab") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    with open(request["netns"], "rb") as netns:
-        _enter(netns.fileno())
-    arguments: list[str] = request["arguments"]
-    return arguments
-
-
-def _enter(netns: int) -> None:
-    import ctypes
-
+    for stream, name in enumerate((os.devnull, request["output"], request["errors"])):
+        opened = os.open(name, _WRITE if stream else os.O_RDONLY, 0o644)
+        os.dup2(opened, stream)
+        os.close(opened)
+    spaces = [(os.open(request["netns"], os.O_RDONLY), _CLONE_NEWNET)]
+    if request["mounts"]:
+        spaces.append((os.open(request["mounts"], os.O_RDONLY), _CLONE_NEWNS))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(netns, _CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
+    for opened, kind in spaces:
+        if libc.setns(opened, kind):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(opened)
 
 
 def _main() -> None:
-    import structlog  # noqa: F401
-
-    import pynetdriver.process.daemon
-    from pynetdriver.__main__ import main
-
-    assert pynetdriver.process.daemon
+    for name in IMPORTED:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    sys.argv = ["pynet", *_serve(socket.socket(fileno=int(sys.argv[1])))]
-    main()
+    request = _serve(socket.socket(fileno=int(sys.argv[1])))
+    _become(request)
+    arguments: list[str] = request["arguments"]
+    if request["function"] == PYNET:
+        sys.argv, arguments = ["pynet", *arguments], []
+    module, _, name = request["function"].partition(":")
+    getattr(importlib.import_module(module), name)(*arguments)
 
 
 if __name__ == "__main__":

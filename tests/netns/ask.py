@@ -1,22 +1,20 @@
 """The command `pynet` as a user runs it beside a daemon, and what it does not take the time to load."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 from pynetdriver.paths import admin_socket
 from tests.lab.unix import UnixConnection
+from tests.lab.zygote import zygote
 
 from .host import Host
 
 
 def ask(host: Host, *arguments: str, code: int = 0) -> str:
     """Run a command that ends with an exit code; returns what it prints, errors included."""
-    run = (sys.executable, "-m", "pynetdriver", *arguments, "--socket", str(host.daemon.socket))
-    with host.netns.popen(*run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == code, output
+    outcome = zygote().run(host.netns.path, (*arguments, "--socket", str(host.daemon.socket)))
+    output = outcome.output + outcome.errors
+    assert outcome.code == code, output
     assert "Traceback" not in output
     return output
 

@@ -71,8 +71,8 @@ def scarce(host: Host) -> Host:
     """A host whose daemon has few descriptors and cannot take more, and a listener for metrics."""
     host.daemon.kill()
     few = ("prlimit", f"--nofile={LIMIT}:{LIMIT}", "setpriv", "--bounding-set=-sys_resource")
-    host.daemon._cmd = (*few, "--inh-caps=-sys_resource", *host.daemon._cmd)
-    host.daemon._cmd += ("--metrics-address", f"127.0.0.1:{METRICS}")
+    host.daemon.before = (*few, "--inh-caps=-sys_resource")
+    host.daemon.arguments += ("--metrics-address", f"127.0.0.1:{METRICS}")
     host.daemon.start()
     return host
 

@@ -104,7 +104,7 @@ class Ward:
     def is_found(self) -> bool:
         """Whether a call of the engine's gets an answer."""
         try:
-            return self.host.daemon.call("NetworkDriver.GetCapabilities", timeout_s=1)[0] == 200
+            return self.host.daemon.call("NetworkDriver.GetCapabilities", timeout_s=2)[0] == 200
         except (OSError, ValueError):
             return False
 
@@ -267,7 +267,8 @@ class TestDaemon:
                 stdout=subprocess.DEVNULL,
                 cwd="/",
             )
-            eventually(ward.is_found)
+            # It has nothing compiled.
+            eventually(ward.is_found, timeout_s=60)
             (finding,) = ward.examine()
             assert finding["check"] == "version" and "0.0.1" in finding["what"]
             ward.follow(finding["command"])
@@ -291,7 +292,7 @@ class TestState:
         host.daemon.kill()
         with on_lan(host), Patient(host.netns, folder, host.daemon.state_dir) as patient:
             patient.run(f"mount -t tmpfs -o size=1M,mode=0700 tmpfs {host.daemon.state_dir}")
-            host.daemon._cmd = (*patient.room, *host.daemon._cmd)
+            host.daemon.before = patient.room
             host.daemon.start()
             yield patient
 
@@ -783,9 +784,8 @@ class TestLimits:
     def test_too_few_files(self, ward: Ward) -> None:
         """Without the right to raise its limit the daemon has what it was given."""
         ward.host.daemon.kill()
-        ward.host.daemon._cmd = (
+        ward.host.daemon.before = (
             *("prlimit", "--nofile=60:60", "setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"),
-            *ward.host.daemon._cmd,
         )
         ward.host.daemon.start()
         calls = []
@@ -802,7 +802,7 @@ class TestLimits:
             ward.follow(finding["command"])
         else:
             ward.host.daemon.kill()
-            ward.host.daemon._cmd = ward.host.daemon._cmd[5:]
+            ward.host.daemon.before = ()
             ward.host.daemon.start()
         ward.host.ok(PROGRAM, calls[-1])
         assert ward.examine() == []
