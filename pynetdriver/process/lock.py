@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def _refuse_open(folder: Path) -> None:
 
 
 def _holder(path: Path) -> str:
-    try:
-        return path.read_text().strip() or "another pynet"
-    except (OSError, ValueError):
-        return "another pynet"
+    """Read who it is, for which a holder that came at the same moment has yet to write its name."""
+    with contextlib.suppress(OSError, ValueError):
+        for _ in range(20):
+            if name := path.read_text().strip():
+                return name
+            time.sleep(0.01)
+    return "another pynet"

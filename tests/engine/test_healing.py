@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine.lab import Lab
 from tests.lab.netns import Namespace, Plug, connect
-from tests.lab.wait import eventually
+from tests.lab.wait import SOON_S, eventually
 
 EVERY_S = 0.05
 GUEST, GUEST_GATEWAY = "192.168.122.2", "192.168.122.1"
@@ -138,8 +138,8 @@ def test_rules_taken_from_the_engines_chain_are_there_again(pair: Lab) -> None:
         for line in before[command]:
             if line.endswith("-j RETURN"):
                 lab.engine.machine.run(command, *line.split())
-    eventually(lambda: lab.pings("net1", lab.lan.NEIGHBOUR4), timeout_s=3 if told else 40)
-    eventually(lambda: lab.state()["engine's chain"] == before, timeout_s=3 if told else 40)
+    eventually(lambda: lab.pings("net1", lab.lan.NEIGHBOUR4), timeout_s=SOON_S if told else 40)
+    eventually(lambda: lab.state()["engine's chain"] == before, timeout_s=SOON_S if told else 40)
 
 
 def test_an_engines_restart_leaves_containers_their_way_out(lab: Lab) -> None:
@@ -162,6 +162,10 @@ def test_what_the_engine_does_is_no_damage(lab: Lab) -> None:
             lab.web(name, "--network", "net", "-p", f"{8000 + number}:80")
         lab.docker("rm", "-f", *names, timeout_s=120)
     assert _mended(lab)[before:] == []
+    # It was watched all the time.
+    (bridge,) = [one["ifname"] for one in lab.links() if one["ifname"].startswith("pn-")]
+    lab.host.run("ip", "link", "delete", bridge)
+    eventually(lambda: _mended(lab)[before:], timeout_s=SOON_S)
 
 
 @pytest.fixture
@@ -195,7 +199,7 @@ def test_guests_of_others_keep_their_network(lab: Lab, guest: Namespace) -> None
         lab.host.run("ip", "link", "delete", _bridge(lab, "net"))
         flush = "nft flush chain inet pynet forward" if "nft" in lab.name else "iptables -t mangle -F PYNET-FORWARD"
         lab.engine.machine.run(*flush.split())
-        eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web", timeout_s=3)
+        eventually(lambda: lab.page(lab.neighbour, f"http://{lab.lan.HOST4}:8080/hostname") == "web", timeout_s=SOON_S)
         lab.docker("rm", "-f", "web")
         lab.docker("network", "rm", "net")
 

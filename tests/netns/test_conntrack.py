@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab.netns import Namespace, Plug, connect
-from tests.lab.wait import eventually
+from tests.lab.wait import SOON_S, eventually
 
 from .host import PROGRAM, REVOKE, Host, endpoint, endpoint_id, ids, join, network, port, program
 
@@ -119,11 +119,11 @@ def test_a_flow_follows_the_published_port(host: Host, lan: Namespace, version: 
             assert asker.ask() == "host"
         for number in (2, 3):
             host.ok(PROGRAM, program(number, port(5353, 53, socket.IPPROTO_UDP, address)))
-            assert eventually(lambda: asker.ask() == f"container {number}", timeout_s=3)  # noqa: B023
+            assert eventually(lambda: asker.ask() == f"container {number}", timeout_s=SOON_S)  # noqa: B023
             host.ok("RevokeExternalConnectivity", ids(number))
-        assert eventually(lambda: asker.ask() == "-", timeout_s=3)
+        assert eventually(lambda: asker.ask() == "-", timeout_s=SOON_S)
         with answering(host.netns, HOST[version], 5353, "host"):
-            assert eventually(lambda: asker.ask() == "host", timeout_s=3)
+            assert eventually(lambda: asker.ask() == "host", timeout_s=SOON_S)
 
 
 @pytest.mark.parametrize("by", ["program", "revoke", "endpoint", "crash"])

@@ -20,7 +20,7 @@ from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.plan import Crossing, Intent, Opening, Owner, Publication, Relaying, Resident, Segment
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
-from tests.lab.wait import eventually
+from tests.lab.wait import SOON_S, eventually
 
 from .host import GENERIC, NETWORK, OTHER, PROGRAM, REVOKE, Host, both_firewalls, ids, network, port, program
 from .inside import inside
@@ -212,7 +212,7 @@ def test_damage_is_mended(host: Host, damage: str) -> None:
     assert before.count("(first)") > 5
     host.netns.run("sh", "-c", DAMAGE[damage])
     assert legacy_rules(host.netns) != before
-    eventually(lambda: legacy_rules(host.netns) == before, timeout_s=3)
+    eventually(lambda: legacy_rules(host.netns) == before, timeout_s=SOON_S)
     assert "chains of pynet were changed" in host.daemon.log
 
 
