@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from tests.lab.missing import excused, sentence
 from tests.lab.sweep import sweep
 from tests.vm import kernel
 
@@ -21,6 +22,11 @@ engines_spared: dict[str, int] = {}
 figures: list[str] = []
 #: Tests that this kernel can't run, by the links that it can't make.
 kernel_lacks: Counter[str] = Counter()
+
+
+def left_out(name: str, why: object) -> NoReturn:
+    """Skip a test for want of something, or fail it where nothing may be missing."""
+    (pytest.skip if excused(name) else pytest.fail)(sentence(name, why))
 
 
 @pytest.fixture(scope="session", autouse=True)

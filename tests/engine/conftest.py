@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import engines_missing, engines_run, engines_spared
+from tests.conftest import engines_missing, engines_run, engines_spared, left_out
 from tests.engine.lab import Lab
 from tests.lab.command import Unavailable
 from tests.lab.daemon import Daemon
@@ -58,7 +58,7 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
             engine = stack.enter_context(Engine(version, iptables=iptables))
         except Unavailable as error:
             engines_missing[f"{version} ({iptables})"] = str(error)
-            pytest.skip(f"engine {version} is not to be had: {error}")
+            left_out(f"engine {version}-{iptables}", error)
         lan = stack.enter_context(Lan(engine.netns))
         state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         kind = ("--firewall", "iptables" if iptables == "legacy" else "nftables")

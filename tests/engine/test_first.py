@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import engines_missing, engines_run
+from tests.conftest import engines_missing, engines_run, left_out
 from tests.engine.lab import Lab
 from tests.lab.command import Unavailable
 from tests.lab.daemon import Daemon
@@ -33,7 +33,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[tuple[Lab, Namespace]]:
             engine = stack.enter_context(Engine(version, iptables=iptables))
         except Unavailable as error:
             engines_missing[f"{version} ({iptables})"] = str(error)
-            pytest.skip(f"engine {version} is not to be had: {error}")
+            left_out(f"engine {version}-{iptables}", error)
         lan = stack.enter_context(Lan(engine.netns))
         machine = stack.enter_context(Namespace())
         connect(Plug(engine.netns, "lan1", (f"{HOST}/24",)), Plug(machine, "eth0", (f"{MACHINE}/24",)))

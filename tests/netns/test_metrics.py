@@ -21,6 +21,7 @@ from pynetdriver.firewall.counters import Counted, Counters
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import render
 from pynetdriver.plan import Owner, Publication
+from tests.conftest import left_out
 from tests.lab.netns import Namespace
 from tests.lab.scrape import Scrape
 from tests.lab.unix import get
@@ -108,7 +109,7 @@ def test_each_packet_through_a_published_port_is_counted_once(host: Host, lan: N
         for switch in SWITCHES:
             host.netns.write_sysctl(switch, filtered)
     elif filtered == "1":
-        pytest.skip("this kernel has no br_netfilter, or it is not loaded")
+        left_out("kernel br_netfilter", "this machine's kernel has not loaded it")
     host.ok("CreateNetwork", network(dual=True))
     with (
         container(host, 2, dual=True, listening="") as web,

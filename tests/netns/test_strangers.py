@@ -14,6 +14,7 @@ import pytest
 
 from pynetdriver.firewall.engine import CHAIN
 from pynetdriver.names import PLAIN_GROUP
+from tests.conftest import left_out
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
@@ -268,7 +269,7 @@ def test_what_a_bridge_carries_is_not_routed(site: Site, host: Host, firewall: s
     """With br_netfilter it comes by the same chains, and passes as before."""
     switches = [f"net/bridge/bridge-nf-call-{one}" for one in ("iptables", "ip6tables")]
     if "1" not in host.netns.run("sh", "-c", "test -e /proc/sys/net/bridge && echo 1 || true"):
-        pytest.skip("this kernel has no br_netfilter")
+        left_out("kernel br_netfilter", "this machine's kernel has not loaded it")
     for switch in switches:
         host.netns.write_sysctl(switch, "1")
     site.bridge("br0", 3)

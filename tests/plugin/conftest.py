@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.conftest import engines_missing, engines_run
+from tests.conftest import engines_missing, engines_run, left_out
 from tests.lab.command import Unavailable
 from tests.lab.engine import Engine
 from tests.lab.lan import Lan
@@ -46,7 +46,7 @@ def session_managed(request: pytest.FixtureRequest) -> Iterator[Managed]:
             managed.publish()
         except Unavailable as error:
             engines_missing[f"{request.param} with the managed plugin"] = str(error)
-            pytest.skip(f"no managed plugin in engine {request.param}: {error}")
+            left_out(f"plugin {request.param}", error)
         managed.baseline = managed.state()
         yield managed
         _bare(managed)

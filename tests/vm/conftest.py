@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.conftest import left_out
 from tests.lab.command import Unavailable
 
 from .host import Host, ServiceHost
@@ -34,7 +35,7 @@ def _machine(*, systemd: bool = False) -> VirtualMachine:
     try:
         return VirtualMachine(ensure_image(), systemd=systemd)
     except Unavailable as error:
-        pytest.skip(f"no virtual machine is to be had: {error}")
+        left_out("virtual machine", error)
 
 
 def _booted(host: H) -> H:
