@@ -1,7 +1,7 @@
 # Each target is one command a person could type; `make help` lists them.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv deps lint test test-vm run install uninstall plugin lock demo bench docs dist clean root
+.PHONY: help venv deps lint test test-fast test-vm run install uninstall plugin lock demo bench docs dist clean root
 
 # Tests start pynet a thousand times: let Python keep what it compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,8 +35,11 @@ lint: venv ## check style and types
 	.venv/bin/mypy
 
 test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines, in a VM
-	.venv/bin/pytest -n 3 --dist loadgroup
-	@$(MAKE) --no-print-directory test-vm
+	@tests/lab/packages.sh --vm || true
+	@tests/together.sh
+
+test-fast: deps venv ## without engines, and of the tests in namespaces the quick ones (2 minutes, as root)
+	.venv/bin/pytest -n 3 -m "not slow" tests/unit tests/netns
 
 test-vm: deps venv ## only the tests of ipvlan, VLANs, reboots and the service, on Debian's kernel in QEMU (as root)
 	@tests/lab/packages.sh --vm || true

@@ -72,19 +72,19 @@ class Daemon:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self._process = self._fork() if self._forked and not self.before else self._spawn()
         try:
-            eventually(self._answers, timeout_s=20)
+            eventually(self._answers, timeout_s=60)
         except BaseException:
             self.kill()
             raise
 
-    def stop(self, timeout_s: float = 20) -> int:
+    def stop(self, timeout_s: float = 60) -> int:
         """Ask it to end (SIGTERM) and return its exit code."""
         return self._end(signal.SIGTERM, timeout_s)
 
     def kill(self) -> None:
         """End it at once (SIGKILL); does nothing when it does not run."""
         if self._process is not None:
-            self._end(signal.SIGKILL, 20)
+            self._end(signal.SIGKILL, 60)
 
     def call(
         self, method: str, body: Mapping[str, Any] | None = None, timeout_s: float = 30

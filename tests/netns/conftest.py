@@ -10,6 +10,20 @@ import pytest
 from .host import Host
 
 
+#: Files that take more than half a minute each on a quiet machine: `make test-fast` leaves them out.
+SLOW = {
+    *("test_adoption", "test_dhcp", "test_doctor", "test_healing", "test_metrics"),
+    *("test_random", "test_relay", "test_steps"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _root() -> None:
     if os.geteuid() != 0:

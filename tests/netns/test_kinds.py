@@ -172,7 +172,7 @@ def test_the_end_of_the_watch_is_the_end_of_pynet(host: Host) -> None:
     with contextlib.suppress(RuntimeError):  # if it ended before it answered
         ending.start()
     if ending._process is not None:
-        assert ending._process.wait(20) == 1
+        assert ending._process.wait(60) == 1
     last = ending.log.splitlines()[-1]
     assert last.startswith("Error: pynet cannot watch links and rules: OSError(105, 'no room')"), ending.log
 

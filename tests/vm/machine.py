@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.lab import command
 from tests.lab.command import CommandFailed, LabError, run
 from tests.lab.netns import PREFIX
 
@@ -20,7 +21,7 @@ from .image import PROJECT, Image
 #: How QEMU runs the guest. "kvm" is ten times as fast where it works; that it can be opened says nothing.
 ACCELERATOR = os.environ.get("PYNET_VM_ACCEL", "tcg")
 #: How much longer than on this machine things may take in there.
-PATIENCE = 6 if ACCELERATOR == "tcg" else 1
+PATIENCE = (6 if ACCELERATOR == "tcg" else 1) * command.PATIENCE
 MEMORY_MB = 2048
 #: One where QEMU translates: with two, the kernel now and then panics while it patches its own code (seen in
 #: about one start of fifteen with QEMU 7.2; https://github.com/multipath-tcp/mptcp_net-next/issues/471).
@@ -72,7 +73,7 @@ class VirtualMachine:
         file = self._folder / "console"
         return file.read_text(errors="replace") if file.exists() else ""
 
-    def start(self, timeout_s: float = 240) -> None:
+    def start(self, timeout_s: float = 240 * command.PATIENCE) -> None:
         """Switch it on, with the project's sources as they are now; returns when it takes commands."""
         sources = self._folder / "sources"
         skipped = ("--exclude=__pycache__", "--exclude=*.svg")
