@@ -9,7 +9,6 @@ import pytest
 
 from .host import Host
 
-
 #: Files that take more than half a minute each on a quiet machine: `make test-fast` leaves them out.
 SLOW = {
     *("test_adoption", "test_dhcp", "test_doctor", "test_healing", "test_metrics"),
