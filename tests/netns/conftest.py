@@ -12,7 +12,7 @@ from .host import Host
 #: Files that take more than half a minute each on a quiet machine: `make test-fast` leaves them out.
 SLOW = {
     *("test_adoption", "test_dhcp", "test_doctor", "test_healing", "test_metrics"),
-    *("test_random", "test_relay", "test_steps"),
+    *("test_doors", "test_engine_bridges", "test_random", "test_relay", "test_steps", "test_strangers"),
 }
 
 

@@ -302,6 +302,8 @@ def own_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @legacy
 def test_a_refused_change_is_undone(own_lock: Path, host: Host) -> None:
     """A lock that somebody holds for long fails the call, and what it had written already is put back."""
+    host.daemon.before = ("env",)  # where the lock is, it reads when it is imported
+    host.restart()
     host.ok("CreateNetwork", network())
     before = host.state()
     with own_lock.open("a") as lock:

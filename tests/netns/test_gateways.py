@@ -141,7 +141,7 @@ def test_a_parent_that_is_down_carries_a_network(host: Host, lan: Namespace, opt
     host.netns.write_sysctl(f"net/ipv6/conf/{PARENT}/keep_addr_on_down", "1")
     host.netns.run("ip", "link", "set", PARENT, "down")
     host.ok("CreateNetwork", on_parent(gateways=(NEIGHBOUR4, ""), parent=PARENT, **options))
-    assert f"ip link set {PARENT} up" in host.daemon.log
+    eventually(lambda: f"ip link set {PARENT} up" in host.daemon.log)
     with container(host, 2, "192.0.2.20/24") as sandbox:
         assert not reaches(sandbox, NEIGHBOUR4, 1)
         host.netns.run("ip", "link", "set", PARENT, "up")
