@@ -38,10 +38,10 @@ from pynetdriver.plan import (
     Hairpin,
     Intent,
     LinkSysctl,
-    Opening,
+    OpenPort,
     Owner,
     Plan,
-    Publication,
+    PortForward,
     Relaying,
     Segment,
     Veth,
@@ -211,7 +211,7 @@ class BridgedBackend(Backend[B]):
         """A pair, and its published ports."""
         options = self.options(network)
         pair, ports = self.pair(network, endpoint, options), self._ports(network, endpoint, options)
-        hairpin = not pair.isolated and any(isinstance(one, Publication) for one in ports)
+        hairpin = not pair.isolated and any(isinstance(one, PortForward) for one in ports)
         return Plan(
             Owner.endpoint(endpoint.id), objects=(pair, Hairpin(pair.name)) if hairpin else (pair,), intents=ports
         )
@@ -220,7 +220,7 @@ class BridgedBackend(Backend[B]):
         """Tell what leads into the container: translated, relayed by the daemon, or at its own address."""
         segment, admits, addresses = self.segment(network, options), self.admits(options), endpoint.addresses
         intents: list[Intent] = []
-        openings: dict[Opening, None] = {}
+        open_ports: dict[OpenPort, None] = {}
         for port in endpoint.ports:
             address = translated_to(port, addresses)
             if address is None:
@@ -231,11 +231,11 @@ class BridgedBackend(Backend[B]):
                 intents.append(Relaying(port.protocol, port.host_port))
             if port.host_port:
                 to = (port.protocol, port.host_address, port.host_port, address, port.port)
-                intents.append(Publication(*to, but_from=segment.link if segment.isolated else None))
+                intents.append(PortForward(*to, but_from=segment.link if segment.isolated else None))
             leads_in = admits[address.version] == "published" and address.version not in segment.hostless
             if not port.host_port or (segment.trusted and leads_in):
-                openings[Opening(port.protocol, address, port.port)] = None
-        return (*intents, *openings)
+                open_ports[OpenPort(port.protocol, address, port.port)] = None
+        return (*intents, *open_ports)
 
     def publishing(self, network: Network) -> Publishing:
         """On the host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
@@ -247,7 +247,7 @@ class BridgedBackend(Backend[B]):
         else:
             addresses = (options.host_binding4, IPAddress("::"))
         untranslated = frozenset(version for version, what in self.admits(options).items() if what == "open")
-        return Publishing(addresses, untranslated, apart=not options.icc)
+        return Publishing(addresses, untranslated, isolated=not options.icc)
 
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
         """The veth's other end, and the bridge's addresses as gateways unless the network is internal."""

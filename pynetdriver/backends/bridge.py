@@ -33,7 +33,7 @@ from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
 from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, host_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Owner, Plan, Resident, Segment, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Member, Owner, Plan, Segment, Veth
 
 #: Gateway modes, and what each lets in from elsewhere.
 _ADMITS: dict[str, Admits] = {
@@ -256,7 +256,7 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
         options, link = self.options(network), host_link(endpoint.id)
         if not self._adopted(network, options):
             return plan
-        own: list[Intent] = [Resident(self.bridge(network, options), endpoint.mac)]
+        own: list[Intent] = [Member(self.bridge(network, options), endpoint.mac)]
         own += [Guard(link, "ra")] if options.ra_guard else []
         own += [Guard(link, "dhcp")] if options.dhcp_guard else []
         return dataclasses.replace(plan, intents=(*own, *plan.intents))
