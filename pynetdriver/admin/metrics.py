@@ -14,16 +14,17 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from pynetdriver import __version__
-from pynetdriver.answers import PoolUse, Sample
+from pynetdriver.addresses.dhcp_leases import DhcpLeases
+from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.pools import Pools
+from pynetdriver.admin.answers import Sample
 from pynetdriver.backends import NAMES
 from pynetdriver.errors import HostError, outcome
 from pynetdriver.firewall import Count, Direction, Flow
-from pynetdriver.ipam import IpamDriver
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.traffic import Traffic, traffic_of
-from pynetdriver.leasing import Leasing
 from pynetdriver.model import Endpoint, Network
-from pynetdriver.neighbours import Neighbours
+from pynetdriver.pool import PoolUse
 from pynetdriver.seldom import Seldom
 from pynetdriver.state.registry import Registry
 from pynetdriver.watchdog.repairs import Repairs
@@ -47,19 +48,19 @@ class Metrics:
     def __init__(
         self,
         registry: Registry,
-        ipam: IpamDriver,
+        pools: Pools,
         kernel: Kernel,
         repairs: Repairs,
         neighbours: Neighbours,
-        leasing: Leasing,
+        dhcp_leases: DhcpLeases,
     ) -> None:
         """Begin to count calls."""
         self._registry = registry
-        self._ipam = ipam
+        self._pools = pools
         self._kernel = kernel
         self._repairs = repairs
         self._neighbours = neighbours
-        self._leasing = leasing
+        self._dhcp_leases = dhcp_leases
         self._one_at_a_time = asyncio.Lock()
         self._renewing = asyncio.Lock()
         self._recent: tuple[bytes, str] | None = None
@@ -105,10 +106,10 @@ class Metrics:
                 counted=self._collectors,
                 networks=dict(self._registry.networks),
                 endpoints=list(self._registry.endpoints.values()),
-                pools=self._ipam.use(),
+                pools=self._pools.use(),
                 repairs=dict(self._repairs.counted),
                 conflicts=self._neighbours.conflicts,
-                renewals=dict(self._leasing.renewals),
+                renewals=dict(self._dhcp_leases.renewals),
                 carried=await self._carried(),
             )
             return await asyncio.to_thread(written, picture)
@@ -164,8 +165,8 @@ class Picture(Collector):
 
     def _pools(self) -> Iterator[Metric]:
         labels = ["subnet", "space"]
-        size = [((one.subnet, one.space), one.size) for one in self.pools]
-        used = [((one.subnet, one.space), one.used) for one in self.pools]
+        size = [((str(one.subnet), one.space), one.size) for one in self.pools]
+        used = [((str(one.subnet), one.space), one.used) for one in self.pools]
         yield _gauge("pynet_pool_addresses", "Addresses that a pool of pynet's IPAM can give.", labels, size)
         yield _gauge("pynet_pool_used", "Addresses of a pool that are held.", labels, used)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pynetdriver import __version__, answers
-from pynetdriver.claim import owner
-from pynetdriver.ipam import IpamDriver
+from pynetdriver import __version__
+from pynetdriver.addresses.pools import Pools
+from pynetdriver.admin import answers
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.sandbox import names_inside
 from pynetdriver.model import Endpoint, Network
@@ -23,8 +23,9 @@ from pynetdriver.watchdog.repairs import Repairs
 
 @dataclass(frozen=True)
 class Place:
-    """Where the daemon is: the engine's sockets, and its state."""
+    """What and where the daemon is: how it was started, the engine's sockets, and its state."""
 
+    owner: str
     sockets: Sequence[Path]
     state_dir: Path
 
@@ -35,14 +36,14 @@ class Report:
     def __init__(
         self,
         registry: Registry,
-        ipam: IpamDriver,
+        pools: Pools,
         journal: Journal,
         kernel: Kernel,
         repairs: Repairs,
         place: Place,
     ) -> None:
         self._registry = registry
-        self._ipam = ipam
+        self._pools = pools
         self._journal = journal
         self._kernel = kernel
         self._repairs = repairs
@@ -54,7 +55,7 @@ class Report:
         endpoints = self._registry.endpoints.values()
         return answers.Status(
             version=__version__,
-            owner=owner(),
+            owner=self._place.owner,
             since=self._since,
             sockets=[str(path) for path in self._place.sockets],
             state_dir=str(self._place.state_dir),
@@ -62,8 +63,13 @@ class Report:
             networks=len(self._registry.networks),
             endpoints=len(endpoints),
             ports=sum(len(one.ports) for one in endpoints),
-            pools=self._ipam.use(),
-            repairs=list(self._repairs.last),
+            pools=[
+                answers.PoolUse(
+                    subnet=str(one.subnet), range=_text(one.range), space=one.space, size=one.size, used=one.used
+                )
+                for one in self._pools.use()
+            ],
+            repairs=[answers.Repair(**one._asdict()) for one in self._repairs.last],
             unfinished=sorted(map(str, self._journal.unfinished)),
             unsound=sorted(self._registry.unsound),
             metrics=metrics,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from pynetdriver import messages as wire
 from pynetdriver.backends import backend_named
+from pynetdriver.docker import messages as wire
 from pynetdriver.docker.requests import requested_endpoint, requested_network, requested_options, requested_ports
 from pynetdriver.locks import aside
 from pynetdriver.networks.endpoints import Endpoints

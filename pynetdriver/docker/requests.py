@@ -13,8 +13,8 @@ from typing import Any
 
 from netaddr import EUI, AddrFormatError, IPAddress, IPNetwork, mac_unix_expanded
 
-from pynetdriver import messages as wire
 from pynetdriver.backends import DEFAULT, NAMES, backend_named, owners_of
+from pynetdriver.docker import messages as wire
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, shortened
 from pynetdriver.model import Endpoint, Network, Subnet
 from pynetdriver.names import endpoint_mac

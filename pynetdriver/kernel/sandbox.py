@@ -29,7 +29,6 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.host import seen
 from pynetdriver.kernel.rtnetlink import (
     ALIAS,
     ALL_LINKS,
@@ -52,6 +51,7 @@ from pynetdriver.kernel.rtnetlink import (
 )
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
+from pynetdriver.paths import seen
 from pynetdriver.plan import SandboxInterface, Upper
 
 #: The attribute as it stands in a message of a link, of which taking all apart would hold up the event loop.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pynetdriver.errors import NO_DESCRIPTORS, HostError, reason
-from pynetdriver.host import seen
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.rtnetlink import IFF_PROMISC, flags_of
 from pynetdriver.kernel.tables import of
 from pynetdriver.model import Setting
+from pynetdriver.paths import seen
 from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Owner, Promiscuity
 
 T = TypeVar("T", bound=HostSetting)

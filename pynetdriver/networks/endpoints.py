@@ -9,10 +9,10 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPNetwork
 
+from pynetdriver.addresses.dhcp_leases import DhcpLeases
+from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.errors import Conflict
-from pynetdriver.leasing import Leasing
 from pynetdriver.model import Endpoint, Network
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.networks.removal import Removal
 from pynetdriver.networks.repair import Repair
 from pynetdriver.state.journal import Journal
@@ -31,14 +31,14 @@ class Endpoints:
         removal: Removal,
         repair: Repair,
         neighbours: Neighbours,
-        leasing: Leasing,
+        dhcp_leases: DhcpLeases,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._removal = removal
         self._repair = repair
         self._neighbours = neighbours
-        self._leasing = leasing
+        self._dhcp_leases = dhcp_leases
 
     async def create(self, endpoint: Endpoint) -> Endpoint:
         """Make an endpoint's link; the same request again is answered again.
@@ -67,11 +67,11 @@ class Endpoints:
                 await self._repair.make_whole(network.id)
                 await self._journal.create(endpoint, self._registry.endpoint_plan(endpoint))
             except BaseException:
-                self._leasing.end(endpoint, release=True)
+                self._dhcp_leases.end(endpoint, release=True)
                 self._registry.forget(endpoint)
                 raise
             self._registry.know(endpoint)
-            self._leasing.keep(endpoint)
+            self._dhcp_leases.keep(endpoint)
             self._neighbours.taken_up(network, endpoint)
         return endpoint
 
@@ -96,9 +96,9 @@ class Endpoints:
                 self._cut_off(network, endpoint), self._neighbours.refuse_held(network, endpoint)
             )
             return replace(endpoint, cut_off=cut_off)
-        await self._removal.reclaim(self._leasing.holder(endpoint))
-        await self._removal.reclaim_died(endpoint, partial(self._leasing.is_settled, endpoint))
-        return await self._leasing.obtain(network, endpoint)
+        await self._removal.reclaim(self._dhcp_leases.holder(endpoint))
+        await self._removal.reclaim_died(endpoint, partial(self._dhcp_leases.is_settled, endpoint))
+        return await self._dhcp_leases.obtain(network, endpoint)
 
     async def _cut_off(self, network: Network, endpoint: Endpoint) -> tuple[int, ...]:
         """Tell the IP versions in which the endpoint's gateway is doubted and nobody has it; remember if somebody does.

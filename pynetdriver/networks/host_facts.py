@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from math import inf
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress
 
+from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.pools import Pools
 from pynetdriver.errors import Conflict, Exhausted, PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Facts, Network, Subnet
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.plan import Adopted, Plan
 from pynetdriver.pool import last_free
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
 
 log = structlog.get_logger()
-
-Reserve = Callable[[str, IPNetwork, IPAddress | None, Iterable[IPAddress]], IPAddress | None]
 
 #: Links on which networks stand are looked at as endpoints come, but not for each of many.
 FOLLOW_S = 1.0
@@ -33,19 +31,13 @@ class HostFacts:
     """Finds networks their place on the host, and follows it."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours, reserve: Reserve
+        self, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours, pools: Pools
     ) -> None:
-        """Know of nothing yet.
-
-        Args:
-            reserve: holds an address of one of pynet's own pools, given by address space and subnet: the named one,
-                or the last that is free and not among others; answers None for a pool that is not pynet's.
-        """
         self._registry = registry
         self._journal = journal
         self._kernel = kernel
         self._neighbours = neighbours
-        self._reserve = reserve
+        self._pools = pools
         self._followed: dict[str, float] = {}
 
     async def of(self, network: Network) -> Facts:
@@ -131,7 +123,7 @@ class HostFacts:
         self, network: Network, subnet: Subnet, named: IPAddress | None, taken: set[IPAddress]
     ) -> IPAddress:
         for _ in range(HOST_ADDRESSES):
-            held = self._reserve(subnet.space, subnet.pool, named, taken)
+            held = self._pools.reserve(subnet.space, subnet.pool, named, taken)
             address = held or named or last_free(subnet.pool, taken)
             mac = await self._neighbours.holder(network, address)
             if mac is None:

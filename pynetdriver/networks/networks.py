@@ -8,11 +8,11 @@ from itertools import product
 import structlog
 from msgspec.structs import replace
 
+from pynetdriver.addresses.dhcp_leases import DhcpLeases
+from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.errors import Conflict, NetworkInTheWay
-from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Background
 from pynetdriver.model import Facts, Network
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.networks.endpoints import trust
 from pynetdriver.networks.host_facts import FOLLOW_S, HostFacts
 from pynetdriver.networks.removal import Removal
@@ -40,7 +40,7 @@ class Networks:
         removal: Removal,
         docker_user: DockerUser,
         neighbours: Neighbours,
-        leasing: Leasing,
+        dhcp_leases: DhcpLeases,
     ) -> None:
         self._registry = registry
         self._journal = journal
@@ -48,7 +48,7 @@ class Networks:
         self._removal = removal
         self._docker_user = docker_user
         self._neighbours = neighbours
-        self._leasing = leasing
+        self._dhcp_leases = dhcp_leases
         self._in_background = Background()
 
     async def create(self, network: Network) -> None:
@@ -153,7 +153,7 @@ class Networks:
             finally:
                 self._registry.forget_network(network.id)
                 self._facts.forget(network.id)
-                self._leasing.forget_network(network.id)
+                self._dhcp_leases.forget_network(network.id)
             if plan.segments and (plan.foreign or self._is_last()):
                 await self._docker_user.allow()
 

@@ -10,11 +10,11 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress
 
-from pynetdriver.ipam import PoolKey
-from pynetdriver.leasing import Leasing
+from pynetdriver.addresses.dhcp_leases import DhcpLeases
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.ports import Ports
+from pynetdriver.pool import PoolKey
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.liveness import Liveness
 from pynetdriver.state.registry import Registry
@@ -30,12 +30,12 @@ class Removal:
     """Removes endpoints, and reclaims what dead ones hold."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, liveness: Liveness, leasing: Leasing, ports: Ports
+        self, registry: Registry, journal: Journal, liveness: Liveness, dhcp_leases: DhcpLeases, ports: Ports
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._liveness = liveness
-        self._leasing = leasing
+        self._dhcp_leases = dhcp_leases
         self._ports = ports
         self._in_background = Background()
 
@@ -57,7 +57,7 @@ class Removal:
             if endpoint is None:
                 return
             self._registry.know(replace(endpoint, phase="deleting"))
-            self._leasing.end(endpoint, release=release)
+            self._dhcp_leases.end(endpoint, release=release)
             try:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
             finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.backends import Attachment
 from pynetdriver.errors import Conflict
 from pynetdriver.kernel import Kernel
 from pynetdriver.model import Endpoint, Network, PortMapping
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.networks.ports import Ports
 from pynetdriver.portmap import RequestedPorts, split_opened
 from pynetdriver.state.journal import Journal

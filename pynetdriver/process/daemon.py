@@ -18,24 +18,25 @@ import structlog
 from netaddr import IPNetwork
 
 from pynetdriver import __version__
+from pynetdriver.addresses.dhcp_leases import DhcpLeases
+from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.pools import Pools, unique_local_prefix
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Place, Report
-from pynetdriver.claim import owner
+from pynetdriver.admin.server import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
+from pynetdriver.docker.ipam_driver import IpamDriver
 from pynetdriver.docker.network_driver import NetworkDriver
+from pynetdriver.docker.protocol import DEADLINE_S, Protocol, routes
 from pynetdriver.errors import PynetError
 from pynetdriver.firewall.choice import make_firewall
 from pynetdriver.firewall.engine import EngineChains
-from pynetdriver.host import MANAGED
-from pynetdriver.ipam import IpamDriver, unique_local_prefix
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
-from pynetdriver.leasing import Leasing
 from pynetdriver.locks import Calls
 from pynetdriver.model import Network
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.networks.endpoints import Endpoints
 from pynetdriver.networks.host_facts import HostFacts
 from pynetdriver.networks.networks import Networks
@@ -44,11 +45,11 @@ from pynetdriver.networks.publishing import Publishing
 from pynetdriver.networks.removal import Removal
 from pynetdriver.networks.repair import Repair
 from pynetdriver.networks.sandboxes import Sandboxes
+from pynetdriver.paths import MANAGED
+from pynetdriver.process.lock import owner
+from pynetdriver.process.sockets import tcp_socket
 from pynetdriver.seldom import Seldom
 from pynetdriver.server import Server
-from pynetdriver.server.admin import ADMIN_BOUNDS, METRICS_BOUNDS, admin_application, metrics_application
-from pynetdriver.server.protocol import DEADLINE_S, Protocol, routes
-from pynetdriver.sockets import tcp_socket
 from pynetdriver.state.docker_user import DockerUser
 from pynetdriver.state.journal import Journal, Subject
 from pynetdriver.state.liveness import Liveness
@@ -90,14 +91,13 @@ class Daemon:
         self.liveness = Liveness(self.registry, kernel)
         self.docker_user = DockerUser(chains, self.registry, kernel, self.switches)
         self.neighbours = Neighbours(Conflicts(), kernel.netlink.is_local)
-        self.leasing = Leasing(store, self.registry, self.journal, kernel, self.neighbours)
-        self.facts = HostFacts(
-            self.registry, self.journal, kernel, self.neighbours, lambda *asked: self.ipam.reserve(*asked)
-        )
+        self.dhcp_leases = DhcpLeases(store, self.registry, self.journal, kernel, self.neighbours)
+        self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, pool6)
+        self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools)
         self.repair = Repair(self.registry, kernel, self.switches, self.facts)
         self.ports = Ports(self.registry, self.journal, kernel, host_ports)
-        self.removal = Removal(self.registry, self.journal, self.liveness, self.leasing, self.ports)
-        self.ipam = IpamDriver(store, kernel.netlink.networks_in_use, self.removal.still_held, self.neighbours, pool6)
+        self.removal = Removal(self.registry, self.journal, self.liveness, self.dhcp_leases, self.ports)
+        self.ipam = IpamDriver(self.pools, self.removal)
         networks = Networks(
             self.registry,
             self.journal,
@@ -105,9 +105,9 @@ class Daemon:
             self.removal,
             self.docker_user,
             self.neighbours,
-            self.leasing,
+            self.dhcp_leases,
         )
-        endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.neighbours, self.leasing)
+        endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.neighbours, self.dhcp_leases)
         sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.neighbours)
         publishing = Publishing(self.registry, self.journal, host_ports, self.ports, self.removal)
         self.driver = NetworkDriver(networks, endpoints, self.removal, sandboxes, publishing)
@@ -129,6 +129,7 @@ class Daemon:
         Raises:
             PynetError: a stored network has options that this pynet does not know; nothing is touched then.
         """
+        self.pools.restore()
         networks, endpoints = self.journal.load()
         known = {one.id for one in networks}
         self.registry.take_up(networks, [one for one in endpoints if one.network_id in known])
@@ -141,27 +142,27 @@ class Daemon:
         await restore.bring_back(self.registry, self.kernel, self.switches, self.docker_user, found)
         await restore.remove_unwanted(self.journal, found, self._forget)
         await restore.collect(self.kernel, found.wanted.values())
-        self.leasing.keep_all()
+        self.dhcp_leases.keep_all()
         log.info("restored", networks=len(self.registry.networks), endpoints=len(self.registry.endpoints))
 
     def _forget(self, record: Subject) -> None:
         if isinstance(record, Network):
             self.registry.forget_network(record.id)
             self.neighbours.forget(record)
-            self.leasing.forget_network(record.id)
+            self.dhcp_leases.forget_network(record.id)
         else:
             self.registry.forget(record)
 
     async def run(self) -> None:
         """Watch over what was made until cancelled; ends with the first loop that does."""
         async with asyncio.TaskGroup() as loops:
-            for one in (self.monitor.run(), self.engine.run(), self.sweep.run(), run_loops(self.ipam.ask_next)):
+            for one in (self.monitor.run(), self.engine.run(), self.sweep.run(), run_loops(self.pools.ask_next)):
                 loops.create_task(one)
 
     async def close(self) -> None:
         """Let go of what is not the host's; links and rules stay in place."""
         self.watch.close()
-        await self.leasing.close()
+        await self.dhcp_leases.close()
         await self.kernel.conntrack.close()
         await self.kernel.netlink.close()
 
@@ -193,9 +194,14 @@ async def serve(
         daemon = Daemon(store, kernel, host_ports, unique_local_prefix(_machine_id(state_dir)))
         stack.push_async_callback(daemon.close)
         await daemon.restore()
-        metrics = Metrics(daemon.registry, daemon.ipam, kernel, daemon.repairs, daemon.neighbours, daemon.leasing)
+        metrics = Metrics(daemon.registry, daemon.pools, kernel, daemon.repairs, daemon.neighbours, daemon.dhcp_leases)
         report = Report(
-            daemon.registry, daemon.ipam, daemon.journal, kernel, daemon.repairs, Place([*engine_sockets], state_dir)
+            daemon.registry,
+            daemon.pools,
+            daemon.journal,
+            kernel,
+            daemon.repairs,
+            Place(owner(), [*engine_sockets], state_dir),
         )
         reconciler = Reconciler(
             kernel, daemon.registry, daemon.journal, daemon.docker_user, daemon.repair, daemon.sweep

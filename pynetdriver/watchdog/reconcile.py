@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from pynetdriver.answers import Difference, Reconciliation
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.compare import differences
 from pynetdriver.networks.repair import Repair
@@ -23,8 +23,13 @@ from pynetdriver.watchdog.sweep import Sweep
 #: Kinds of what is found besides damage to what a plan names.
 _DEAD, _LEFT, _UNFINISHED, _RULES, _CHAIN = "dead", "left", "unfinished", "rules", "chain"
 
-#: Owner, none of what belongs to no network or endpoint; kind and sentence.
-_Found = tuple[Owner | None, str, str]
+
+class Difference(NamedTuple):
+    """What is not as the store says; `owner` is None if it is no network's or endpoint's."""
+
+    owner: Owner | None
+    kind: str
+    what: str
 
 
 class Reconciler:
@@ -47,25 +52,24 @@ class Reconciler:
         self._sweep = sweep
         self._lock = asyncio.Lock()
 
-    async def reconcile(self, dry_run: bool) -> Reconciliation:
-        """Say what differs, and mend it unless it is a dry run. Raises PynetError."""
+    async def reconcile(self, *, dry_run: bool) -> tuple[list[Difference], list[Difference]]:
+        """Look for what differs, and repair it unless it is a dry run.
+
+        Returns:
+            What was found, and what of it is left.
+
+        Raises:
+            PynetError: the kernel does not answer, or a repair failed.
+        """
         async with self._lock:
             found = await self._find()
-            left = found
-            if found and not dry_run:
-                await self._mend(found)
-                left = await self._find()
-            return Reconciliation(
-                dry_run=dry_run,
-                differences=[
-                    Difference(
-                        owner=owner.short if owner else "pynet", what=what, mended=(owner, kind, what) not in left
-                    )
-                    for owner, kind, what in found
-                ],
-            )
+            if not found or dry_run:
+                return found, found
+            await self._repair_all(found)
+            left = await self._find()
+            return found, [one for one in found if one in left]
 
-    async def _find(self) -> list[_Found]:
+    async def _find(self) -> list[Difference]:
         # Before the plans: a link that is made meanwhile is in neither, or in a plan.
         links = self._kernel.netlink.links()
         networks = [
@@ -76,26 +80,29 @@ class Reconciler:
         ]
         there = await self._kernel.links_of_plans(endpoints)
         gone = [plan for plan in endpoints if not there.has(plan)]
-        found: list[_Found] = [
-            (one.owner, one.kind, one.what)
+        found: list[Difference] = [
+            Difference(one.owner, one.kind, one.what)
             for one in await asyncio.to_thread(differences, [*networks, *(one for one in endpoints if one not in gone)])
         ]
-        found += [(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
-        found += [(owner, _UNFINISHED, "is removed, but not all of it is gone") for owner in self._journal.unfinished]
+        found += [Difference(one.owner, _DEAD, "its link is gone, and its container with it") for one in gone]
+        found += [
+            Difference(owner, _UNFINISHED, "is removed, but not all of it is gone")
+            for owner in self._journal.unfinished
+        ]
         async for name, _ in left_over(self._kernel, links, self._wanted()):
-            found.append((None, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
-        found += [(None, _RULES, what) for what in await self._kernel.firewall.differences()]
-        found += [(None, _CHAIN, what) for what in await self._docker_user.missing()]
+            found.append(Difference(None, _LEFT, f"link {name} bears pynet's name, and nothing needs it"))
+        found += [Difference(None, _RULES, what) for what in await self._kernel.firewall.differences()]
+        found += [Difference(None, _CHAIN, what) for what in await self._docker_user.missing()]
         # What went or came since is no difference.
-        return [one for one in found if one[0] is None or one[1] == _UNFINISHED or self._registry.owns(one[0])]
+        return [one for one in found if one.owner is None or one.kind == _UNFINISHED or self._registry.owns(one.owner)]
 
-    async def _mend(self, found: Iterable[_Found]) -> None:
-        kinds = {kind for _, kind, _ in found}
+    async def _repair_all(self, found: Iterable[Difference]) -> None:
+        kinds = {one.kind for one in found}
         if _UNFINISHED in kinds:
             await self._sweep.finish_removals()
         if _DEAD in kinds:
             await self._sweep.remove_dead()
-        await self._repair.repair({owner for owner, kind, _ in found if owner}, switches=True)
+        await self._repair.repair({one.owner for one in found if one.owner}, switches=True)
         if _LEFT in kinds:
             links = self._kernel.netlink.links()
             async for name, kind in left_over(self._kernel, links, self._wanted()):

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from netaddr import IPNetwork
 
-from pynetdriver import messages as wire
+from pynetdriver.docker import messages as wire
 from pynetdriver.errors import HostError, PynetError
 from pynetdriver.firewall import Firewall
 from pynetdriver.firewall.iptables import IptablesFirewall

@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver import messages as wire
 from pynetdriver.backends import Lan, backend_named
+from pynetdriver.docker import messages as wire
 from pynetdriver.docker.requests import requested_options
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Link, Network, Station, Subnet, decode, encode

@@ -5,9 +5,9 @@ import random
 import pytest
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.docker.messages import PortBinding, PortOptions
 from pynetdriver.docker.requests import requested_ports
 from pynetdriver.errors import InvalidRequest
-from pynetdriver.messages import PortBinding, PortOptions
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_satisfied, translated_to
 

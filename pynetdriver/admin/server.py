@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from pynetdriver.admin.answers import Difference, Reconciliation
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Report
 from pynetdriver.errors import InvalidRequest, PynetError, shortened
-from pynetdriver.messages import ErrorResponse
 from pynetdriver.seldom import Seldom
 from pynetdriver.server.listener import Bounds
 from pynetdriver.watchdog.reconcile import Reconciler
@@ -43,7 +43,12 @@ def admin_application(report: Report, metrics: Metrics, reconciler: Reconciler) 
         asked = request.query.get("dry_run", "false")
         if asked not in ("true", "false"):
             raise InvalidRequest(f'dry_run is "true" or "false", not "{shortened(asked)}"')
-        return _json(await reconciler.reconcile(asked == "true"))
+        found, left = await reconciler.reconcile(dry_run=asked == "true")
+        differences = [
+            Difference(owner=one.owner.short if one.owner else "pynet", what=one.what, mended=one not in left)
+            for one in found
+        ]
+        return _json(Reconciliation(dry_run=asked == "true", differences=differences))
 
     application = web.Application(middlewares=[_refusals(Seldom())])
     application.router.add_get("/status", get_status)
@@ -76,15 +81,19 @@ def _refusals(seldom: Seldom) -> Any:
         try:
             return await handler(request)
         except PynetError as error:
-            return _json(ErrorResponse(str(error), str(error)), error.status)
+            return _refusal(str(error), error.status)
         except web.HTTPException as error:
-            return _json(ErrorResponse(error.reason, error.reason), error.status)
+            return _refusal(error.reason, error.status)
         except Exception as error:
             seldom.warning("unexpected failure", asked=shortened(request.path), exc_info=error)
             text = "pynet met an internal error; its log has the details"
-            return _json(ErrorResponse(text, text), 500)
+            return _refusal(text, 500)
 
     return refusals
+
+
+def _refusal(text: str, status: int) -> web.Response:
+    return _json({"Err": text, "Error": text}, status)
 
 
 def _json(answer: Any, status: int = 200) -> web.Response:

@@ -1,4 +1,4 @@
-"""IpamDriver: pools and addresses, in memory, in the store before the answer.
+"""Pools that the engine holds, and who has what in them: in memory, and in the store before the answer.
 
 What is waited for are the host's routes, and now and then the LAN.
 """
@@ -10,25 +10,20 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver import messages as wire
-from pynetdriver.answers import PoolUse
-from pynetdriver.errors import Conflict, Exhausted, InvalidOption, InvalidRequest, PynetError, shortened
+from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
-from pynetdriver.options import ENGINE_OPTIONS
-from pynetdriver.pool import POOLS4, Allocator, free_pool, overlap, parse_address, parse_subnet
+from pynetdriver.pool import POOLS4, Allocator, PoolKey, PoolUse, free_pool, overlap
 from pynetdriver.store import Change, Store
 
 log = structlog.get_logger()
 
-LOCAL_SPACE = "pynet-local"
-GLOBAL_SPACE = "pynet-global"
 #: An address is requested before the endpoint that has it is made.
 CLAIMING_S = 60
 #: How many addresses are asked for at once: ahead of time, and after the next one was found in use.
@@ -40,9 +35,8 @@ _CONFLICTS = 16
 #: What the LAN said of an address is taken for true for a minute.
 _ASK_AHEAD_S = 45.0
 
-
-#: An address space and a subnet: what one LAN has in one space, another may have in the other.
-PoolKey = tuple[str, IPNetwork]
+#: Tells whether an address of a pool is in use on one of pynet's networks, and reclaims it from who is dead.
+StillHeld = Callable[[PoolKey, IPAddress], Awaitable[bool]]
 
 
 class Others(Protocol):
@@ -62,48 +56,45 @@ class Others(Protocol):
         ...
 
 
-class IpamDriver:
-    """The pools that the engine holds, and who has what in them."""
+class Pools:
+    """Gives pools and addresses, each once."""
 
     def __init__(
-        self,
-        store: Store,
-        networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
-        still_held: Callable[[PoolKey, IPAddress], Awaitable[bool]],
-        others: Others,
-        pool6: IPNetwork,
+        self, store: Store, networks_in_use: Callable[[], Awaitable[list[IPNetwork]]], others: Others, pool6: IPNetwork
     ) -> None:
-        """Take up the stored pools.
+        """Know of no pool yet; see `restore`.
 
         Args:
             networks_in_use: lists what the host has routes to or addresses in.
-            still_held: tells whether an address of a pool is in use on one of pynet's networks.
             others: tells who else on its LAN holds addresses of a pool that one of pynet's networks has.
             pool6: where IPv6 pools come from when none is asked for, a /48 of this host's own.
         """
         self._store = store
         self._networks_in_use = networks_in_use
-        self._still_held = still_held
         self._others = others
-        #: Of which pools addresses were given, so that others come up there.
-        self._granting: set[str] = set()
-        self._granted_now = asyncio.Event()
-        self._granted: dict[str, float] = {}
+        self._pool6 = pool6
+        #: Pools of which addresses were given, so that others come up there.
+        self._given: asyncio.Queue[str] = asyncio.Queue()
+        self._given_at: dict[str, float] = {}
         self._started = time.monotonic()
         self._lock = Locks()
-        self._pool6 = pool6
-        self._pools = {key: decode(data, Pool) for key, data in store.load("pool").items()}
-        self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
-        leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
+        self._pools: dict[str, Pool] = {}
+        self._allocators: dict[str, Allocator] = {}
         self._releases = 0
         #: Pools, and addresses with theirs, that could not be let go: done as soon as somebody asks for something.
         self._late_pools: set[str] = set()
         self._late: dict[str, set[IPAddress]] = {}
-        for key, data in store.load("lease").items():
+
+    def restore(self) -> None:
+        """Take up the stored pools; addresses of pools that are gone go, too. Raises PynetError."""
+        self._pools = {key: decode(data, Pool) for key, data in self._store.load("pool").items()}
+        self._allocators = {key: Allocator(pool.subnet, pool.range) for key, pool in self._pools.items()}
+        leases: dict[str, list[Lease]] = {key: [] for key in self._pools}
+        for key, data in self._store.load("lease").items():
             lease = decode(data, Lease)
             if lease.pool_id not in leases:
                 with contextlib.suppress(PynetError):
-                    store.write(Change("lease", key, None))
+                    self._store.write(Change("lease", key, None))
                 continue
             leases[lease.pool_id].append(lease)
             self._releases = max(self._releases, lease.released or 0)
@@ -119,8 +110,8 @@ class IpamDriver:
         """Say how much of each pool is held."""
         return [
             PoolUse(
-                subnet=str(pool.subnet),
-                range=str(pool.range) if pool.range else None,
+                subnet=pool.subnet,
+                range=pool.range,
                 space=pool.space,
                 size=self._allocators[key].size,
                 used=self._allocators[key].used,
@@ -128,50 +119,44 @@ class IpamDriver:
             for key, pool in self._pools.items()
         ]
 
-    async def address_spaces(self) -> wire.AddressSpacesResponse:
-        """Name the address spaces; two names, or the engine stops checking for overlaps."""
-        return wire.AddressSpacesResponse(LOCAL_SPACE, GLOBAL_SPACE)
-
-    async def request_pool(self, request: wire.RequestPoolRequest) -> wire.RequestPoolResponse:
-        """Hold the pool that was asked for, or one that overlaps nothing.
+    async def hold(self, space: str, subnet: IPNetwork | None, within: IPNetwork | None, version: int) -> Pool:
+        """Hold a pool of an address space: this one, or one that overlaps nothing.
 
         The engine asks again, keeping the first, when it dislikes a pool, so each answer differs.
+
+        Args:
+            within: the range of the subnet that addresses are given from.
+            version: of IP, if there is no subnet.
+
+        Raises:
+            Conflict: the subnet overlaps a pool of the space.
+            Exhausted: there is none that overlaps nothing.
         """
-        if request.address_space not in (LOCAL_SPACE, GLOBAL_SPACE):
-            raise InvalidRequest(f'address space "{shortened(request.address_space)}" is not one of pynet\'s')
-        _refuse_options(request.options or {})
         with contextlib.suppress(PynetError):
             for id in list(self._late_pools):
                 self._release_pool(id)
-        version = 6 if request.v6 else 4
-        if not request.pool and request.sub_pool:
-            raise InvalidRequest("--ip-range needs a --subnet that it is a part of")
-        if request.pool:
-            subnet = parse_subnet(request.pool, "subnet")
-            if subnet.version != version:
-                raise InvalidRequest(f"subnet {subnet} is not an IPv{version} subnet")
-        else:
+        if subnet is None:
             in_use = await self._networks_in_use()
             held = [pool.subnet for pool in self._pools.values()]
             subnet = free_pool(version, POOLS4 if version == 4 else [self._pool6], [*in_use, *held])
-        within = parse_subnet(request.sub_pool, "IP range") if request.sub_pool else None
-        if within is not None and within not in subnet:
-            raise InvalidRequest(f"IP range {within} is not within subnet {subnet}")
         for other in self._pools.values():
-            if other.space == request.address_space and overlap(other.subnet, subnet):
+            if other.space == space and overlap(other.subnet, subnet):
                 raise Conflict(f"subnet {subnet} overlaps {other.subnet}, which another network holds; choose another")
-        parts = [request.address_space, str(subnet), *([str(within)] if within else [])]
-        pool = Pool(id="/".join(parts), space=request.address_space, subnet=subnet, range=within)
+        parts = [space, str(subnet), *([str(within)] if within else [])]
+        pool = Pool(id="/".join(parts), space=space, subnet=subnet, range=within)
         self._store.write(Change("pool", pool.id, encode(pool)))
         self._pools[pool.id] = pool
         self._allocators[pool.id] = Allocator(subnet, within)
-        return wire.RequestPoolResponse(pool.id, str(subnet))
+        return pool
 
-    async def release_pool(self, request: wire.PoolRequest) -> wire.Empty:
-        """Let a pool go with all its addresses; an unknown one is gone already."""
-        if request.pool_id in self._pools:
-            self._release_pool(request.pool_id)
-        return wire.Empty()
+    def has(self, id: str) -> bool:
+        """Tell whether a pool is held."""
+        return id in self._pools
+
+    def release(self, id: str) -> None:
+        """Let a pool go with all its addresses; an unknown one is gone already. Raises PynetError."""
+        if id in self._pools:
+            self._release_pool(id)
 
     def _release_pool(self, id: str) -> None:
         self._late_pools.add(id)
@@ -181,13 +166,21 @@ class IpamDriver:
         self._late_pools.discard(id)
         self._late.pop(id, None)
 
-    async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
-        """Hold the address that was asked for, or the next free one."""
-        wanted = parse_address(request.address, "address") if request.address else None
-        async with self._lock(request.pool_id):
-            pool = self._pools.get(request.pool_id)
+    async def hold_address(self, pool_id: str, wanted: IPAddress | None, still_held: StillHeld) -> IPNetwork:
+        """Hold an address of a pool: this one, or the next that is free.
+
+        Returns:
+            The address with the prefix length of its subnet.
+
+        Raises:
+            InvalidRequest: the pool or the address is none that could be given.
+            Conflict: somebody has the address.
+            Exhausted: none is free.
+        """
+        async with self._lock(pool_id):
+            pool = self._pools.get(pool_id)
             if pool is None:
-                name = shortened(request.pool_id)
+                name = shortened(pool_id)
                 raise InvalidRequest(f'pool "{name}" is not known to pynet; create the network again')
             allocator = self._allocators[pool.id]
             with contextlib.suppress(PynetError):
@@ -198,13 +191,13 @@ class IpamDriver:
                     await self._pass_over_conflicts(pool, allocator)
                 address = allocator.take(wanted)
             except (Conflict, Exhausted) as refusal:
-                forgotten = await self._forgotten(pool, wanted)
+                forgotten = await self._forgotten(pool, wanted, still_held)
                 if forgotten is None or self._allocators.get(pool.id) is not allocator:
                     raise refusal from None
                 allocator.give_back(forgotten)
                 address = allocator.take(forgotten)
             if self._allocators.get(pool.id) is not allocator:
-                raise InvalidRequest(f'pool "{shortened(request.pool_id)}" is being removed')
+                raise InvalidRequest(f'pool "{shortened(pool_id)}" is being removed')
             lease = Lease(pool_id=pool.id, address=address)
             try:
                 self._store.write(_lease(lease))
@@ -212,10 +205,9 @@ class IpamDriver:
                 allocator.give_back(address)
                 raise
             self._late.get(pool.id, set()).discard(address)
-            self._granted[_key(lease)] = time.monotonic()
-            self._granting.add(pool.id)
-            self._granted_now.set()
-        return wire.RequestAddressResponse(f"{address}/{pool.subnet.prefixlen}")
+            self._given_at[_key(lease)] = time.monotonic()
+            self._given.put_nowait(pool.id)
+        return IPNetwork(f"{address}/{pool.subnet.prefixlen}")
 
     async def _pass_over_conflicts(self, pool: Pool, allocator: Allocator) -> None:
         """See that the next address is one that nobody on the LAN has; those that are held come last from now on.
@@ -252,16 +244,14 @@ class IpamDriver:
         _postpone(allocator, await self._others.ask_ahead(_of(pool), allocator.upcoming(_AHEAD)))
 
     async def ask_next(self) -> None:
-        """Ask for the next addresses before what is known of them is out of date, or soon after one was given."""
-        await self.ask_ahead(await self.given(_ASK_AHEAD_S) or None)
-
-    async def given(self, within_s: float) -> set[str]:
-        """Wait until addresses were given, and tell of which pools; of none after so many seconds."""
+        """Ask for the next addresses soon after one was given, or before what is known of all is out of date."""
+        pools: set[str] = set()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._granted_now.wait(), within_s)
-        self._granted_now.clear()
-        pools, self._granting = self._granting, set()
-        return pools
+            async with asyncio.timeout(_ASK_AHEAD_S):
+                pools.add(await self._given.get())
+        while not self._given.empty():
+            pools.add(self._given.get_nowait())
+        await self.ask_ahead(pools or None)
 
     def reserve(
         self, space: str, subnet: IPNetwork, named: IPAddress | None, taken: Iterable[IPAddress]
@@ -279,7 +269,7 @@ class IpamDriver:
                 return named
         return None
 
-    async def _forgotten(self, pool: Pool, wanted: IPAddress | None) -> IPAddress | None:
+    async def _forgotten(self, pool: Pool, wanted: IPAddress | None, still_held: StillHeld) -> IPAddress | None:
         """Find a held address that no endpoint has: the engine released it while nobody listened.
 
         One granted a moment ago has no endpoint yet. Of those granted before pynet's start that is not known, but
@@ -287,20 +277,16 @@ class IpamDriver:
         """
         unknown = self._started if wanted is None else -CLAIMING_S
         for address in [wanted] if wanted else self._allocators[pool.id].held():
-            granted = self._granted.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
-            if time.monotonic() - granted >= CLAIMING_S and not await self._still_held(_of(pool), address):
+            granted = self._given_at.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
+            if time.monotonic() - granted >= CLAIMING_S and not await still_held(_of(pool), address):
                 return address
         return None
 
-    async def release_address(self, request: wire.ReleaseAddressRequest) -> wire.Empty:
-        """Let an address go; it is the last to be given again. One that is not held is fine."""
-        allocator = self._allocators.get(request.pool_id)
-        if allocator is None:
-            return wire.Empty()
-        address = parse_address(request.address, "address")
-        if allocator.holds(address):
-            self._release_address(request.pool_id, address)
-        return wire.Empty()
+    def release_address(self, pool_id: str, address: IPAddress) -> None:
+        """Let an address go; it is the last to be given again. One that is not held is fine. Raises PynetError."""
+        allocator = self._allocators.get(pool_id)
+        if allocator is not None and allocator.holds(address):
+            self._release_address(pool_id, address)
 
     def _release_address(self, pool_id: str, address: IPAddress) -> None:
         late = self._late.setdefault(pool_id, set())
@@ -309,7 +295,7 @@ class IpamDriver:
         lease = Lease(pool_id=pool_id, address=address, released=self._releases)
         self._store.write(_lease(lease))
         late.discard(address)
-        self._granted.pop(_key(lease), None)
+        self._given_at.pop(_key(lease), None)
         forgotten = self._allocators[pool_id].give_back(address)
         if forgotten is not None:
             self._store.write(Change("lease", _key(replace(lease, address=forgotten)), None))
@@ -333,12 +319,6 @@ def _lease(lease: Lease) -> Change:
 
 def _key(lease: Lease) -> str:
     return f"{lease.pool_id} {lease.address}"
-
-
-def _refuse_options(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if not name.startswith(ENGINE_OPTIONS):
-            raise InvalidOption.unknown(name, [], "IPAM option")
 
 
 def unique_local_prefix(seed: str) -> IPNetwork:

@@ -11,12 +11,11 @@ from netaddr import IPAddress
 
 from pynetdriver.backends import OWN_ADDRESS, backend_named
 from pynetdriver.errors import Conflict, PynetError
-from pynetdriver.ipam import PoolKey
 from pynetdriver.lan.announce import Announcer
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.model import Endpoint, Network, Subnet
 from pynetdriver.plan import Address, Plan
-from pynetdriver.pool import is_host_address
+from pynetdriver.pool import PoolKey, is_host_address
 
 log = structlog.get_logger()
 

@@ -13,11 +13,11 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.lan.dhcp import DhcpClient
 from pynetdriver.model import DhcpLease, Endpoint, Network, Station, Tenant, decode, encode
-from pynetdriver.neighbours import Neighbours
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
 from pynetdriver.store import Change, Store
@@ -30,7 +30,7 @@ _LEASE_S = 10.0
 _TENANTS = 256
 
 
-class Leasing:
+class DhcpLeases:
     """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
 
     def __init__(

@@ -17,10 +17,10 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from pynetdriver import messages as wire
+from pynetdriver.docker import messages as wire
+from pynetdriver.docker.ipam_driver import IpamDriver
 from pynetdriver.docker.network_driver import NetworkDriver
 from pynetdriver.errors import NO_DESCRIPTORS, InvalidRequest, Overdue, PynetError, outcome, reason, shortened
-from pynetdriver.ipam import IpamDriver
 from pynetdriver.locks import Calls
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pynetdriver.errors import PynetError
-from pynetdriver.host import MANAGED, folder_beside, seen
+from pynetdriver.paths import MANAGED, folder_beside, seen
 
 #: Both seen and written to by service and managed plugin.
 _LOCKS = seen("/run/docker") / "plugins/pynet"
