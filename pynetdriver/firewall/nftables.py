@@ -16,7 +16,7 @@ from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.tables import Table, Tables
 from pynetdriver.firewall.transaction import Form, messages
 from pynetdriver.locks import aside
-from pynetdriver.plan import Intent, Owner, Publication
+from pynetdriver.plan import Intent, Owner, PortForward
 
 log = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class NftablesFirewall:
             except HostError:
                 self._keep(owner, former)
                 raise
-            if any(isinstance(one, Publication) for one in former) and (self._tidying is None or self._tidying.done()):
+            if any(isinstance(one, PortForward) for one in former) and (self._tidying is None or self._tidying.done()):
                 self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
@@ -224,7 +224,7 @@ class NftablesFirewall:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
 
     def _attributed(self) -> tuple[dict[Flow, Count], list[Counted]]:
-        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, Publication)]
+        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, PortForward)]
         return attributed(self._counters.read(), published)
 
     async def _commit(self, commands: str) -> None:
