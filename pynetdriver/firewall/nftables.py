@@ -72,7 +72,7 @@ class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
 
     kind = "nftables"
-    mend_every_s = 30.0
+    check_every_s = 30.0
 
     def __init__(self, nftables: Nftables, former: Firewall | None = None) -> None:
         """Have nothing to write yet.
@@ -166,7 +166,7 @@ class NftablesFirewall:
                 self._bridges = former
                 raise
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
         async with self._lock:
             if not self._owners:

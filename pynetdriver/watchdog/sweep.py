@@ -75,7 +75,7 @@ class Sweep:
             return
         plan = self._registry.endpoint_plan(endpoint)
         # A link that went with the one that it stood on is made again when that is back.
-        if not sign.has_link and plan.lowers and await self._repair.is_revived(endpoint, plan):
+        if not sign.has_link and plan.lowers and await self._repair.is_there_again(endpoint, plan):
             return
         if self._registry.endpoints.get(id) is endpoint:
             log.info("endpoint is gone, removing what is left", endpoint=id[:12])

@@ -376,7 +376,7 @@ async def changed_at_random(choice: random.Random) -> None:
             assert list(map(uncommented, by_changes)) == list(map(uncommented, whole))
         else:
             assert "PYNET" not in str(by_changes)
-        assert not await firewall.mend()  # what iptables wrote is what we would have written
+        assert not await firewall.repair()  # what iptables wrote is what we would have written
     await firewall.reset({})
 
 
