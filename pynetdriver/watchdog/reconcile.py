@@ -1,6 +1,6 @@
 """On request: store and kernel are compared as at a start, what differs is said and, if wanted, repaired.
 
-What the kernel tells of is repaired by `monitor` as it happens. This finds the rest as well: switches that others turned,
+What the kernel tells of is repaired by `monitor` as it happens. This finds the rest: switches that others turned,
 routes that were replaced, links that nothing names, and what is left of removals.
 """
 
