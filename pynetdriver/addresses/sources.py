@@ -58,8 +58,12 @@ class Sources:
         """Take note of a network that is there."""
         self._neighbours.know(network)
 
+    def leave_lan(self, network: Network) -> None:
+        """Ask nobody for addresses of a network that goes."""
+        self._neighbours.forget(network)
+
     def forget(self, network: Network) -> None:
-        """Drop a network that goes. Raises PynetError."""
+        """Drop a network that is gone. Raises PynetError."""
         self._neighbours.forget(network)
         for source in self._all:
             source.forget_network(network.id)

@@ -60,19 +60,22 @@ class Sweep:
                 plans[endpoint.id] = self._registry.endpoint_plan(endpoint)
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)
+        looked = time.monotonic()
         signs = await self._liveness.signs(plans)
         adrift = {id: self._adrift.get(id, now) for id, sign in signs.items() if sign.is_adrift}
         for number, (id, sign) in enumerate(signs.items()):
             if sign.is_gone(now - adrift.get(id, now)):
-                await self._remove(id, sign)
+                await self._remove(id, sign, looked)
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)
         self._adrift = adrift
 
-    async def _remove(self, id: str, sign: Sign) -> None:
+    async def _remove(self, id: str, sign: Sign, looked: float) -> None:
         endpoint = self._registry.endpoints.get(id)
         if endpoint is None or endpoint.phase != "ready" or (endpoint.sandbox is not None) != sign.joined:
             return
+        if max(self._registry.joined_at(id), self._registry.left_at(id)) >= looked:
+            return  # it is another one's sandbox that was looked for
         plan = self._registry.endpoint_plan(endpoint)
         # A link that went with the one that it stood on is made again when that is back.
         if not sign.has_link and plan.lowers and await self._repair.is_there_again(endpoint, plan):
