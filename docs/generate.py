@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from pynetdriver.__main__ import main
-from pynetdriver.answers import Finding, Network, PublishedPort, Reconciliation, Status
+from pynetdriver.admin.answers import Finding, Network, PublishedPort, Reconciliation, Status
 from pynetdriver.backends import DEFAULT, NAMES, backend_named
 from pynetdriver.options import declared
 

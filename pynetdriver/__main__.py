@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from pynetdriver import __version__
-from pynetdriver.claim import claim
 from pynetdriver.cli.doctor import doctor
 from pynetdriver.cli.options import sockets_option
 from pynetdriver.cli.questions import inspect, list_networks, ports, reconcile, status
 from pynetdriver.errors import PynetError
-from pynetdriver.host import STATE_DIR, admin_socket
-from pynetdriver.sockets import listening
+from pynetdriver.paths import STATE_DIR, admin_socket
+from pynetdriver.process.lock import claim
+from pynetdriver.process.sockets import listening
 
 
 class _Sentences(click.Group):
@@ -94,7 +94,7 @@ def serve(
         gc.disable()
         import asyncio
 
-        from pynetdriver import serve as daemon
+        from pynetdriver.process import daemon
 
         gc.enable()
         _configure_log(log_level, log_format)

@@ -1,17 +1,20 @@
-"""Locks by key, for calls that are about one thing; turns for others while a call is about many."""
+"""Locks by key, for calls that are about one thing; turns for others while a call is about many; work in the
+background.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 #: To compute something of so many ports takes about 5 ms, and so does it to bind the sockets of so few.
-MANY, _PART = 500, 50
+MANY, PART = 500, 50
 
 
 async def aside(work: Callable[[], T], size: int) -> T:
@@ -22,10 +25,17 @@ async def aside(work: Callable[[], T], size: int) -> T:
 async def in_parts(all_of_it: Collection[T]) -> AsyncIterator[list[T]]:
     """Go through many in parts, between which others have their turn."""
     left: Iterator[T] = iter(all_of_it)
-    while part := list(islice(left, _PART)):
+    while part := list(islice(left, PART)):
         yield part
-        if len(part) == _PART:
+        if len(part) == PART:
             await asyncio.sleep(0)
+
+
+@dataclass
+class Calls:
+    """Calls of the engine that are not answered yet; who has time lets them go first."""
+
+    in_hand: int = 0
 
 
 class Locks:
@@ -47,3 +57,21 @@ class Locks:
                 del self._locks[key]
             else:
                 self._locks[key] = (lock, users - 1)
+
+
+class Background:
+    """Work that goes on when the call that began it is over."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __call__(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        """Begin some."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def to_the_end(self, work: Coroutine[None, None, T]) -> T:
+        """Wait for what goes on also when the waiting is over: the engine will not ask again."""
+        return await asyncio.shield(self(work))

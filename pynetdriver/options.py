@@ -17,6 +17,9 @@ from pynetdriver.errors import InvalidOption
 
 T = TypeVar("T")
 
+#: Names that begin so are the engine's own, and more come with its versions.
+ENGINE_OPTIONS = "com.docker.network."
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -7,19 +7,85 @@ counted and put back; intents are firewall wishes, not rules. Plans are pure: sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.model import Strangers
+from pynetdriver.names import LINK_GROUP, PLAIN_GROUP, PREFIX_LENGTH
+
+
+class Owner(NamedTuple):
+    """Whose a plan is: a network's or an endpoint's by its id, or forwarding's by the IP version."""
+
+    kind: Literal["network", "endpoint", "forwarding"]
+    id: str
+
+    @classmethod
+    def network(cls, id: str) -> Owner:
+        """Own what a network wants."""
+        return cls("network", id)
+
+    @classmethod
+    def endpoint(cls, id: str) -> Owner:
+        """Own what an endpoint wants."""
+        return cls("endpoint", id)
+
+    @classmethod
+    def forwarding(cls, version: int) -> Owner:
+        """Own what keeps strangers apart while the host forwards packets of an IP version."""
+        return cls("forwarding", str(version))
+
+    @property
+    def short(self) -> str:
+        """Name it as people do, e.g. network:0123456789ab."""
+        return f"{self.kind}:{self.id[:PREFIX_LENGTH]}"
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+
+#: Protocols whose ports can be published, by IANA number; the engine knows ICMP too, which has no ports.
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+
+
+class _Object:
+    """What objects say of links, none unless they say otherwise; how they are made is said in `kernel.objects`."""
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Links that it makes, both ends of a pair."""
+        return ()
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Links that others made and the network needs."""
+        return ()
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Links that stay on the host while the endpoint lives."""
+        return ()
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Links that are on the host only while the endpoint is in no sandbox."""
+        return ()
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        """Links on which those stand that move."""
+        return ()
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Bridge(_Object):
     """A bridge that pynet makes; its MAC is fixed so that ports coming and going do not change it."""
 
     kind: ClassVar[str] = "bridge"
-    #: What it is called in sentences.
+    #: What a link that pynet makes is by rtnetlink(7), the interface group in which it begins, its name in sentences.
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = LINK_GROUP
     word: ClassVar[str] = "bridge"
 
     name: str
@@ -35,10 +101,12 @@ class Bridge:
 
 
 @dataclass(frozen=True)
-class Dummy:
+class Dummy(_Object):
     """A link that leads nowhere, for a network that is to be kept in."""
 
     kind: ClassVar[str] = "dummy"
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = PLAIN_GROUP
     word: ClassVar[str] = "link"
 
     name: str
@@ -54,17 +122,21 @@ class Dummy:
 
 
 @dataclass(frozen=True)
-class Parent:
+class Parent(_Object):
     """A link of somebody else's on which a network's links stand: it has to be there, and is not made or removed."""
 
     link: str
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.link,)
 
     def __str__(self) -> str:
         return f"parent {self.link}"
 
 
 @dataclass(frozen=True)
-class Upper:
+class Upper(_Object):
     """A link that stands on another, its `lower` one: of kind vlan, macvlan or ipvlan.
 
     `attributes` are those of its kind, named as in linux/if_link.h after the prefix. It is made down. One that is
@@ -72,6 +144,8 @@ class Upper:
     there the kernel would make it a second time. None for mac and mtu leaves them to the kernel.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("vlan", "macvlan", "ipvlan")
+    group: ClassVar[int] = PLAIN_GROUP
     word: ClassVar[str] = "link"
 
     kind: str
@@ -87,6 +161,14 @@ class Upper:
     def links(self) -> tuple[str, ...]:
         return (self.name,)
 
+    @property
+    def moving(self) -> tuple[str, ...]:
+        return (self.name,) if self.moves else ()
+
+    @property
+    def lowers(self) -> tuple[str, ...]:
+        return (self.lower,) if self.moves else ()
+
     def __str__(self) -> str:
         words = [f"link {self.name} type {self.kind} on {self.lower}"]
         words += [f"{key} {value}" for key, value in self.attributes]
@@ -97,19 +179,23 @@ class Upper:
 
 
 @dataclass(frozen=True)
-class Adopted:
+class Adopted(_Object):
     """A bridge of somebody else's, as it was found; up while the network is there."""
 
     link: str
     mtu: int
     up: bool
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        return (self.link,)
+
     def __str__(self) -> str:
         return f"adopt {self.link} mtu {self.mtu} {'up' if self.up else 'down'}"
 
 
 @dataclass(frozen=True)
-class Up:
+class Up(_Object):
     """A link of pynet's is brought up, after its switches are set."""
 
     link: str
@@ -119,7 +205,7 @@ class Up:
 
 
 @dataclass(frozen=True)
-class Veth:
+class Veth(_Object):
     """A pair of which `peer` moves into the sandbox; pairs go together, so `name` stands for both.
 
     A `locked` port takes no frame with another source MAC than the peer's (linux/if_link.h, IFLA_BRPORT_LOCKED).
@@ -127,6 +213,8 @@ class Veth:
     """
 
     kind: ClassVar[str] = "veth"
+    kinds: ClassVar[tuple[str, ...]] = (kind,)
+    group: ClassVar[int] = LINK_GROUP
     word: ClassVar[str] = "port"
 
     name: str
@@ -142,6 +230,14 @@ class Veth:
     def links(self) -> tuple[str, ...]:
         return (self.name, self.peer)
 
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        return (self.peer,)
+
     def __str__(self) -> str:
         flags = (" isolated" if self.isolated else "") + (" locked" if self.locked else "")
         peer = self.peer + (f" mtu {self.peer_mtu}" if self.peer_mtu else "")
@@ -149,7 +245,7 @@ class Veth:
 
 
 @dataclass(frozen=True)
-class Hairpin:
+class Hairpin(_Object):
     """A port that may send a packet back to where it came from; gone with the link.
 
     With br_netfilter loaded the kernel bridges what is translated back into the same bridge, so a
@@ -163,7 +259,7 @@ class Hairpin:
 
 
 @dataclass(frozen=True)
-class Address:
+class Address(_Object):
     """An address of a link, e.g. 10.9.0.1/24; it goes with the link unless that `stays` when its owner goes."""
 
     link: str
@@ -175,7 +271,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Route:
+class Route(_Object):
     """A route of the host to one address, on a link of pynet's; gone with the link, or with its source address."""
 
     link: str
@@ -187,8 +283,15 @@ class Route:
         return f"route {self.address} dev {self.link}" + (f" src {self.source}" if self.source else "")
 
 
+class StaticRoute(NamedTuple):
+    """A route in the sandbox; without a next hop its destination is on the link itself."""
+
+    destination: IPNetwork
+    next_hop: IPAddress | None = None
+
+
 @dataclass(frozen=True)
-class LinkSysctl:
+class LinkSysctl(_Object):
     """A per-link switch under net/<family>/conf/<link>/; an object if the link is pynet's, else a setting."""
 
     family: str
@@ -226,7 +329,8 @@ class Crossing:
 
     `admits` says what comes in from elsewhere: what a published port led here; also what is addressed to an
     open port of a container itself, and ICMP; or anything but from other networks of containers. What goes out
-    takes the address `source`, that of the link it leaves by ("link"), or keeps its own (None).
+    is translated to the address `source` (SNAT) or that of the link it leaves by ("link", masquerade), or is not
+    translated (None).
     """
 
     version: int
@@ -243,7 +347,7 @@ class Segment:
 
     `isolated` keeps its containers apart, `internal` keeps them in. From the links `trusted` open ports are
     reached as if all were admitted. `anti_spoof` lets no new flow out whose source is not of `subnets`.
-    On a `shared` link there are others too, who are let alone: only what comes from a `Resident` or goes to
+    On a `shared` link there are others too, who are let alone: only what comes from a `Member` or goes to
     `subnets` is of this network. With IP versions that are `hostless` not even the host is reached.
     """
 
@@ -283,7 +387,7 @@ class Relaying:
 
 
 @dataclass(frozen=True)
-class Publication:
+class PortForward:
     """A host port that leads into a container; an unspecified host address means all of the host's.
 
     From the link `but_from` it does not: there the host itself answers.
@@ -303,7 +407,7 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenPort:
     """A port of a container that is reached at the container's own address, as far as its network admits."""
 
     protocol: str
@@ -318,7 +422,7 @@ class Opening:
 class Entrance:
     """A link that pynet made on one of others, by which the host takes in only what is of a container, or for one.
 
-    `admits` says from whom: whom the host's routes reach by that link and who is a `Resident` there, whom the
+    `admits` says from whom: whom the host's routes reach by that link and who is a `Member` there, whom the
     routes reach by it ("link"), or by it or by any link of the host's own on a parent ("shims").
     """
 
@@ -344,7 +448,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Resident:
+class Member:
     """A container on a shared link."""
 
     link: str
@@ -356,30 +460,27 @@ class Resident:
 
 Made = Bridge | Dummy | Upper | Veth
 Object = Made | Adopted | Parent | Up | Hairpin | Address | Route | LinkSysctl
-Intent = Segment | Entrance | Guard | Resident | Publication | Opening | Relaying | Strangers
+Intent = Segment | Entrance | Guard | Member | PortForward | OpenPort | Relaying | Strangers
 HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
 @dataclass(frozen=True)
-class Interior:
-    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there.
-
-    `ways` are routes: a destination with its next hop, None for what is on the link itself.
-    """
+class SandboxInterface:
+    """What a link is in its sandbox, where the engine sees to it, and pynet only to what was lost there."""
 
     prefix: str
     addresses: tuple[IPNetwork, ...] = ()
-    ways: tuple[tuple[IPNetwork, IPAddress | None], ...] = ()
+    ways: tuple[StaticRoute, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything one owner (`network:<id>` or `endpoint:<id>`) wants.
+    """Everything that one owner wants.
 
     `trial` is a link like those to come, which is made and removed once to learn what only the kernel knows.
     """
 
-    owner: str
+    owner: Owner
     settings: tuple[HostSetting, ...] = ()
     objects: tuple[Object, ...] = ()
     intents: tuple[Intent, ...] = ()
@@ -388,7 +489,7 @@ class Plan:
     @property
     def links(self) -> frozenset[str]:
         """All links that the plan makes, both ends of a pair."""
-        return frozenset(name for one in self.objects if isinstance(one, Made) for name in one.links)
+        return frozenset(name for one in self.objects for name in one.links)
 
     @property
     def guarded(self) -> tuple[HostSetting, ...]:
@@ -408,31 +509,30 @@ class Plan:
     @property
     def foreign(self) -> frozenset[str]:
         """Links that the network needs and others made."""
-        return frozenset(one.link for one in self.objects if isinstance(one, Adopted | Parent))
+        return frozenset(name for one in self.objects for name in one.foreign)
 
     @property
-    def published(self) -> tuple[Publication, ...]:
+    def published(self) -> tuple[PortForward, ...]:
         """The host ports that lead into a container."""
-        return tuple(one for one in self.intents if isinstance(one, Publication))
+        return tuple(one for one in self.intents if isinstance(one, PortForward))
 
     @property
     def anchors(self) -> tuple[str, ...]:
         """Links that stay on the host while the endpoint lives: when one is gone, so is its sandbox."""
-        return tuple(one.name for one in self.objects if isinstance(one, Veth))
+        return tuple(name for one in self.objects for name in one.anchors)
 
     @property
     def moving(self) -> tuple[str, ...]:
         """Links that are on the host only while the endpoint is in no sandbox."""
-        pairs = [one.peer for one in self.objects if isinstance(one, Veth)]
-        return (*pairs, *(one.name for one in self.objects if isinstance(one, Upper) and one.moves))
+        return tuple(name for one in self.objects for name in one.moving)
 
     @property
     def lowers(self) -> tuple[str, ...]:
         """Links on which those stand that move into a sandbox: without them there is nothing to move."""
-        return tuple(one.lower for one in self.objects if isinstance(one, Upper) and one.moves)
+        return tuple(name for one in self.objects for name in one.lowers)
 
     def __str__(self) -> str:
-        return "\n".join([self.owner, *(f"  {part}" for part in self.settings + self.objects + self.intents)])
+        return "\n".join([str(self.owner), *(f"  {part}" for part in self.settings + self.objects + self.intents)])
 
 
 def bracketed(address: IPAddress) -> str:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from netaddr import INET_PTON, AddrFormatError, IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, shortened
 
+
+@dataclass(frozen=True)
+class PoolUse:
+    """How much of a pool is held; `range` is the part that addresses are given from, None for all of it."""
+
+    subnet: IPNetwork
+    range: IPNetwork | None
+    space: str
+    size: int
+    used: int
+
+
+#: An address space and a subnet: what one LAN has in one space, another may have in the other.
+PoolKey = tuple[str, IPNetwork]
 #: Where pools come from when none is asked for: private space (RFC 1918) that is rarely in use.
 POOLS4 = (IPNetwork("10.192.0.0/10"), IPNetwork("172.16.0.0/12"), IPNetwork("192.168.0.0/16"))
 POOL4_LENGTH = 24

@@ -5,22 +5,40 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import InvalidRequest
-from pynetdriver.messages import PortBinding
 from pynetdriver.model import Endpoint, PortMapping
-from pynetdriver.pool import parse_address
 
-#: IANA protocol numbers that can be published; the engine knows ICMP too, which has no ports.
-PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 #: Those that `kernel.relay` carries where the kernel does not translate.
 _RELAYED = ("tcp", "udp")
 _BROADCAST = 0xFFFFFFFF
 #: Such addresses are one link's each, which `-p` cannot name (RFC 4007).
 _LINK_LOCAL6 = IPNetwork("fe80::/10")
 _LOOPBACK6 = IPAddress("::1")
+
+
+class PortBinding(Struct, frozen=True):
+    """A `-p`: a container's port, and the host's address and ports that are to lead there.
+
+    Without a host address it is the network's to choose; host port 0 asks for any; `host_port_end` ends the range to
+    choose from, 0 for none.
+    """
+
+    protocol: str
+    port: int
+    host_address: IPAddress | None = None
+    host_port: int = 0
+    host_port_end: int = 0
+
+
+class RequestedPorts(Struct, frozen=True):
+    """All of a container's `-p`; `six_to_four` lets a port on IPv6 lead to a container that has IPv4 alone."""
+
+    bindings: tuple[PortBinding, ...] = ()
+    six_to_four: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,27 +70,20 @@ def port_requests(
         six_to_four: whether a container that has IPv4 alone is published on IPv6; if not, others see to that.
 
     Raises:
-        InvalidRequest: an unknown protocol, a bad address, a range that ends before it starts, or an
+        InvalidRequest: an address on which nobody reaches this host, a range that ends before it starts, or an
             address of a family in which the container cannot be reached.
     """
     requests: dict[PortRequest, None] = {}
     for binding in bindings:
-        protocol = _protocol(binding)
         high = binding.host_port_end or binding.host_port
         if high < binding.host_port or (high and not binding.host_port):
             raise InvalidRequest(f"host port range {binding.host_port}-{high} is empty")
         if endpoint.address4 is None and endpoint.address6 is None:
             raise InvalidRequest("cannot publish a port: the container has no address on this network")
-        addresses = _host_addresses(binding.host_ip, protocol, endpoint, defaults, six_to_four)
+        addresses = _host_addresses(binding, endpoint, defaults, six_to_four)
         if addresses:
-            requests[PortRequest(protocol, addresses, binding.host_port, high, binding.port)] = None
+            requests[PortRequest(binding.protocol, addresses, binding.host_port, high, binding.port)] = None
     return list(requests)
-
-
-def _protocol(binding: PortBinding) -> str:
-    if binding.protocol not in PROTOCOLS:
-        raise InvalidRequest(f"cannot publish protocol number {binding.protocol}; only tcp, udp and sctp have ports")
-    return PROTOCOLS[binding.protocol]
 
 
 def split_opened(
@@ -88,10 +99,10 @@ def split_opened(
     opened: dict[PortMapping, None] = {}
     left = []
     for binding in bindings:
-        given = parse_address(binding.host_ip, "host address") if binding.host_ip else None
+        given = binding.host_address
         for net in (endpoint.address4, endpoint.address6):
             if net is not None and net.version in versions and (given is None or given.version == net.version):
-                opened[PortMapping(_protocol(binding), IPAddress(0, net.version), 0, binding.port)] = None
+                opened[PortMapping(binding.protocol, IPAddress(0, net.version), 0, binding.port)] = None
         if given is None or given.version not in versions:
             left.append(binding)
     kept = {net.version: net for net in (endpoint.address4, endpoint.address6) if net and net.version not in versions}
@@ -109,18 +120,21 @@ def translated_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> I
     return None if address is None or address in _LINK_LOCAL6 else address
 
 
-def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool = False) -> tuple[IPAddress, ...]:
+def relayed_to(
+    mapping: PortMapping, addresses: Mapping[int, IPAddress], isolated: bool = False
+) -> tuple[IPAddress, ...]:
     """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should.
 
     Args:
         addresses: the container's, by IP version.
-        apart: the endpoint's network keeps its containers apart, so what they send to the port comes untranslated.
+        isolated: containers of the endpoint's network do not reach each other: what they send to the port comes
+            untranslated.
     """
     host = mapping.host_address
     if mapping.protocol not in _RELAYED:
         return ()
     if translated_to(mapping, addresses) is not None:
-        of_containers = apart and not host.is_loopback()
+        of_containers = isolated and not host.is_loopback()
         if not of_containers and (host.version == 4 or int(host) != 0):
             return ()
     versions = (4, 6) if host.version == 4 else (6, 4)
@@ -136,15 +150,15 @@ def broadcasts_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> t
 
 
 def _host_addresses(
-    host_ip: str, protocol: str, endpoint: Endpoint, defaults: tuple[IPAddress, ...], six_to_four: bool
+    binding: PortBinding, endpoint: Endpoint, defaults: tuple[IPAddress, ...], six_to_four: bool
 ) -> tuple[IPAddress, ...]:
+    protocol, given = binding.protocol, binding.host_address
     versions = [net.version for net in (endpoint.address4, endpoint.address6) if net is not None]
-    if not host_ip:
+    if given is None:
         # Who binds to one address of IPv4 does not want to be open on all of IPv6; who binds to IPv6 alone does.
         means_six = not any(map(int, defaults)) or all(one.version == 6 for one in defaults)
         relays = six_to_four and protocol in _RELAYED and versions == [4] and means_six
         return tuple(one for one in defaults if one.version in versions or relays)
-    given = parse_address(host_ip, "host address")
     if given.is_multicast() or int(given) == _BROADCAST or given.is_ipv4_mapped() or given in _LINK_LOCAL6:
         raise InvalidRequest(f"cannot publish on {given}: it is not an address that others reach this host by")
     if given == _LOOPBACK6 and protocol not in _RELAYED:

@@ -1,28 +1,34 @@
 """Backends: what networks and endpoints look like on the host. One file each, pure, found by name.
 
-A backend module has `Options` (a dataclass of its options, see `pynetdriver.options`) and the functions
-of the `Backend` protocol below. Its module name is the value of `-o backend=`.
+A backend module has one subclass of `Backend`, and its name is the value of `-o backend=`. What several have in
+common is in modules whose names begin with `_`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from itertools import combinations
 from pkgutil import iter_modules
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Generic, TypeVar
 
+from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.errors import InvalidOption
-from pynetdriver.messages import StaticRoute
+from pynetdriver.errors import InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Network, Station
-from pynetdriver.options import declared, option
-from pynetdriver.plan import Interior, Plan
+from pynetdriver.options import declared, option, parse_options
+from pynetdriver.plan import Plan, SandboxInterface, StaticRoute
+from pynetdriver.pool import overlap
 
 #: RFC 8200, section 5.
 IPV6_MINIMUM_MTU = 1280
+#: Destinations of default routes.
+EVERYWHERE = {4: IPNetwork("0.0.0.0/0"), 6: IPNetwork("::/0")}
 #: Why an endpoint cannot have an address of the host.
 OWN_ADDRESS = (
     "address {} is this host's own; choose another, and keep containers from it with --aux-address or --ip-range when"
@@ -54,13 +60,13 @@ class Publishing:
     """How ports of a network are published.
 
     `addresses`, one of a family at most, are those of the host where a port without one is. In the IP versions
-    `untranslated` ports are opened at the container's address, not on the host. Containers that are kept `apart` do
-    not reach each other, so that the host relays when one asks a port of another.
+    `untranslated` ports are opened at the container's address, not on the host. `isolated` containers do not reach
+    each other, so that the host relays when one asks a port of another.
     """
 
     addresses: tuple[IPAddress, ...]
     untranslated: frozenset[int] = frozenset()
-    apart: bool = False
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,9 @@ class EngineOptions:
     )
 
 
+Chosen = TypeVar("Chosen", bound=EngineOptions)
+
+
 def mtu_option(shown: str) -> Any:
     """Declare the field `mtu: int | None`; `shown` says where it comes from if it is not given."""
     return option(
@@ -124,6 +133,13 @@ def check_mtu(network: Network, mtu: int | None) -> None:
     """Refuse an MTU that is too small for IPv6 (RFC 8200, section 5). Raises InvalidOption."""
     if mtu is not None and mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
         raise InvalidOption.value("com.docker.network.driver.mtu", str(mtu), f"{IPV6_MINIMUM_MTU} to 65535 with IPv6")
+
+
+def check_subnets(network: Network) -> None:
+    """Refuse subnets of one network that overlap. Raises InvalidRequest."""
+    for one, other in combinations(network.subnets, 2):
+        if overlap(one.pool, other.pool):
+            raise InvalidRequest(f"subnet {one.pool} overlaps {other.pool}, both of this network; choose others")
 
 
 def has_ipv6(network: Network) -> bool:
@@ -167,6 +183,11 @@ def mac_client_id(mac: str) -> bytes:
     return bytes.fromhex("01" + mac.replace(":", ""))
 
 
+def with_mac_client_id(endpoint: Endpoint) -> Endpoint:
+    """Have an endpoint whose MAC was given be itself for a DHCP server."""
+    return replace(endpoint, client_id=mac_client_id(endpoint.mac).hex()) if endpoint.mac_given else endpoint
+
+
 def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
     """Tell the way out by IP version: that of the subnet in which the endpoint is, none of an internal network."""
     found: dict[int, IPAddress] = {}
@@ -174,7 +195,7 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
         found[4] = endpoint.lease.gateway
     for given in (endpoint.address4, endpoint.address6):
         for subnet in network.subnets:
-            gateway = subnet.way_out or subnet.gateway
+            gateway = subnet.default_gateway or subnet.gateway
             if given is not None and given.ip in subnet.pool and gateway and not network.internal:
                 found[given.version] = gateway
     return {version: gateway for version, gateway in found.items() if version not in endpoint.cut_off}
@@ -183,32 +204,31 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
 def leased_routes(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ...]:
     """Tell the routes that a DHCP server gave; an internal network has none."""
     routes = endpoint.lease.routes if endpoint.lease and not network.internal else ()
-    return tuple(
-        StaticRoute(str(to), 0, str(next_hop)) if int(next_hop) else StaticRoute(str(to), 1) for to, next_hop in routes
-    )
+    return tuple(StaticRoute(to, next_hop if int(next_hop) else None) for to, next_hop in routes)
 
 
-def interior(attachment: Attachment, endpoint: Endpoint) -> Interior:
+def sandbox_interface(attachment: Attachment, endpoint: Endpoint) -> SandboxInterface:
     """Tell what the engine made of an endpoint's link in its sandbox; one whose lease is lost has no IPv4 address."""
     has_lost = endpoint.lease is not None and endpoint.lease.lease_s == 0
     addresses = [endpoint.address6, *([] if has_lost else [endpoint.address4])]
-    ways = [
-        (IPNetwork(one.destination), IPAddress(one.next_hop) if one.next_hop else None) for one in attachment.routes
-    ]
-    for everywhere, gateway in (("0.0.0.0/0", attachment.gateway4), ("::/0", attachment.gateway6)):
-        if gateway is not None:
-            ways.append((IPNetwork(everywhere), gateway))
-    return Interior(attachment.prefix, tuple(one for one in addresses if one is not None), tuple(ways))
+    gateways = [one for one in (attachment.gateway4, attachment.gateway6) if one is not None]
+    ways = (*attachment.routes, *(StaticRoute(EVERYWHERE[one.version], one) for one in gateways))
+    return SandboxInterface(attachment.prefix, tuple(one for one in addresses if one is not None), ways)
 
 
-class Backend(Protocol):
-    """A module of this package. Its functions are pure; options are parsed before any of them."""
+class Backend(ABC, Generic[Chosen]):
+    """A kind of network. Its methods are pure, and parse the options of the network that they are asked about."""
 
-    Options: type[Any]
+    #: A dataclass of the options that users type; see `pynetdriver.options`.
+    Options: type[Chosen]
     #: Options that say which backend is meant where `backend` does not.
-    IMPLIED_BY: tuple[str, ...]
+    IMPLIED_BY: ClassVar[tuple[str, ...]] = ()
     #: Whether the facts of its links are those of the present rather than those of when the network was made.
-    FOLLOWS_HOST: bool
+    FOLLOWS_HOST: ClassVar[bool] = False
+
+    def options(self, network: Network) -> Chosen:
+        """Read what the user typed. Raises InvalidOption."""
+        return parse_options(self.Options, network.options)
 
     def named_links(self, network: Network, uplink: str | None) -> tuple[str, ...]:
         """Name the links on which the network is to stand, whose facts the following functions then find.
@@ -216,59 +236,60 @@ class Backend(Protocol):
         Args:
             uplink: the link that carries the host's default route.
         """
-        ...
+        return ()
 
     def skipped_gateways(self, given: Mapping[str, str], internal: bool) -> frozenset[int]:
         """Tell the IP versions for which a network of these options needs no gateway address."""
-        ...
+        return frozenset()
 
+    @abstractmethod
     def check(
         self, network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]
     ) -> None:
         """Refuse what cannot work, or clashes with other networks or the host's addresses, given by link."""
-        ...
 
+    @abstractmethod
     def network_plan(self, network: Network) -> Plan:
         """Tell what a network wants to exist."""
-        ...
 
+    @abstractmethod
     def endpoint_plan(self, network: Network, endpoint: Endpoint) -> Plan:
         """Tell what an endpoint wants to exist, its published ports included."""
-        ...
 
     def lan(self, network: Network) -> Lan | None:
         """Tell on which LAN containers have their addresses beside other machines; None if there are no others."""
-        ...
+        return None
 
     def station(self, network: Network, endpoint: Endpoint) -> Station | None:
         """Tell who asks the LAN's DHCP server for the endpoint's address, None if it is not to be asked.
 
         An endpoint that has no client id yet gets one.
         """
-        ...
+        return None
 
     def host_addresses(self, network: Network) -> dict[IPNetwork, IPAddress | None]:
         """Tell the subnets in which the host takes an address besides a gateway's, and the one that the user named."""
-        ...
+        return {}
 
     def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Refuse an endpoint that the network cannot have, or complete it with what the network decides."""
-        ...
+        return endpoint
 
     def publishing(self, network: Network) -> Publishing | None:
         """Tell how ports are published; None if containers are reached at their own addresses alone."""
-        ...
+        return None
 
+    @abstractmethod
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
         """Tell what Join answers."""
-        ...
 
 
 DEFAULT = "bridge"
 NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
 
 
-def backend_named(name: str) -> Backend:
+@cache
+def backend_named(name: str) -> Backend[Any]:
     """Find a backend.
 
     Raises:
@@ -276,7 +297,13 @@ def backend_named(name: str) -> Backend:
     """
     if name not in NAMES:
         raise InvalidOption.value("backend", name, ", ".join(NAMES))
-    return cast(Backend, import_module(f"{__name__}.{name}"))
+    module = import_module(f"{__name__}.{name}")
+    (backend,) = (
+        one
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, Backend) and one.__module__ == module.__name__
+    )
+    return backend()
 
 
 def owners_of(option: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
+from typing import ClassVar, TypeVar
 
 from netaddr import IPAddress, IPNetwork
 
@@ -13,12 +15,15 @@ from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     OWN_ADDRESS,
     Attachment,
+    Backend,
     EngineOptions,
     Lan,
     check_dhcp,
     check_mtu,
+    check_subnets,
     conflict_check_option,
     dhcp_option,
+    dhcp_station,
     gateways,
     has_ipv6,
     leased_routes,
@@ -26,8 +31,7 @@ from pynetdriver.backends import (
     prefix_option,
 )
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
-from pynetdriver.messages import StaticRoute
-from pynetdriver.model import Endpoint, Link, Network
+from pynetdriver.model import Endpoint, Link, Network, Station
 from pynetdriver.names import OUR_NAMES, VLAN_NAME, bridge_name, container_link, network_mac, shim_link, shim_mac
 from pynetdriver.options import option
 from pynetdriver.plan import (
@@ -36,11 +40,13 @@ from pynetdriver.plan import (
     Entrance,
     Intent,
     LinkSysctl,
+    Member,
     Object,
+    Owner,
     Parent,
     Plan,
-    Resident,
     Route,
+    StaticRoute,
     Up,
     Upper,
 )
@@ -110,6 +116,9 @@ class ParentOptions(EngineOptions):
     conflict_check: bool = conflict_check_option("not in ipvlan's l3 modes, where nobody else is in the subnet")
 
 
+P = TypeVar("P", bound=ParentOptions)
+
+
 def parent_name(network: Network) -> str | None:
     """Name the parent; a network that is to be kept in, and was given none, has one of its own that leads nowhere."""
     given = network.options.get("parent")
@@ -121,62 +130,178 @@ def lower(network: Network) -> Link | None:
     return next(iter(network.facts.links), None)
 
 
-def named_links(network: Network, uplink: str | None) -> tuple[str, ...]:
-    """The parent, and the link under it if it can be made on that."""
-    given = network.options.get("parent")
-    parent = given or (None if network.internal else uplink)
-    if parent is None:
-        return ()
-    vlan = VLAN_NAME.fullmatch(parent)
-    return (parent, vlan["lower"]) if vlan and given else (parent,)
+class ParentBackend(Backend[P]):
+    """Links on a parent. A subclass says what tells them from those of another kind or mode."""
 
+    FOLLOWS_HOST: ClassVar[bool] = True
 
-def check(
-    network: Network,
-    options: ParentOptions,
-    networks: Mapping[str, Network],
-    addresses: Iterable[tuple[str, IPNetwork]],
-) -> None:
-    """Refuse a parent that cannot carry the network, an MTU that it has not, and other networks in the way."""
-    check_mtu(network, options.mtu)
-    name = parent_name(network)
-    if name is None:
-        raise InvalidRequest("this host has no default route to take the parent from; give one with -o parent=LINK")
-    if not _is_own(network, options):
-        choices = {owner for owner, _ in addresses} - {"", "lo"}
-        parent = _check_parent(network, name, sorted(one for one in choices if not OUR_NAMES.fullmatch(one)))
-        if options.mtu is not None and options.mtu > parent.mtu:
-            raise InvalidOption(
-                f'parent "{parent.name}" has MTU {parent.mtu}, so mtu cannot be {options.mtu}; raise it'
-            )
-        if options.mtu is None and parent.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
-            raise InvalidRequest(
-                f'parent "{parent.name}" has MTU {parent.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
-            )
-    if options.dhcp:
-        check_dhcp(network)
-        if _is_own(network, options):
-            raise InvalidOption("dhcp=true contradicts --internal without a parent, which leads to no DHCP server")
-    if options.host_access and network.internal:
-        raise InvalidOption("host_access contradicts --internal, which lets nothing in or out; leave one out")
-    for one, other in combinations(network.subnets, 2):
-        if overlap(one.pool, other.pool):
-            raise InvalidRequest(f"subnet {one.pool} overlaps {other.pool}, both of this network; choose others")
-    for there in networks.values():
-        if there.backend not in KINDS or parent_name(there) != name:
-            continue
-        if there.backend != network.backend:
-            raise Conflict(
-                f'parent "{name}" carries {there.backend} network {there.id[:12]}, and the kernel takes one kind on a'
-                f" link; use backend={there.backend}, a VLAN like parent={name}.50, or another parent"
-            )
-        for ours, theirs in product(network.subnets, there.subnets):
-            if overlap(ours.pool, theirs.pool):
-                raise NetworkInTheWay(
-                    f'subnet {ours.pool} overlaps {theirs.pool} of network {there.id[:12]} on parent "{name}";'
-                    " choose another --subnet",
-                    there.id,
+    @abstractmethod
+    def attributes(self, options: P) -> Attributes:
+        """Tell what the links of a network of these options are."""
+
+    @abstractmethod
+    def client_id(self, endpoint: Endpoint) -> bytes:
+        """Tell whom a DHCP server takes a new endpoint for (option 61, its type byte first)."""
+
+    def named_links(self, network: Network, uplink: str | None) -> tuple[str, ...]:
+        """The parent, and the link under it if it can be made on that."""
+        given = network.options.get("parent")
+        parent = given or (None if network.internal else uplink)
+        if parent is None:
+            return ()
+        vlan = VLAN_NAME.fullmatch(parent)
+        return (parent, vlan["lower"]) if vlan and given else (parent,)
+
+    def skipped_gateways(self, given: Mapping[str, str], internal: bool) -> frozenset[int]:
+        """Those of an internal network, which has no way out."""
+        return frozenset({4, 6}) if internal else frozenset()
+
+    def check(
+        self, network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]
+    ) -> None:
+        """Refuse a parent that cannot carry the network, an MTU that it has not, and other networks in the way."""
+        options = self.options(network)
+        check_mtu(network, options.mtu)
+        name = parent_name(network)
+        if name is None:
+            raise InvalidRequest("this host has no default route to take the parent from; give one with -o parent=LINK")
+        if not _is_own(network, options):
+            choices = {owner for owner, _ in addresses} - {"", "lo"}
+            parent = _check_parent(network, name, sorted(one for one in choices if not OUR_NAMES.fullmatch(one)))
+            if options.mtu is not None and options.mtu > parent.mtu:
+                raise InvalidOption(
+                    f'parent "{parent.name}" has MTU {parent.mtu}, so mtu cannot be {options.mtu}; raise it'
                 )
+            if options.mtu is None and parent.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
+                raise InvalidRequest(
+                    f'parent "{parent.name}" has MTU {parent.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
+                )
+        if options.dhcp:
+            check_dhcp(network)
+            if _is_own(network, options):
+                raise InvalidOption("dhcp=true contradicts --internal without a parent, which leads to no DHCP server")
+        if options.host_access and network.internal:
+            raise InvalidOption("host_access contradicts --internal, which lets nothing in or out; leave one out")
+        check_subnets(network)
+        for there in networks.values():
+            if there.backend not in KINDS or parent_name(there) != name:
+                continue
+            if there.backend != network.backend:
+                raise Conflict(
+                    f'parent "{name}" carries {there.backend} network {there.id[:12]}, and the kernel takes one kind on'
+                    f" a link; use backend={there.backend}, a VLAN like parent={name}.50, or another parent"
+                )
+            for ours, theirs in product(network.subnets, there.subnets):
+                if overlap(ours.pool, theirs.pool):
+                    raise NetworkInTheWay(
+                        f'subnet {ours.pool} overlaps {theirs.pool} of network {there.id[:12]} on parent "{name}";'
+                        " choose another --subnet",
+                        there.id,
+                    )
+
+    def network_plan(self, network: Network) -> Plan:
+        """The parent if it is to be made, and the host's own link on it if host and containers reach each other."""
+        options = self.options(network)
+        attributes = self.attributes(options)
+        parent = parent_name(network) or ""
+        there = network.facts.link(parent)
+        vlan = VLAN_NAME.fullmatch(parent)
+        objects: list[Object] = []
+        entrances: list[Intent] = []
+        if _is_own(network, options):
+            objects += [Dummy(parent, network_mac(network.id), options.mtu or network.facts.uplink_mtu)]
+        elif vlan and (there is None or there.ours):
+            objects += [
+                Parent(vlan["lower"]),
+                Upper("vlan", parent, vlan["lower"], (("id", int(vlan["id"])),), shared=True),
+                # The host itself has no business there: it would take an address and a default route from any router.
+                LinkSysctl("ipv6", parent, "disable_ipv6", "1"),
+                Up(parent),
+            ]
+            entrances.append(Entrance(parent, "link" if attributes.own_mac else "shims"))
+        else:
+            objects += [Parent(parent)]
+        if options.host_access:
+            objects += _shim(network, parent, attributes)
+            entrances.append(Entrance(shim_link(parent), "residents" if attributes.own_mac else "link"))
+        # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
+        trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
+        return Plan(
+            Owner.network(network.id),
+            objects=tuple(objects),
+            intents=tuple(entrances),
+            trial=trial if objects == [Parent(parent)] else None,
+        )
+
+    def endpoint_plan(self, network: Network, endpoint: Endpoint) -> Plan:
+        """A link that moves into the sandbox, and the host's routes to it."""
+        options = self.options(network)
+        attributes = self.attributes(options)
+        parent = parent_name(network) or ""
+        link = Upper(
+            attributes.kind,
+            container_link(endpoint.id),
+            parent,
+            attributes.container,
+            mac=endpoint.mac if attributes.own_mac else None,
+            mtu=_mtu(network, endpoint, options),
+            moves=True,
+        )
+        routes = []
+        members = [Member(shim_link(parent), endpoint.mac)] if options.host_access and attributes.own_mac else []
+        if options.host_access:
+            given = [one for one in (endpoint.address4, endpoint.address6) if one is not None]
+            routes = [Route(shim_link(parent), one.ip, _source(network, one)) for one in given]
+        return Plan(Owner.endpoint(endpoint.id), objects=(link, *routes), intents=tuple(members))
+
+    def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Refuse the addresses that the host has on the parent."""
+        taken = {one.host for one in network.subnets} if self.options(network).host_access else set()
+        taken |= _own_addresses(network)
+        for address in endpoint.addresses.values():
+            if address in taken:
+                raise Conflict(OWN_ADDRESS.format(address))
+        return endpoint
+
+    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+        """The container, on the parent."""
+        if not self.options(network).dhcp:
+            return None
+        return dhcp_station(parent_name(network) or "", endpoint, self.client_id(endpoint))
+
+    def lan(self, network: Network) -> Lan | None:
+        """The parent, unless it is the network's own."""
+        options = self.options(network)
+        return None if _is_own(network, options) else Lan(parent_name(network) or "", options.conflict_check)
+
+    def host_addresses(self, network: Network) -> dict[IPNetwork, IPAddress | None]:
+        """Tell the address that the host's own link has in each subnet, if the user named it."""
+        given = self.options(network).host_access
+        if not given:
+            return {}
+        named = {one.pool: one.host for one in network.subnets}
+        if isinstance(given, IPAddress):
+            pool = next((one.pool for one in network.subnets if given in one.pool), None)
+            if pool is None:
+                raise InvalidOption(_NOT_FREE.format(f"host_access={given}"))
+            named[pool] = given
+        for subnet in network.subnets:
+            address = named[subnet.pool]
+            if address is None:
+                continue
+            if address not in subnet.pool or not is_host_address(address, subnet.pool) or address == subnet.gateway:
+                who = f"host_access={address}" if address == given else f"--aux-address host={address}"
+                raise InvalidOption(_NOT_FREE.format(who))
+            if address in _own_addresses(network):
+                raise InvalidOption(f"the host has {address} already; name an address of its own for the network")
+        return named
+
+    def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
+        """The link, the LAN's router, and routes to addresses of the host for which its own link does not answer."""
+        options = self.options(network)
+        ways = gateways(network, endpoint)
+        routes = leased_routes(network, endpoint) + (_routes_to_host(network, endpoint) if options.host_access else ())
+        return Attachment(container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), routes)
 
 
 def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
@@ -211,39 +336,6 @@ def _check_parent(network: Network, name: str, choices: list[str]) -> Link:
     return parent
 
 
-def network_plan(network: Network, options: ParentOptions, attributes: Attributes) -> Plan:
-    """The parent if it is to be made, and the host's own link on it if host and containers reach each other."""
-    parent = parent_name(network) or ""
-    there = network.facts.link(parent)
-    vlan = VLAN_NAME.fullmatch(parent)
-    objects: list[Object] = []
-    entrances: list[Intent] = []
-    if _is_own(network, options):
-        objects += [Dummy(parent, network_mac(network.id), options.mtu or network.facts.uplink_mtu)]
-    elif vlan and (there is None or there.ours):
-        objects += [
-            Parent(vlan["lower"]),
-            Upper("vlan", parent, vlan["lower"], (("id", int(vlan["id"])),), shared=True),
-            # The host itself has no business there: it would take an address and a default route from any router.
-            LinkSysctl("ipv6", parent, "disable_ipv6", "1"),
-            Up(parent),
-        ]
-        entrances.append(Entrance(parent, "link" if attributes.own_mac else "shims"))
-    else:
-        objects += [Parent(parent)]
-    if options.host_access:
-        objects += _shim(network, parent, attributes)
-        entrances.append(Entrance(shim_link(parent), "residents" if attributes.own_mac else "link"))
-    # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
-    trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
-    return Plan(
-        f"network:{network.id}",
-        objects=tuple(objects),
-        intents=tuple(entrances),
-        trial=trial if objects == [Parent(parent)] else None,
-    )
-
-
 def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]:
     """The host's own link on the parent, of the same kind as containers': the parent itself they do not reach."""
     name = shim_link(parent)
@@ -270,26 +362,6 @@ def _shim(network: Network, parent: str, attributes: Attributes) -> list[Object]
     ]
 
 
-def endpoint_plan(network: Network, endpoint: Endpoint, options: ParentOptions, attributes: Attributes) -> Plan:
-    """A link that moves into the sandbox, and the host's routes to it."""
-    parent = parent_name(network) or ""
-    link = Upper(
-        attributes.kind,
-        container_link(endpoint.id),
-        parent,
-        attributes.container,
-        mac=endpoint.mac if attributes.own_mac else None,
-        mtu=_mtu(network, endpoint, options),
-        moves=True,
-    )
-    routes = []
-    residents = [Resident(shim_link(parent), endpoint.mac)] if options.host_access and attributes.own_mac else []
-    if options.host_access:
-        given = [one for one in (endpoint.address4, endpoint.address6) if one is not None]
-        routes = [Route(shim_link(parent), one.ip, _source(network, one)) for one in given]
-    return Plan(f"endpoint:{endpoint.id}", objects=(link, *routes), intents=tuple(residents))
-
-
 def _source(network: Network, given: IPNetwork) -> IPAddress | None:
     """Tell by which of its addresses the host turns to a container: its own in that subnet, or the parent's."""
     own = [one.host for one in network.subnets if one.host and given.ip in one.pool]
@@ -306,53 +378,8 @@ def _mtu(network: Network, endpoint: Endpoint, options: ParentOptions) -> int | 
     return min(leased, parent.mtu) if parent else leased
 
 
-def admitted(network: Network, endpoint: Endpoint, options: ParentOptions) -> Endpoint:
-    """Refuse the addresses that the host has on the parent."""
-    taken = {subnet.host for subnet in network.subnets if options.host_access}
-    taken |= _own_addresses(network)
-    for address in endpoint.addresses.values():
-        if address in taken:
-            raise Conflict(OWN_ADDRESS.format(address))
-    return endpoint
-
-
-def lan(network: Network, options: ParentOptions) -> Lan | None:
-    """The parent, unless it is the network's own."""
-    return None if _is_own(network, options) else Lan(parent_name(network) or "", options.conflict_check)
-
-
-def host_addresses(network: Network, options: ParentOptions) -> dict[IPNetwork, IPAddress | None]:
-    """Tell the address that the host's own link has in each subnet, if the user named it."""
-    given = options.host_access
-    if not given:
-        return {}
-    named = {one.pool: one.host for one in network.subnets}
-    if isinstance(given, IPAddress):
-        pool = next((one.pool for one in network.subnets if given in one.pool), None)
-        if pool is None:
-            raise InvalidOption(_NOT_FREE.format(f"host_access={given}"))
-        named[pool] = given
-    for subnet in network.subnets:
-        address = named[subnet.pool]
-        if address is None:
-            continue
-        if address not in subnet.pool or not is_host_address(address, subnet.pool) or address == subnet.gateway:
-            who = f"host_access={address}" if address == given else f"--aux-address host={address}"
-            raise InvalidOption(_NOT_FREE.format(who))
-        if address in _own_addresses(network):
-            raise InvalidOption(f"the host has {address} already; name an address of its own for the network")
-    return named
-
-
 def _own_addresses(network: Network) -> set[IPAddress]:
     return {one.ip for link in network.facts.links for one in link.addresses}
-
-
-def attachment(network: Network, endpoint: Endpoint, options: ParentOptions) -> Attachment:
-    """The link, the LAN's router, and routes to what the host has besides addresses that its own link answers for."""
-    ways = gateways(network, endpoint)
-    routes = leased_routes(network, endpoint) + (_routes_to_host(network, endpoint) if options.host_access else ())
-    return Attachment(container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), routes)
 
 
 def _routes_to_host(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, ...]:
@@ -368,7 +395,7 @@ def _routes_to_host(network: Network, endpoint: Endpoint) -> tuple[StaticRoute, 
             if next_hop is None or given is None or one.version != given.version or one.ip.is_link_local():
                 continue
             if one.version == 6 or one.ip not in given.cidr:
-                found.append(StaticRoute(f"{one.ip}/{32 if one.version == 4 else 128}", 0, str(next_hop)))
+                found.append(StaticRoute(IPNetwork(one.ip), next_hop))
     return tuple(dict.fromkeys(found))
 
 

@@ -2,71 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
 from typing import Literal
 
-from msgspec.structs import replace
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress
 
 from pynetdriver import options as kinds
 from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
-    Attachment,
-    EngineOptions,
     Lan,
-    Publishing,
     check_dhcp,
-    check_mtu,
     conflict_check_option,
     dhcp_option,
     dhcp_station,
-    gateways,
     has_ipv6,
-    leased_routes,
     mac_client_id,
-    mtu_option,
-    prefix_option,
+    with_mac_client_id,
 )
-from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
+from pynetdriver.backends._bridged import (
+    Admits,
+    BridgedBackend,
+    BridgedOptions,
+    check_host_bindings,
+    forwarding,
+    gateway_address,
+    localnet,
+)
+from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
-from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, container_link, host_link, network_mac
+from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, host_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import (
-    Address,
-    Adopted,
-    Bridge,
-    Crossing,
-    Forwarding,
-    Guard,
-    Hairpin,
-    HostSetting,
-    Intent,
-    LinkSysctl,
-    Object,
-    Opening,
-    Plan,
-    Publication,
-    Relaying,
-    Resident,
-    Segment,
-    Veth,
-)
-from pynetdriver.pool import overlap
-from pynetdriver.portmap import broadcasts_to, translated_to
+from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Member, Owner, Plan, Segment, Veth
 
 #: Gateway modes, and what each lets in from elsewhere.
-_ADMITS: dict[str, Literal["published", "open", "all"]] = {
+_ADMITS: dict[str, Admits] = {
     "nat": "published",
     "nat-unprotected": "all",
     "routed": "open",
     "isolated": "published",
 }
 _mode = kinds.choice(*_ADMITS)
-#: Addresses of which are each link's own (RFC 4291, section 2.5.6), so that the host has others in it elsewhere.
-_LINK_LOCAL6 = IPNetwork("fe80::/64")
-_MULTICAST6 = IPNetwork("ff00::/8")
 
 
 def _parse_default_bridge(text: str) -> bool:
@@ -76,11 +53,9 @@ def _parse_default_bridge(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Options(EngineOptions):
+class BridgeOptions(BridgedOptions):
     """`docker network create -o`; names and meanings as in the engine's bridge driver."""
 
-    mtu: int | None = mtu_option("that of the default-route link")
-    prefix: str = prefix_option()
     bridge: str | None = option(
         "com.docker.network.bridge.name",
         kind=kinds.link_name,
@@ -88,31 +63,6 @@ class Options(EngineOptions):
         default=None,
         shown="`pn-` and 12 characters of the network's id",
         unset="",
-    )
-    icc: bool = option(
-        "com.docker.network.bridge.enable_icc",
-        kind=kinds.boolean,
-        meaning="containers of the network reach each other",
-        default=True,
-    )
-    masquerade: bool = option(
-        "com.docker.network.bridge.enable_ip_masquerade",
-        kind=kinds.boolean,
-        meaning="traffic that leaves the network takes the host's address",
-        default=True,
-    )
-    host_binding4: IPAddress = option(
-        "com.docker.network.bridge.host_binding_ipv4",
-        kind=kinds.any_address,
-        meaning="where `-p` without an address publishes, IPv4; one of IPv6 publishes there alone",
-        default=IPAddress("0.0.0.0"),
-    )
-    host_binding6: IPAddress | None = option(
-        "com.docker.network.bridge.host_binding_ipv6",
-        kind=kinds.address(6),
-        meaning="where `-p` without an address publishes, IPv6",
-        default=None,
-        shown="`::`, nowhere if the other host binding is given",
     )
     inhibit4: bool = option(
         "com.docker.network.bridge.inhibit_ipv4",
@@ -185,277 +135,173 @@ class Options(EngineOptions):
     )
 
 
-IMPLIED_BY: tuple[str, ...] = ()
-FOLLOWS_HOST = False
+class BridgeBackend(BridgedBackend[BridgeOptions]):
+    """A bridge of the network's own, or one that was there and is adopted: then it leads to a LAN."""
 
+    Options = BridgeOptions
 
-def named_links(network: Network, uplink: str | None) -> tuple[str, ...]:
-    """The bridge, if the user named one: it may exist."""
-    name = parse_options(Options, network.options).bridge
-    return (name,) if name else ()
+    def named_links(self, network: Network, uplink: str | None) -> tuple[str, ...]:
+        """The bridge, if the user named one: it may exist."""
+        name = self.options(network).bridge
+        return (name,) if name else ()
 
+    def skipped_gateways(self, given: Mapping[str, str], internal: bool) -> frozenset[int]:
+        """Families whose gateway address would be on no link."""
+        options = parse_options(self.Options, given)
+        return frozenset({*_hostless(options), *((4,) if options.inhibit4 and internal else ())})
 
-def skipped_gateways(given: Mapping[str, str], internal: bool) -> frozenset[int]:
-    """Families whose gateway address would be on no link."""
-    options = parse_options(Options, given)
-    skipped = {version for version, mode in _modes(options).items() if mode == "isolated"}
-    return frozenset(skipped | ({4} if options.inhibit4 and internal else set()))
+    def admits(self, options: BridgeOptions) -> Mapping[int, Admits]:
+        """What the gateway modes say."""
+        return {version: _ADMITS[mode] for version, mode in _modes(options).items()}
 
+    def source(self, options: BridgeOptions, version: int) -> IPAddress | Literal["link"] | None:
+        """The address of the host that the user named, if one is taken at all."""
+        source = super().source(options, version)
+        return source and (_sources(options)[version] or source)
 
-def check(network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]) -> None:
-    """Refuse contradictions, a taken bridge, a subnet that overlaps or holds an address of the host."""
-    options = parse_options(Options, network.options)
-    addresses = list(addresses)
-    _check_options(network, options, {address.ip for _, address in addresses})
-    name = _bridge(network)
-    for other in networks.values():
-        if other.backend != network.backend:
-            continue
-        if _bridge(other) == name:
-            raise Conflict(f'bridge "{name}" belongs to network {other.id[:12]}; choose another name')
-        for ours, theirs in product(network.subnets, other.subnets):
-            if overlap(ours.pool, theirs.pool):
-                raise NetworkInTheWay(
-                    f"subnet {ours.pool} overlaps {theirs.pool} of network {other.id[:12]}; choose another --subnet",
-                    other.id,
-                )
-    link = _found(network)
-    if link is not None and (link.kind != Bridge.kind or link.master):
-        what = f'a port of "{link.master}"' if link.master else f"a {link.kind}, not a bridge"
-        raise Conflict(f'"{name}" exists on this host and is {what}; choose another name')
-    if ENGINE_BRIDGE.fullmatch(name):
-        raise Conflict(f'"{name}" is a name that the engine gives to bridges of its own; choose another one')
-    if OUR_NAMES.fullmatch(name) and name != bridge_name(network.id):
-        raise Conflict(f'"{name}" is a name that pynet gives to links of its own; choose another one')
-    for one, other_one in combinations(network.subnets, 2):
-        if overlap(one.pool, other_one.pool):
-            raise InvalidRequest(f"subnet {one.pool} overlaps {other_one.pool}, both of this network; choose others")
-    for subnet in network.subnets:
-        if subnet.pool in _MULTICAST6 or (subnet.pool != _LINK_LOCAL6 and overlap(subnet.pool, _LINK_LOCAL6)):
+    def reached_by_trusted(self, options: BridgeOptions) -> frozenset[int]:
+        """Those in which ports are the only way in."""
+        modes = _modes(options).items() if options.trusted else ()
+        return frozenset(version for version, mode in modes if mode == "nat")
+
+    def default_mtu(self, network: Network, options: BridgeOptions) -> int:
+        """That of an adopted bridge."""
+        adopted = self._adopted(network, options)
+        return adopted.mtu if adopted else super().default_mtu(network, options)
+
+    def has_gateway(self, subnet: Subnet, options: BridgeOptions) -> bool:
+        """Not if that is inhibited, nor in an isolated network."""
+        version = subnet.pool.version
+        inhibited = (options.inhibit4 and version == 4) or version in _hostless(options)
+        return super().has_gateway(subnet, options) and not inhibited
+
+    def segment(self, network: Network, options: BridgeOptions) -> Segment:
+        """The edge, as gateway modes and trust have it; an adopted bridge is shared with others."""
+        segment = super().segment(network, options)
+        return dataclasses.replace(
+            segment,
+            anti_spoof=options.anti_spoof,
+            trusted=options.trusted,
+            shared=self._adopted(network, options) is not None,
+            hostless=tuple(one.version for one in segment.crossings if one.version in _hostless(options)),
+        )
+
+    def check_options(self, network: Network, options: BridgeOptions, addresses: set[IPAddress]) -> None:
+        """Refuse contradictions, and an address to take outside that is not the host's."""
+        link = self._found(network, options)
+        if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
             raise InvalidRequest(
-                f"subnet {subnet.pool} holds no addresses of containers: it is multicast, or a part of {_LINK_LOCAL6};"
-                " choose another --subnet"
+                f'bridge "{link.name}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
             )
-        for owner, address in addresses:
-            if address.ip in subnet.pool and owner != name and subnet.pool != _LINK_LOCAL6:
-                raise Conflict(f"subnet {subnet.pool} holds this host's address {address.ip}; choose another --subnet")
+        check_host_bindings(options)
+        if options.dhcp:
+            check_dhcp(network)
+            if not self._adopted(network, options):
+                raise InvalidOption(
+                    "dhcp=true needs a bridge that leads to the LAN: name one that exists with"
+                    " com.docker.network.bridge.name, or use backend=macvlan"
+                )
+        for version, mode in _modes(options).items():
+            if mode == "isolated" and not network.internal:
+                raise InvalidOption(f"gateway_mode_ipv{version}=isolated needs --internal, or choose another mode")
+            source = _sources(options)[version]
+            if source is None:
+                continue
+            if not options.masquerade or mode == "routed":
+                other = f"gateway_mode_ipv{version}=routed" if mode == "routed" else "enable_ip_masquerade=false"
+                raise InvalidOption(f"host_ipv{version}={source} contradicts {other}, which keeps addresses; give one")
+            if source not in addresses:
+                raise InvalidOption(f"host_ipv{version}={source} is no address of this host; give one that it has")
 
+    def check_bridge(self, network: Network, options: BridgeOptions) -> None:
+        """Refuse a link that is no bridge, and names that the engine or pynet gives."""
+        name, link = self.bridge(network, options), self._found(network, options)
+        if link is not None and (link.kind != Bridge.kind or link.master):
+            what = f'a port of "{link.master}"' if link.master else f"a {link.kind}, not a bridge"
+            raise Conflict(f'"{name}" exists on this host and is {what}; choose another name')
+        if ENGINE_BRIDGE.fullmatch(name):
+            raise Conflict(f'"{name}" is a name that the engine gives to bridges of its own; choose another one')
+        if OUR_NAMES.fullmatch(name) and name != bridge_name(network.id):
+            raise Conflict(f'"{name}" is a name that pynet gives to links of its own; choose another one')
 
-def _check_options(network: Network, options: Options, addresses: set[IPAddress]) -> None:
-    check_mtu(network, options.mtu)
-    link = _found(network)
-    if link is not None and options.mtu is None and link.mtu < IPV6_MINIMUM_MTU and has_ipv6(network):
-        raise InvalidRequest(
-            f'bridge "{_bridge(network)}" has MTU {link.mtu}, and IPv6 needs {IPV6_MINIMUM_MTU}; raise it'
-        )
-    if options.host_binding4.version == 6 and options.host_binding6 is not None:
-        raise InvalidOption(
-            f"host_binding_ipv4={options.host_binding4} and host_binding_ipv6={options.host_binding6} are both of IPv6;"
-            " give one"
-        )
-    if options.dhcp:
-        check_dhcp(network)
-        if not _adopted(network):
-            raise InvalidOption(
-                "dhcp=true needs a bridge that leads to the LAN: name one that exists with"
-                " com.docker.network.bridge.name, or use backend=macvlan"
-            )
-    for version, mode in _modes(options).items():
-        if mode == "isolated" and not network.internal:
-            raise InvalidOption(f"gateway_mode_ipv{version}=isolated needs --internal, or choose another mode")
-        source = _sources(options)[version]
-        if source is None:
-            continue
-        if not options.masquerade or mode == "routed":
-            other = f"gateway_mode_ipv{version}=routed" if mode == "routed" else "enable_ip_masquerade=false"
-            raise InvalidOption(f"host_ipv{version}={source} contradicts {other}, which keeps addresses; give one")
-        if source not in addresses:
-            raise InvalidOption(f"host_ipv{version}={source} is no address of this host; give one that it has")
-
-
-def network_plan(network: Network) -> Plan:
-    """A bridge with its gateway addresses; of one that was there before, only the addresses that it lacks."""
-    options = parse_options(Options, network.options)
-    name, adopted = _bridge(network), _adopted(network)
-    versions = sorted({subnet.pool.version for subnet in network.subnets})
-    # 127.0.0.1:port on the host leads into the network; the ruleset drops foreign packets to 127/8.
-    sysctls = [LinkSysctl("ipv4", name, "route_localnet", "1")]
-    if 6 in versions:
-        sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
-        if not adopted:
-            sysctls.append(LinkSysctl("ipv6", name, "accept_ra", "0"))
-            # The link-local address is the source of forwarded neighbour solicitations: with duplicate
-            # address detection the first container of a network would be out of reach for two seconds.
-            sysctls.append(LinkSysctl("ipv6", name, "accept_dad", "0"))
-            if options.mode6 == "isolated":
-                # No link-local address either (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h): containers would reach
-                # the host by it. It would come with the first port, so this comes in time.
-                sysctls.append(LinkSysctl("ipv6", name, "addr_gen_mode", "1"))
-    elif not adopted:
-        sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "1"))
-    settings: list[HostSetting] = [] if network.internal else [Forwarding(version) for version in versions]
-    objects: list[Object] = []
-    found = _found(network)
-    if adopted and found:
-        objects.append(Adopted(name, found.mtu, found.up))
+    def network_plan(self, network: Network) -> Plan:
+        """A bridge with its gateway addresses; of one that was there before, only the addresses that it lacks."""
+        options = self.options(network)
+        adopted = self._adopted(network, options)
+        if adopted is None:
+            return super().network_plan(network)
+        name, there = adopted.name, {one.ip for one in adopted.addresses}
+        sysctls = [localnet(name)]
+        if has_ipv6(network):
+            sysctls.append(LinkSysctl("ipv6", name, "disable_ipv6", "0"))
         # Without it the kernel would take the user's addresses along with a gateway that came before them.
-        settings += [*sysctls, LinkSysctl("ipv4", name, "promote_secondaries", "1")]
-    else:
-        objects += [Bridge(name, network_mac(network.id), _mtu(network)), *sysctls]
-    there = {one.ip for one in found.addresses} if found and adopted else set()
-    objects += [
-        Address(name, IPNetwork(f"{subnet.gateway}/{subnet.pool.prefixlen}"), stays=adopted)
-        for subnet in network.subnets
-        if _is_on_bridge(subnet, options) and subnet.gateway not in there
-    ]
-    modes, sources = _modes(options), _sources(options)
-    segment = Segment(
-        link=name,
-        subnets=tuple(subnet.pool for subnet in network.subnets),
-        crossings=tuple(
-            Crossing(
-                version,
-                _ADMITS[modes[version]],
-                (sources[version] or "link") if options.masquerade and modes[version] != "routed" else None,
-            )
-            for version in versions
-        ),
-        internal=network.internal,
-        isolated=not options.icc,
-        anti_spoof=options.anti_spoof,
-        trusted=options.trusted,
-        shared=adopted,
-        hostless=tuple(version for version in versions if modes[version] == "isolated"),
-    )
-    return Plan(f"network:{network.id}", tuple(settings), tuple(objects), (segment,))
+        sysctls.append(LinkSysctl("ipv4", name, "promote_secondaries", "1"))
+        addresses = (
+            Address(name, gateway_address(one), stays=True)
+            for one in network.subnets
+            if self.has_gateway(one, options) and one.gateway not in there
+        )
+        return Plan(
+            Owner.network(network.id),
+            (*forwarding(network), *sysctls),
+            (Adopted(name, adopted.mtu, adopted.up), *addresses),
+            (self.segment(network, options),),
+        )
+
+    def pair(self, network: Network, endpoint: Endpoint, options: BridgeOptions) -> Veth:
+        """A port of an adopted bridge is locked; the container's end has the MTU that a DHCP server named, if less."""
+        pair = super().pair(network, endpoint, options)
+        leased = endpoint.lease.mtu if endpoint.lease else None
+        locked = self._adopted(network, options) is not None and (options.anti_spoof or network.internal)
+        is_less = leased is not None and options.mtu is None and leased < pair.mtu
+        return dataclasses.replace(pair, locked=locked, peer_mtu=leased if is_less else None)
+
+    def endpoint_plan(self, network: Network, endpoint: Endpoint) -> Plan:
+        """A pair and its published ports; on an adopted bridge also what keeps the container to what is its own."""
+        plan = super().endpoint_plan(network, endpoint)
+        options, link = self.options(network), host_link(endpoint.id)
+        if not self._adopted(network, options):
+            return plan
+        own: list[Intent] = [Member(self.bridge(network, options), endpoint.mac)]
+        own += [Guard(link, "ra")] if options.ra_guard else []
+        own += [Guard(link, "dhcp")] if options.dhcp_guard else []
+        return dataclasses.replace(plan, intents=(*own, *plan.intents))
+
+    def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Any endpoint; one whose MAC was given is itself for a DHCP server."""
+        return with_mac_client_id(endpoint) if self.options(network).dhcp else endpoint
+
+    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+        """The container's MAC on the bridge; what is for that alone passes at the host's end of its pair."""
+        options = self.options(network)
+        if not options.dhcp:
+            return None
+        return dhcp_station(
+            self.bridge(network, options), endpoint, mac_client_id(endpoint.mac), (host_link(endpoint.id),)
+        )
+
+    def lan(self, network: Network) -> Lan | None:
+        """The bridge if it was adopted; on one of its own a network is by itself."""
+        options = self.options(network)
+        adopted = self._adopted(network, options)
+        return Lan(adopted.name, options.conflict_check) if adopted else None
+
+    def _found(self, network: Network, options: BridgeOptions) -> Link | None:
+        return network.facts.link(self.bridge(network, options))
+
+    def _adopted(self, network: Network, options: BridgeOptions) -> Link | None:
+        """Find the bridge as it was if others made it."""
+        link = self._found(network, options)
+        return link if link is not None and not link.ours else None
 
 
-def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
-    """A veth pair whose host end is a port of the bridge, and its published ports."""
-    options = parse_options(Options, network.options)
-    link = host_link(endpoint.id)
-    intents: list[Intent] = []
-    if _adopted(network):
-        intents.append(Resident(_bridge(network), endpoint.mac))
-        intents += [Guard(link, "ra")] if options.ra_guard else []
-        intents += [Guard(link, "dhcp")] if options.dhcp_guard else []
-    openings: dict[Opening, None] = {}
-    addresses, translated = endpoint.addresses, False
-    for port in endpoint.ports:
-        address = translated_to(port, addresses)
-        if address is None:
-            if not port.host_address.is_loopback():
-                intents.append(Relaying(port.protocol, port.host_port))
-            continue
-        if broadcasts_to(port, addresses):
-            intents.append(Relaying(port.protocol, port.host_port))
-        if port.host_port:
-            to = (port.protocol, port.host_address, port.host_port, address, port.port)
-            intents.append(Publication(*to, but_from=None if options.icc else _bridge(network)))
-            translated = options.icc
-        if not port.host_port or (options.trusted and _modes(options)[address.version] == "nat"):
-            openings[Opening(port.protocol, address, port.port)] = None
-    veth = Veth(
-        name=link,
-        peer=container_link(endpoint.id),
-        peer_mac=endpoint.mac,
-        mtu=_mtu(network),
-        bridge=_bridge(network),
-        isolated=not options.icc,
-        locked=_adopted(network) and (options.anti_spoof or network.internal),
-        peer_mtu=_leased_mtu(network, endpoint),
-    )
-    return Plan(
-        owner=f"endpoint:{endpoint.id}",
-        objects=(veth, Hairpin(link)) if translated else (veth,),
-        intents=(*intents, *openings),
-    )
-
-
-def admitted(network: Network, endpoint: Endpoint) -> Endpoint:
-    """Any endpoint; one whose MAC was given is itself for a DHCP server."""
-    if parse_options(Options, network.options).dhcp and endpoint.mac_given:
-        return replace(endpoint, client_id=mac_client_id(endpoint.mac).hex())
-    return endpoint
-
-
-def station(network: Network, endpoint: Endpoint) -> Station | None:
-    """The container's MAC on the bridge; what is for that alone passes at the host's end of its pair."""
-    if not parse_options(Options, network.options).dhcp:
-        return None
-    return dhcp_station(_bridge(network), endpoint, mac_client_id(endpoint.mac), (host_link(endpoint.id),))
-
-
-def lan(network: Network) -> Lan | None:
-    """The bridge if it was adopted; on one of its own a network is by itself."""
-    return Lan(_bridge(network), parse_options(Options, network.options).conflict_check) if _adopted(network) else None
-
-
-def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:
-    """None: the bridge has the gateway's address."""
-    return {}
-
-
-def publishing(network: Network) -> Publishing:
-    """On the host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
-    options = parse_options(Options, network.options)
-    if options.host_binding6 is not None:
-        addresses: tuple[IPAddress, ...] = (options.host_binding4, options.host_binding6)
-    elif int(options.host_binding4) or options.host_binding4.version == 6:
-        addresses = (options.host_binding4,)
-    else:
-        addresses = (options.host_binding4, IPAddress("::"))
-    untranslated = frozenset(version for version, mode in _modes(options).items() if mode == "routed")
-    return Publishing(addresses, untranslated, apart=not options.icc)
-
-
-def attachment(network: Network, endpoint: Endpoint) -> Attachment:
-    """The veth's other end, and the bridge's addresses as gateways unless the network is internal."""
-    options = parse_options(Options, network.options)
-    ways = gateways(network, endpoint)
-    return Attachment(
-        container_link(endpoint.id), options.prefix, ways.get(4), ways.get(6), leased_routes(network, endpoint)
-    )
-
-
-def _modes(options: Options) -> dict[int, str]:
+def _modes(options: BridgeOptions) -> dict[int, str]:
     return {4: options.mode4, 6: options.mode6}
 
 
-def _sources(options: Options) -> dict[int, IPAddress | None]:
+def _sources(options: BridgeOptions) -> dict[int, IPAddress | None]:
     return {4: options.source4, 6: options.source6}
 
 
-def _is_on_bridge(subnet: Subnet, options: Options) -> bool:
-    """Tell whether the bridge itself takes the gateway address."""
-    version = subnet.pool.version
-    inhibited = version == 4 and options.inhibit4
-    return subnet.gateway is not None and not inhibited and _modes(options)[version] != "isolated"
-
-
-def _found(network: Network) -> Link | None:
-    return network.facts.link(_bridge(network))
-
-
-def _adopted(network: Network) -> bool:
-    link = _found(network)
-    return link is not None and not link.ours
-
-
-def _bridge(network: Network) -> str:
-    return parse_options(Options, network.options).bridge or bridge_name(network.id)
-
-
-def _leased_mtu(network: Network, endpoint: Endpoint) -> int | None:
-    """The MTU that a DHCP server names, unless the user did or the bridge has less."""
-    leased = endpoint.lease.mtu if endpoint.lease else None
-    named = parse_options(Options, network.options).mtu
-    return leased if leased is not None and named is None and leased < _mtu(network) else None
-
-
-def _mtu(network: Network) -> int:
-    mtu = parse_options(Options, network.options).mtu
-    if mtu is None:
-        link = _found(network)
-        mtu = link.mtu if link and not link.ours else network.facts.uplink_mtu
-    return max(mtu, IPV6_MINIMUM_MTU) if has_ipv6(network) else mtu
+def _hostless(options: BridgeOptions) -> frozenset[int]:
+    return frozenset(version for version, mode in _modes(options).items() if mode == "isolated")

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPNetwork
 
 from pynetdriver import options as kinds
-from pynetdriver.backends import Attachment, Lan, _parent, dhcp_station, mac_client_id
+from pynetdriver.backends import mac_client_id, with_mac_client_id
+from pynetdriver.backends._parent import Attributes, ParentBackend, ParentOptions, lower, parent_name
 from pynetdriver.errors import Conflict, InvalidOption
-from pynetdriver.model import Endpoint, Network, Station
-from pynetdriver.options import option, parse_options
+from pynetdriver.model import Endpoint, Network
+from pynetdriver.options import option
 from pynetdriver.plan import Plan, Promiscuity
 
 #: linux/if_link.h, MACVLAN_MODE_….
@@ -21,7 +22,7 @@ _MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 
 @dataclass(frozen=True)
-class Options(_parent.ParentOptions):
+class MacvlanOptions(ParentOptions):
     """`docker network create -o`; names and meanings as in the engine's macvlan driver."""
 
     mode: str = option(
@@ -40,97 +41,54 @@ class Options(_parent.ParentOptions):
     )
 
 
-IMPLIED_BY = ("macvlan_mode",)
-FOLLOWS_HOST = True
+class MacvlanBackend(ParentBackend[MacvlanOptions]):
+    """Containers are reached at their own addresses, by their own MACs."""
 
+    Options = MacvlanOptions
+    IMPLIED_BY = ("macvlan_mode",)
 
-named_links = _parent.named_links
+    def attributes(self, options: MacvlanOptions) -> Attributes:
+        """In passthru mode the one link has the parent's MAC."""
+        mode, shim = (("mode", _MODES[options.mode]),), (("mode", _MODES["bridge"]),)
+        return Attributes("macvlan", mode, shim, own_mac=options.mode != "passthru")
 
+    def client_id(self, endpoint: Endpoint) -> bytes:
+        """The container's MAC."""
+        return mac_client_id(endpoint.mac)
 
-def skipped_gateways(given: Mapping[str, str], internal: bool) -> frozenset[int]:
-    """Those of an internal network, which has no way out."""
-    return frozenset({4, 6}) if internal else frozenset()
-
-
-def check(network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]) -> None:
-    """Refuse what every parent does, and what modes exclude."""
-    options = _options(network)
-    _parent.check(network, options, networks, addresses)
-    if options.host_access and options.mode in ("private", "passthru"):
-        raise InvalidOption(
-            f"host_access contradicts macvlan_mode={options.mode}, in which the kernel lets a container reach nothing"
-            " else on this host; use macvlan_mode=bridge"
-        )
-    if options.promiscuous and network.internal and options.parent is None:
-        raise InvalidOption("promiscuous contradicts --internal without a parent; leave one out")
-    parent = _parent.parent_name(network)
-    for other in networks.values():
-        shared = other.backend == network.backend and _parent.parent_name(other) == parent
-        if shared and "passthru" in (options.mode, _options(other).mode):
-            raise Conflict(
-                f'parent "{parent}" carries network {other.id[:12]}, and macvlan_mode=passthru shares it with no'
-                " other; use another parent"
+    def check(
+        self, network: Network, networks: Mapping[str, Network], addresses: Iterable[tuple[str, IPNetwork]]
+    ) -> None:
+        """Refuse what every parent does, and what modes exclude."""
+        super().check(network, networks, addresses)
+        options = self.options(network)
+        if options.host_access and options.mode in ("private", "passthru"):
+            raise InvalidOption(
+                f"host_access contradicts macvlan_mode={options.mode}, in which the kernel lets a container reach"
+                " nothing else on this host; use macvlan_mode=bridge"
             )
+        if options.promiscuous and network.internal and options.parent is None:
+            raise InvalidOption("promiscuous contradicts --internal without a parent; leave one out")
+        parent = parent_name(network)
+        for other in networks.values():
+            shared = other.backend == network.backend and parent_name(other) == parent
+            if shared and "passthru" in (options.mode, self.options(other).mode):
+                raise Conflict(
+                    f'parent "{parent}" carries network {other.id[:12]}, and macvlan_mode=passthru shares it with no'
+                    " other; use another parent"
+                )
 
+    def network_plan(self, network: Network) -> Plan:
+        """The parent, its promiscuity, and the host's own link on it."""
+        plan = super().network_plan(network)
+        if not self.options(network).promiscuous:
+            return plan
+        return dataclasses.replace(plan, settings=(Promiscuity(parent_name(network) or ""),))
 
-def network_plan(network: Network) -> Plan:
-    """The parent, its promiscuity, and the host's own link on it."""
-    options = _options(network)
-    plan = _parent.network_plan(network, options, _attributes(options))
-    if not options.promiscuous:
-        return plan
-    return dataclasses.replace(plan, settings=(Promiscuity(_parent.parent_name(network) or ""),))
-
-
-def endpoint_plan(network: Network, endpoint: Endpoint) -> Plan:
-    """A macvlan link and the host's routes to it."""
-    options = _options(network)
-    return _parent.endpoint_plan(network, endpoint, options, _attributes(options))
-
-
-def admitted(network: Network, endpoint: Endpoint) -> Endpoint:
-    """In passthru mode a container that was given no MAC has the parent's: another would become the parent's too."""
-    options = _options(network)
-    endpoint = _parent.admitted(network, endpoint, options)
-    parent = _parent.lower(network)
-    if options.mode == "passthru" and not endpoint.mac_given and parent:
-        endpoint = replace(endpoint, mac=parent.mac, mac_given=True)
-    if options.dhcp and endpoint.mac_given:
-        endpoint = replace(endpoint, client_id=mac_client_id(endpoint.mac).hex())
-    return endpoint
-
-
-def station(network: Network, endpoint: Endpoint) -> Station | None:
-    """The container's MAC, on the parent."""
-    if not _options(network).dhcp:
-        return None
-    return dhcp_station(_parent.parent_name(network) or "", endpoint, mac_client_id(endpoint.mac))
-
-
-def lan(network: Network) -> Lan | None:
-    """The parent."""
-    return _parent.lan(network, _options(network))
-
-
-def host_addresses(network: Network) -> dict[IPNetwork, IPAddress | None]:
-    """Those of a network with host access."""
-    return _parent.host_addresses(network, _options(network))
-
-
-def publishing(network: Network) -> None:
-    """Containers are reached at their own addresses."""
-
-
-def attachment(network: Network, endpoint: Endpoint) -> Attachment:
-    """The link and the LAN's router."""
-    return _parent.attachment(network, endpoint, _options(network))
-
-
-def _options(network: Network) -> Options:
-    return parse_options(Options, network.options)
-
-
-def _attributes(options: Options) -> _parent.Attributes:
-    return _parent.Attributes(
-        "macvlan", (("mode", _MODES[options.mode]),), (("mode", _MODES["bridge"]),), own_mac=options.mode != "passthru"
-    )
+    def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """In passthru mode one without a given MAC has the parent's: another would become the parent's too."""
+        options, parent = self.options(network), lower(network)
+        endpoint = super().admitted(network, endpoint)
+        if options.mode == "passthru" and not endpoint.mac_given and parent:
+            endpoint = replace(endpoint, mac=parent.mac, mac_given=True)
+        return with_mac_client_id(endpoint) if options.dhcp else endpoint

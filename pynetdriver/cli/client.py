@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pynetdriver.answers import Network
+from pynetdriver.admin.answers import Network
 from pynetdriver.errors import PynetError
-from pynetdriver.host import admin_socket
+from pynetdriver.paths import admin_socket
 
 T = TypeVar("T")
 

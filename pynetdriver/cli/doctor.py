@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from pynetdriver.answers import Network, Status
+from pynetdriver.admin.answers import Network, Status
 from pynetdriver.cli import tables
 from pynetdriver.cli.client import Daemon, Silence, T, ask_engine, named
 from pynetdriver.cli.options import json_option, sockets_option
 from pynetdriver.errors import PynetError
-from pynetdriver.host import STATE_DIR
+from pynetdriver.paths import STATE_DIR
 
 #: A daemon that is silent for so long is a finding.
 _DAEMON_S = 5.0

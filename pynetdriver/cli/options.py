@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pynetdriver.host import HOST, MANAGED, SOCKET
+from pynetdriver.paths import HOST, MANAGED, SOCKET
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from pynetdriver.answers import Network, PublishedPort, Reconciliation, Status
+from pynetdriver.admin.answers import Network, PublishedPort, Reconciliation, Status
 from pynetdriver.cli import tables
 from pynetdriver.cli.client import Daemon, named
 from pynetdriver.cli.options import json_option, sockets_option

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tabulate import tabulate
 
-from pynetdriver.answers import Endpoint, Finding, Network, Port, PublishedPort, Reconciliation, Status
+from pynetdriver.admin.answers import Endpoint, Finding, Network, Port, PublishedPort, Reconciliation, Status
 
 _SHORT = 12
 P = TypeVar("P", bound=Port)

@@ -20,12 +20,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pynetdriver.answers import Finding
+from pynetdriver.admin.answers import Finding
 from pynetdriver.doctor import addresses, daemon, firewall, kernel, links
 from pynetdriver.doctor.facts import Plugin, Told
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host
-from pynetdriver.host import MANAGED
+from pynetdriver.paths import MANAGED
 
 __all__ = ["Plugin", "Told", "examine", "unseen"]
 

@@ -12,7 +12,7 @@ from netaddr import IPAddress, IPNetwork
 from pyroute2 import DiagSocket
 from pyroute2.netlink.exceptions import NetlinkError
 
-from pynetdriver.answers import Finding, Network, Port
+from pynetdriver.admin.answers import Finding, Network, Port
 from pynetdriver.doctor.facts import Way, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, text

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pynetdriver import __version__
-from pynetdriver.answers import Finding
+from pynetdriver.admin.answers import Finding
 from pynetdriver.descriptors import given
 from pynetdriver.doctor.facts import title
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host, peer, text
-from pynetdriver.host import SOCKET, seen
+from pynetdriver.paths import SOCKET, seen
 
 #: Where the engine looks after its own folder for sockets (moby, pkg/plugins/discovery.go).
 _SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))

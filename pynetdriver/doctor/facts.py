@@ -9,7 +9,7 @@ from pathlib import Path
 
 from netaddr import IPNetwork
 
-from pynetdriver.answers import Network, Status
+from pynetdriver.admin.answers import Network, Status
 from pynetdriver.names import LINK_GROUP
 from pynetdriver.plan import Bridge
 

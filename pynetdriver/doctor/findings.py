@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pynetdriver.answers import Finding
+from pynetdriver.admin.answers import Finding
 
 
 def error(check: str, what: str, *, command: str) -> Finding:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.answers import Finding, Network
+from pynetdriver.admin.answers import Finding, Network
 from pynetdriver.doctor.facts import BaseChain, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import SOMEWHERE, Host

@@ -25,15 +25,15 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.nftables.main import NFTables
 
-from pynetdriver.answers import Network
+from pynetdriver.admin.answers import Network
 from pynetdriver.doctor.facts import BaseChain, HostAddress, HostRoute, Link, Table, Told, Way, is_ours
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import xtables
 from pynetdriver.firewall.library import Context, load
-from pynetdriver.host import SOCKET, STATE_DIR, folder_beside, seen
+from pynetdriver.kernel.rtnetlink import route_socket
 from pynetdriver.kernel.settings import ROOT
-from pynetdriver.kernel.wire import route_socket
 from pynetdriver.nlmsg import attribute, order
+from pynetdriver.paths import SOCKET, STATE_DIR, folder_beside, seen
 from pynetdriver.plan import Bridge
 
 #: linux/if.h, linux/if_link.h: the link is up; something is at its other end.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from netaddr import IPAddress
 
-from pynetdriver.answers import Finding
+from pynetdriver.admin.answers import Finding
 from pynetdriver.doctor.facts import HostAddress, is_ours, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import SOMEWHERE, Host

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from pynetdriver.answers import Finding, Network
+from pynetdriver.admin.answers import Finding, Network
 from pynetdriver.doctor.facts import Link, is_ours, title, versions
 from pynetdriver.doctor.findings import error, warning
 from pynetdriver.doctor.host import Host

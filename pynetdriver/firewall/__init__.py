@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from pynetdriver.plan import Intent
+from pynetdriver.plan import Intent, Owner
 
 Direction = Literal["in", "out"]
 
@@ -66,8 +66,8 @@ class Firewall(Protocol):
 
     #: nftables or iptables.
     kind: str
-    #: How often `mend` is to be called: often where the kernel does not tell of changes.
-    mend_every_s: float
+    #: How often `repair` is to be called: often where the kernel does not tell of changes.
+    check_every_s: float
 
     @property
     def is_empty(self) -> bool:
@@ -78,11 +78,11 @@ class Firewall(Protocol):
         """List the IP versions whose strangers are kept apart by rules that are there, whoever wrote them."""
         ...
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents; none removes it. Raises HostError, with nothing changed."""
         ...
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything, in one transaction or one for each table."""
         ...
 
@@ -90,7 +90,7 @@ class Firewall(Protocol):
         """Say which bridges are the engine's own, to which containers of pynet have no way of their own."""
         ...
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write everything anew if somebody removed or changed some of it; tells whether that was so."""
         ...
 

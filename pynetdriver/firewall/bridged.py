@@ -23,7 +23,7 @@ from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.nftables import Nftables
 from pynetdriver.firewall.tables import Table
 from pynetdriver.firewall.transaction import Form
-from pynetdriver.plan import Guard, Intent
+from pynetdriver.plan import Guard, Intent, Owner
 
 log = structlog.get_logger()
 
@@ -73,8 +73,8 @@ class Bridged:
         self._nftables = Nftables(BRIDGED, BARE, DECLARATIONS, _FORMS)
         self._inner = inner
         self.kind = inner.kind
-        self.mend_every_s = inner.mend_every_s
-        self._owners: dict[str, frozenset[Guard]] = {}
+        self.check_every_s = inner.check_every_s
+        self._owners: dict[Owner, frozenset[Guard]] = {}
         self._lock = asyncio.Lock()
         #: Why the kernel took no table when it was written last; said once, and no damage.
         self._refused = ""
@@ -88,7 +88,7 @@ class Bridged:
         """List the IP versions whose strangers are kept apart by rules that are there, whoever wrote them."""
         return self._inner.kept_apart()
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         guards, others = _parted(intents)
         former = self._owners.get(owner, frozenset())
@@ -101,7 +101,7 @@ class Bridged:
                 await self._set(owner, former)
             raise
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything."""
         async with self._lock:
             parted = {owner: _parted(intents) for owner, intents in owners.items()}
@@ -118,7 +118,7 @@ class Bridged:
         """Say which bridges are the engine's own."""
         await self._inner.set_engine_bridges(bridges)
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write everything anew if somebody removed or changed some of it."""
         wrong = False
         try:
@@ -133,8 +133,8 @@ class Bridged:
                 else:
                     self._refused = ""
         finally:
-            is_mended = await self._inner.mend()
-        return is_mended or wrong
+            is_repaired = await self._inner.repair()
+        return is_repaired or wrong
 
     async def rewrite(self) -> None:
         """Write everything anew."""
@@ -155,7 +155,7 @@ class Bridged:
             found = await asyncio.to_thread(self._difference) if self._owners else []
         return [*found, *await self._inner.differences()]
 
-    async def _set(self, owner: str, guards: frozenset[Guard]) -> None:
+    async def _set(self, owner: Owner, guards: frozenset[Guard]) -> None:
         async with self._lock:
             former = self._owners.get(owner, frozenset())
             first = not self._owners
@@ -173,7 +173,7 @@ class Bridged:
                 self._keep(owner, former)
                 raise
 
-    def _keep(self, owner: str, guards: frozenset[Guard]) -> None:
+    def _keep(self, owner: Owner, guards: frozenset[Guard]) -> None:
         if guards:
             self._owners[owner] = guards
         else:

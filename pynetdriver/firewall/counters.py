@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Direction, Flow
 from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
-from pynetdriver.plan import Publication
+from pynetdriver.plan import PROTOCOLS, PortForward
 
 _GET_ELEMENTS = 10 << 8 | 13  # NFNL_SUBSYS_NFTABLES and NFT_MSG_GETSETELEM
 _INET = 1  # NFPROTO_INET
@@ -33,7 +33,6 @@ _SETS = {
     "traffic6_at": struct.Struct("=B3x16sB3x2s2x16s"),
 }
 _WAYS: tuple[Direction, Direction] = ("in", "out")  # IP_CT_DIR_ORIGINAL and IP_CT_DIR_REPLY
-_PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 
 
 class Counted(NamedTuple):
@@ -47,7 +46,7 @@ class Counted(NamedTuple):
 
 
 def attributed(
-    counters: Mapping[Counted, Count], published: Iterable[Publication]
+    counters: Mapping[Counted, Count], published: Iterable[PortForward]
 ) -> tuple[dict[Flow, Count], list[Counted]]:
     """Assign counters to published ports; also name those of what is not published."""
     ports = {(one.protocol, one.host_port, str(one.host_address)): str(one.address) for one in published}
@@ -108,7 +107,7 @@ def _counted(way: int, *parts: Any) -> Counted:
     return Counted(
         _WAYS[way],
         socket.inet_ntop(family, *asked or [any_address]),
-        _PROTOCOLS[protocol],
+        PROTOCOLS[protocol],
         int.from_bytes(port),
         socket.inet_ntop(family, container),
     )

@@ -29,7 +29,7 @@ from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, EngineBridges, Firewall, Flow, chains, xtables
 from pynetdriver.firewall.chains import FIRST, JUMPS, USER, Chains, Content, Table
 from pynetdriver.firewall.xtables import XtablesError
-from pynetdriver.plan import Intent
+from pynetdriver.plan import Intent, Owner
 
 log = structlog.get_logger()
 
@@ -60,7 +60,7 @@ class IptablesFirewall:
     """A `Firewall` in chains of its own, which exist while there is any owner."""
 
     kind = "iptables"
-    mend_every_s = 1.0
+    check_every_s = 1.0
 
     def __init__(self, former: Firewall | None = None) -> None:
         """Have nothing to write yet.
@@ -69,8 +69,8 @@ class IptablesFirewall:
             former: what held the rules until the last stop; it is emptied once they are here.
         """
         self._former = former
-        self._owners: dict[str, tuple[Intent, ...]] = {}
-        self._contents: dict[str, Content] = {}
+        self._owners: dict[Owner, tuple[Intent, ...]] = {}
+        self._contents: dict[Owner, Content] = {}
         self._bridges = EngineBridges()
         self._written: dict[Table, Chains] = {}
         #: Tables as they were when ours was last found to be right.
@@ -87,12 +87,12 @@ class IptablesFirewall:
         tables = [table for table in _present() if table[1] == "mangle"]
         return [table[0] for table in tables if xtables.read(*table).chains().get(chains.BEYOND)]
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         # Shielded: a change in another thread cannot be called back, so it is waited for.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
-    async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         async with self._lock:
             former = self._owners.get(owner, ())
             if former == intents:
@@ -106,14 +106,14 @@ class IptablesFirewall:
                 await self._put_back(written)
                 raise
 
-    def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    def _keep(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         if intents:
             self._owners[owner], self._contents[owner] = intents, chains.content(intents)
         else:
             self._owners.pop(owner, None)
             self._contents.pop(owner, None)
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything; what is right already is not touched."""
         async with self._lock:
             self._owners.clear()
@@ -138,7 +138,7 @@ class IptablesFirewall:
                 await self._put_back(written)
                 raise
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Put right what others changed of ours, also the place of a jump that has to be the first one."""
         async with self._lock:
             if not self._owners:
@@ -185,7 +185,7 @@ class IptablesFirewall:
         _forget(wanted)
 
     async def _put_back(self, former: Mapping[Table, Chains]) -> None:
-        """Undo a change that failed half way; `mend` tries again what cannot be undone now."""
+        """Undo a change that failed half way; `repair` tries again what cannot be undone now."""
         if self._written != former:
             with contextlib.suppress(HostError):
                 await self._change()

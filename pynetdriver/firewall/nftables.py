@@ -16,7 +16,7 @@ from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.tables import Table, Tables
 from pynetdriver.firewall.transaction import Form, messages
 from pynetdriver.locks import aside
-from pynetdriver.plan import Intent, Publication
+from pynetdriver.plan import Intent, Owner, PortForward
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
 
     kind = "nftables"
-    mend_every_s = 30.0
+    check_every_s = 30.0
 
     def __init__(self, nftables: Nftables, former: Firewall | None = None) -> None:
         """Have nothing to write yet.
@@ -82,7 +82,7 @@ class NftablesFirewall:
         """
         self._nftables = nftables
         self._former = former
-        self._owners: dict[str, tuple[Intent, ...]] = {}
+        self._owners: dict[Owner, tuple[Intent, ...]] = {}
         self._chains: set[str] = set(ruleset.BASE_CHAINS)
         self._bridges = EngineBridges()
         self._lock = asyncio.Lock()
@@ -99,12 +99,12 @@ class NftablesFirewall:
         listed = self._nftables.listing(elements=True) or Table()
         return [version for version in (4, 6) if listed.sets.get(f"strangers{version}", (0, 0))[1]]
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
         # Shielded: a transaction in another thread cannot be called back, so it is waited for.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
-    async def _set(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         async with self._lock:
             former = self._owners.get(owner, ())
             delta = await aside(lambda: ruleset.change(former, intents), len(former) + len(intents))
@@ -118,7 +118,7 @@ class NftablesFirewall:
             except HostError:
                 self._keep(owner, former)
                 raise
-            if any(isinstance(one, Publication) for one in former) and (self._tidying is None or self._tidying.done()):
+            if any(isinstance(one, PortForward) for one in former) and (self._tidying is None or self._tidying.done()):
                 self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
@@ -133,7 +133,7 @@ class NftablesFirewall:
             # Somebody may have removed the table meanwhile.
             log.info("cannot forget counters of former ports", error=str(error))
 
-    def _keep(self, owner: str, intents: tuple[Intent, ...]) -> None:
+    def _keep(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
         self._chains.difference_update(ruleset.chains(self._owners.get(owner, ())))
         self._chains.update(ruleset.chains(intents))
         if intents:
@@ -141,7 +141,7 @@ class NftablesFirewall:
         else:
             self._owners.pop(owner, None)
 
-    async def reset(self, owners: Mapping[str, Sequence[Intent]]) -> None:
+    async def reset(self, owners: Mapping[Owner, Sequence[Intent]]) -> None:
         """Replace everything."""
         async with self._lock:
             self._owners.clear()
@@ -166,7 +166,7 @@ class NftablesFirewall:
                 self._bridges = former
                 raise
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
         async with self._lock:
             if not self._owners:
@@ -224,7 +224,7 @@ class NftablesFirewall:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
 
     def _attributed(self) -> tuple[dict[Flow, Count], list[Counted]]:
-        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, Publication)]
+        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, PortForward)]
         return attributed(self._counters.read(), published)
 
     async def _commit(self, commands: str) -> None:

@@ -17,6 +17,7 @@ from netaddr import IPNetwork
 
 from pynetdriver.firewall.tables import FAMILIES
 from pynetdriver.nlmsg import GENERAL, NESTED, Message, attribute
+from pynetdriver.plan import PROTOCOLS
 
 _SUBSYSTEM = 10 << 8
 _CREATE = 0x400
@@ -37,7 +38,7 @@ _ELEMENT, _KEY, _DATA, _FLAGS, _VALUE, _VERDICT, _CODE, _CHAIN = 1, 1, 2, 3, 1, 
 _INTERVAL_END = 1
 #: Netfilter's own verdicts (linux/netfilter.h), and those of nf_tables.
 _VERDICTS = {"drop": 0, "accept": 1, "jump": -3, "goto": -4, "return": -5}
-_PROTOCOLS = {name: getattr(socket, f"IPPROTO_{name.upper()}") for name in ("tcp", "udp", "sctp")}
+_PROTOCOLS = {name: number for number, name in PROTOCOLS.items()}
 _WAYS = {"original": 0, "reply": 1}
 #: The most bytes of elements in a message: an attribute holds 65,535.
 _MESSAGE_BYTES = 60_000

@@ -1,53 +1,38 @@
 """What should be on the host beside what was last seen there: the difference is damage.
 
-Every message about a link is a whole picture of it, so the last one decides and no question is asked.
+Every message about a link says all of its state, so the last one decides and no question is asked.
 Links of others are never expected to be anything: a bridge that was adopted is only noticed to go and to come.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import structlog
 from netaddr import IPAddress
 
-from pynetdriver.kernel.wire import index_of
-from pynetdriver.plan import (
-    Address,
-    Adopted,
-    Bridge,
-    Dummy,
-    Hairpin,
-    LinkSysctl,
-    Made,
-    Parent,
-    Plan,
-    Promiscuity,
-    Route,
-    Up,
-    Upper,
-    Veth,
-)
+from pynetdriver.kernel.rtnetlink import index_of
+from pynetdriver.plan import Bridge, Made, Owner
 
 log = structlog.get_logger()
 
 #: Begin the names of links that come and go with containers.
 _PASSING = ("veth", "pn")
-#: An address as bytes, and its prefix length.
-RawAddress = tuple[bytes, int]
 
 
 class Damage(NamedTuple):
     """What is wrong with something of an owner's; `kind` is bridge, port, link, parent, address or route."""
 
-    owner: str
+    owner: Owner
     kind: str
     what: str
 
 
 @dataclass(frozen=True)
-class Picture:
+class LinkState:
     """A link as a message shows it; `modes` are those of a bridge port that are on."""
 
     name: str
@@ -59,115 +44,142 @@ class Picture:
     promiscuous: bool = False
 
 
+class Thing(NamedTuple):
+    """What should be on a link, by its kind of damage and its name; routes with the address `source` go with it."""
+
+    owner: Owner
+    kind: str
+    link: str
+    what: str
+    source: IPAddress | None = None
+
+
+class Foreign(NamedTuple):
+    """A link of somebody else's, by its kind of damage and in sentences, and whether it is to be up."""
+
+    kind: str
+    word: str
+    up: bool
+
+
 class _Expected(NamedTuple):
-    owners: set[str]
+    """A link of pynet's; `wrong` says what is wrong with one as it was seen."""
+
+    owners: set[Owner]
     link: Made
-    modes: frozenset[str] = frozenset()
+    wrong: Callable[[Any, LinkState], str]
+    modes: frozenset[str]
 
 
 class Health:
-    """Fed with plans by who applies them and with messages by who reads them."""
+    """Fed with what should be by the kinds of objects, and with messages by who reads them."""
 
     def __init__(self) -> None:
         self._links: dict[str, _Expected] = {}
-        self._addresses: dict[RawAddress, tuple[str, Address]] = {}
-        #: By destination, of which the host has one each.
-        self._routes: dict[bytes, tuple[str, Route]] = {}
-        #: By link: what goes with it, and who wants that back.
-        self._dependents: dict[str, dict[tuple[str, str], Route | Upper]] = {}
+        #: What is on links, as messages about it name it.
+        self._things: dict[Hashable, Thing] = {}
+        #: By link: what goes with it, and who wants that back; with its kind of damage, and its source address.
+        self._dependents: dict[str, dict[tuple[Owner, str], tuple[str, IPAddress | None]]] = {}
         #: Links that move into containers, with the number of the namespace where each is, and the other way round.
         self._moving: dict[str, int | None] = {}
         self._moved: dict[int, set[str]] = {}
         #: Links of others that owners want to be promiscuous.
-        self._promiscuous: dict[str, set[str]] = {}
+        self._promiscuous: dict[str, set[Owner]] = {}
         #: Links that networks stand on and others made, with their owners, and which of them are gone or down.
-        self._foreign: dict[str, dict[str, Adopted | Parent]] = {}
+        self._foreign: dict[str, dict[Owner, Foreign]] = {}
         self._gone: set[str] = set()
-        self._damage: dict[tuple[str, str], Damage] = {}
+        self._damage: dict[tuple[Owner, str], Damage] = {}
         self._seen: set[str] | None = None
-        #: Bridges of whoever, by index, and whether the engine may have others by now.
+        #: Bridges of whoever, by index; the event says that the engine may have others by now.
         self._bridges: dict[int, str] = {}
-        self.engine_bridges_changed = True
+        self.engine_bridges_changed = asyncio.Event()
+        self.engine_bridges_changed.set()
         #: Links that were seen, and those of them that nobody was told of yet.
         self._known: set[str] = set()
         self._new: set[str] = set()
 
-    def expect(self, plan: Plan) -> None:
-        """Take what a plan names for what should be."""
-        modes = {one.link: frozenset({"hairpin"}) for one in plan.objects if isinstance(one, Hairpin)}
-        for setting in plan.settings:
-            if isinstance(setting, Promiscuity):
-                self._promiscuous.setdefault(setting.link, set()).add(plan.owner)
-        for one in plan.objects:
-            match one:
-                case Upper(moves=True):
-                    # Nothing is told of it where it goes.
-                    self._moving.setdefault(one.name, None)
-                    self._dependents.setdefault(one.lower, {})[plan.owner, one.name] = one
-                case Bridge() | Dummy() | Upper():
-                    owners = self._links[one.name].owners if one.name in self._links else set()
-                    self._links[one.name] = _Expected(owners | {plan.owner}, one)
-                case Veth():
-                    flags = {"isolated": one.isolated, "locked": one.locked}
-                    wanted = modes.get(one.name, frozenset()) | {flag for flag, is_on in flags.items() if is_on}
-                    self._links[one.name] = _Expected({plan.owner}, one, wanted)
-                case Address():
-                    self._addresses[_raw(one)] = (plan.owner, one)
-                case Route():
-                    self._routes[one.address.packed] = (plan.owner, one)
-                    self._dependents.setdefault(one.link, {})[plan.owner, str(one)] = one
-                case Adopted() | Parent():
-                    self._foreign.setdefault(one.link, {})[plan.owner] = one
-                case Hairpin() | LinkSysctl() | Up():
-                    pass  # part of its port, or not told of by the kernel
-                case _:
-                    assert_never(one)
+    # What should be
 
-    def forget(self, plan: Plan) -> None:
-        """Expect nothing more of what a plan names."""
-        for setting in plan.settings:
-            if isinstance(setting, Promiscuity):
-                self._promiscuous.get(setting.link, set()).discard(plan.owner)
-        for one in plan.objects:
-            match one:
-                case Upper(moves=True):
-                    number = self._moving.pop(one.name, None)
-                    self._moved.get(number if number is not None else -1, set()).discard(one.name)
-                    self._no_longer_on(one.lower, plan.owner, one.name)
-                case Bridge() | Dummy() | Upper() | Veth():
-                    expected = self._links.get(one.name)
-                    if expected is not None:
-                        expected.owners.discard(plan.owner)
-                        if not expected.owners:
-                            del self._links[one.name]
-                case Address():
-                    self._addresses.pop(_raw(one), None)
-                case Route():
-                    self._routes.pop(one.address.packed, None)
-                    self._no_longer_on(one.link, plan.owner, str(one))
-                case Adopted() | Parent():
-                    owners = self._foreign.get(one.link, {})
-                    owners.pop(plan.owner, None)
-                    if not owners:
-                        self._foreign.pop(one.link, None)
-                        self._gone.discard(one.link)
-                case Hairpin() | LinkSysctl() | Up():
-                    pass
-                case _:
-                    assert_never(one)
-        for key in [key for key in self._damage if key[0] == plan.owner]:
-            del self._damage[key]
+    def expect_link(
+        self, owner: Owner, link: Made, wrong: Callable[[Any, LinkState], str], modes: frozenset[str] = frozenset()
+    ) -> None:
+        """Want a link of pynet's, of which `wrong` says what is wrong; as a bridge port in these modes."""
+        owners = self._links[link.name].owners if link.name in self._links else set()
+        self._links[link.name] = _Expected(owners | {owner}, link, wrong, modes)
 
-    def _no_longer_on(self, link: str, owner: str, what: str) -> None:
+    def expect_mode(self, name: str, mode: str) -> None:
+        """Want a bridge port that is expected already to be in one more mode."""
+        expected = self._links.get(name)
+        if expected is not None:
+            self._links[name] = expected._replace(modes=expected.modes | {mode})
+
+    def forget_link(self, owner: Owner, name: str) -> None:
+        """Want a link no more."""
+        expected = self._links.get(name)
+        if expected is not None:
+            expected.owners.discard(owner)
+            if not expected.owners:
+                del self._links[name]
+
+    def expect_move(self, name: str) -> None:
+        """Follow a link that moves into a container; nothing is told of it there."""
+        self._moving.setdefault(name, None)
+
+    def forget_move(self, name: str) -> None:
+        """Follow a link no more."""
+        number = self._moving.pop(name, None)
+        self._moved.get(number if number is not None else -1, set()).discard(name)
+
+    def expect_on(self, link: str, owner: Owner, what: str, kind: str, source: IPAddress | None = None) -> None:
+        """Note what goes with a link or with its source address, and comes back by no message of its own."""
+        self._dependents.setdefault(link, {})[owner, what] = (kind, source)
+
+    def forget_on(self, link: str, owner: Owner, what: str) -> None:
+        """Want it no more."""
         dependents = self._dependents.get(link, {})
         dependents.pop((owner, what), None)
         if not dependents:
             self._dependents.pop(link, None)
 
-    def _damaged(self, owner: str, kind: str, name: str, what: str) -> None:
+    def expect_thing(self, key: Hashable, thing: Thing) -> None:
+        """Want something on a link; `key` is what messages about it have of it."""
+        self._things[key] = thing
+
+    def forget_thing(self, key: Hashable) -> None:
+        """Want it no more."""
+        self._things.pop(key, None)
+
+    def expect_foreign(self, owner: Owner, name: str, link: Foreign) -> None:
+        """Want a link of others to be there."""
+        self._foreign.setdefault(name, {})[owner] = link
+
+    def forget_foreign(self, owner: Owner, name: str) -> None:
+        """Want it no more."""
+        owners = self._foreign.get(name, {})
+        owners.pop(owner, None)
+        if not owners:
+            self._foreign.pop(name, None)
+            self._gone.discard(name)
+
+    def expect_promiscuous(self, owner: Owner, name: str) -> None:
+        """Want a link of others to be promiscuous."""
+        self._promiscuous.setdefault(name, set()).add(owner)
+
+    def forget_promiscuous(self, owner: Owner, name: str) -> None:
+        """Want it no more."""
+        self._promiscuous.get(name, set()).discard(owner)
+
+    def forget_damage(self, owner: Owner) -> None:
+        """Drop what is wrong with what an owner wanted."""
+        for key in [key for key in self._damage if key[0] == owner]:
+            del self._damage[key]
+
+    # What is wrong
+
+    def _damaged(self, owner: Owner, kind: str, name: str, what: str) -> None:
         self._damage[owner, name] = Damage(owner, kind, what)
 
-    def _sound(self, owner: str, name: str) -> None:
+    def _sound(self, owner: Owner, name: str) -> None:
         self._damage.pop((owner, name), None)
 
     def _link_damaged(self, name: str, what: str) -> None:
@@ -178,10 +190,10 @@ class Health:
         self._dependents_damaged(name)
 
     def _dependents_damaged(self, link: str, source: IPAddress | None = None) -> None:
-        """Note what went with a link, or of that only the routes with a source address."""
-        for (owner, what), one in self._dependents.get(link, {}).items():
-            if source is None or (isinstance(one, Route) and one.source == source):
-                self._damaged(owner, "route" if isinstance(one, Route) else one.word, what, f"{what} went with {link}")
+        """Note what went with a link, or of that only what has a source address."""
+        for (owner, what), (kind, own_source) in self._dependents.get(link, {}).items():
+            if source is None or own_source == source:
+                self._damaged(owner, kind, what, f"{what} went with {link}")
 
     def take(self) -> list[Damage]:
         """Hand over what is wrong; what stays wrong is found by the next look at everything."""
@@ -204,7 +216,7 @@ class Health:
         return not self._damage and not self._new
 
     def is_of_interest(self, name: str, *, is_there: bool) -> bool:
-        """Tell whether a picture of this link is worth its making."""
+        """Tell whether the rest of a message about this link is worth reading."""
         if self._seen is not None:
             self._seen.add(name)
         if not is_there:
@@ -218,19 +230,19 @@ class Health:
     def adopted(self) -> set[str]:
         """Name the bridges of others that networks of pynet have."""
         return {
-            name for name, owners in self._foreign.items() if any(isinstance(one, Adopted) for one in owners.values())
+            name for name, owners in self._foreign.items() if any(one.kind == Bridge.kind for one in owners.values())
         }
 
     def bridge_seen(self, index: int, name: str) -> None:
         """Note a bridge, whoever's."""
         if self._bridges.get(index) != name:
             self._bridges[index] = name
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def bridge_gone(self, index: int) -> None:
         """Note that a link is no more, which may have been a bridge."""
         if self._bridges.pop(index, None) is not None:
-            self.engine_bridges_changed = True
+            self.engine_bridges_changed.set()
 
     def link_moved(self, name: str, number: int) -> None:
         """Note into which namespace a link went."""
@@ -253,10 +265,10 @@ class Health:
         """Give the number of the namespace into which a link went, as far as that was seen."""
         return self._moving.get(name)
 
-    def link_seen(self, link: Picture) -> None:
+    def link_seen(self, link: LinkState) -> None:
         """Compare a link with what it should be."""
         foreign = self._foreign.get(link.name, {})
-        if not link.up and any(isinstance(one, Parent) or one.up for one in foreign.values()):
+        if not link.up and any(one.up for one in foreign.values()):
             self._cut_off(link.name, "down")
         elif link.name in self._gone:
             self._gone.discard(link.name)
@@ -267,7 +279,10 @@ class Health:
         expected = self._links.get(link.name)
         if expected is None:
             return
-        wrong = _wrong(expected, link)
+        wrong = expected.wrong(expected.link, link)
+        missing = expected.modes - link.modes
+        if not wrong and missing:
+            wrong = f"is no longer {', '.join(sorted(missing))}"
         if wrong:
             self._link_damaged(link.name, wrong)
         else:
@@ -277,7 +292,7 @@ class Health:
     def link_gone(self, name: str) -> None:
         """Note that a link is no more; a port's sandbox went with it, which is not to be mended."""
         expected = self._links.get(name)
-        if expected is not None and not isinstance(expected.link, Veth):
+        if expected is not None and not expected.link.anchors:
             self._link_damaged(name, "is gone")
         elif expected is not None:
             for owner in expected.owners:
@@ -297,66 +312,43 @@ class Health:
     def _returned(self, name: str) -> None:
         log.info("link that a network stands on is back", link=name)
         for owner, one in self._foreign[name].items():
-            kind, word = ("bridge", "adopted bridge") if isinstance(one, Adopted) else ("parent", "parent")
-            self._damaged(owner, kind, name, f"{word} {name} is back without what pynet had on it")
+            self._damaged(owner, one.kind, name, f"{one.word} {name} is back without what pynet had on it")
         self._dependents_damaged(name)
 
-    def address_seen(self, address: RawAddress, index: int, *, is_there: bool) -> None:
-        """Note that an address was given to a link or taken from it."""
-        owner, expected = self._addresses.get(address, ("", None))
-        # With its link gone the address is not what is to be mended.
-        if expected is None or index_of(expected.link) != index:
-            return
-        if not is_there:
-            self._damaged(owner, "address", str(expected), f"{expected} is gone")
-            self._dependents_damaged(expected.link, expected.address.ip)
-            return
-        self._sound(owner, str(expected))
-        if self._seen is not None:
-            self._seen.add(str(expected))
+    def thing_seen(self, key: Hashable, index: int) -> None:
+        """Note that something was put on a link."""
+        thing = self._things.get(key)
+        if thing is not None and index_of(thing.link) == index:
+            self._sound(thing.owner, thing.what)
+            if self._seen is not None:
+                self._seen.add(thing.what)
 
-    def route_gone(self, destination: bytes, index: int) -> None:
-        """Note that a route of pynet's was taken from a link."""
-        owner, route = self._routes.get(destination, ("", None))
-        # With its link gone the route is not what is to be mended.
-        if route is not None and index_of(route.link) == index:
-            self._damaged(owner, "route", str(route), f"{route} is gone")
+    def thing_gone(self, key: Hashable, index: int) -> None:
+        """Note that something was taken from a link."""
+        thing = self._things.get(key)
+        # With its link gone it is not what is to be mended.
+        if thing is not None and index_of(thing.link) == index:
+            self._damaged(thing.owner, thing.kind, thing.what, f"{thing.what} is gone")
+            if thing.source is not None:
+                self._dependents_damaged(thing.link, thing.source)
 
     def begin_look(self) -> None:
         """From now on note what is seen, to know at the end what is not there."""
         self._seen = set()
 
-    def end_look(self, *, links: bool) -> None:
-        """All links, or all addresses, have been seen that there are."""
+    def end_look(self, listed: str) -> None:
+        """All links, or all things of a kind of damage, have been seen that there are."""
         seen, self._seen = self._seen or set(), None
-        if links:
+        if listed == "link":
             for name in {*self._links, *self._foreign} - seen:
                 self.link_gone(name)
-        else:
-            for raw, (_, expected) in self._addresses.items():
-                index = index_of(expected.link)
-                if str(expected) not in seen and index is not None:
-                    self.address_seen(raw, index, is_there=False)
+            return
+        for key, thing in self._things.items():
+            if thing.kind == listed and thing.what not in seen:
+                index = index_of(thing.link)
+                if index is not None:
+                    self.thing_gone(key, index)
 
     def break_off_look(self) -> None:
         """What was seen is not all that there is."""
         self._seen = None
-
-
-def _wrong(expected: _Expected, link: Picture) -> str:
-    """Say what is wrong with a link of ours; empty if nothing is."""
-    wanted = expected.link
-    if not link.up:
-        return "is down"
-    if wanted.mtu and link.mtu != wanted.mtu:
-        return f"has the MTU {link.mtu} in place of {wanted.mtu}"
-    if isinstance(wanted, Veth):
-        if link.master != index_of(wanted.bridge):
-            return f"is not in {wanted.bridge}"
-        missing = expected.modes - link.modes
-        return f"is no longer {', '.join(sorted(missing))}" if missing else ""
-    return f"has the MAC {link.mac} in place of {wanted.mac}" if wanted.mac and link.mac != wanted.mac else ""
-
-
-def _raw(address: Address) -> RawAddress:
-    return address.address.ip.packed, address.address.prefixlen

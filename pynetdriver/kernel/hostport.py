@@ -3,63 +3,51 @@
 The ruleset translates packets before the sockets would see them. What it cannot translate goes to `relay`: IPv6 to
 ::1 or for IPv4, what containers that are kept apart send to each other's ports, and broadcasts. Other sockets never
 listen and are never read.
-TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `_bound`.
+TCP is bound without SO_REUSEADDR on purpose, since two sockets that both have it may share a port; see `portsocket`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import asyncio
 import errno
-import os
 import socket
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from netaddr import IPAddress
 
-from pynetdriver.descriptors import is_kept
 from pynetdriver.errors import Conflict, Exhausted, HostError, InvalidRequest, PynetError
+from pynetdriver.kernel.portsocket import BROADCASTS, NOTHING, bind, is_only_closed, let_in, process_at
 from pynetdriver.kernel.relay import Relay
+from pynetdriver.locks import PART, Calls, in_parts
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.plan import bracketed
 from pynetdriver.portmap import PortRequest, broadcasts_to, narrowest_first, relayed_to
 
-_SOCKETS = {
-    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
-    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
-    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
-}
-_REFUSE, _TAKE = (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET
-#: Programs for linux/filter.h that let in nothing, or broadcasts alone, the host's own included: they load the packet's
-#: type (SKF_AD_PKTTYPE) and compare it with PACKET_BROADCAST and PACKET_LOOPBACK of linux/if_packet.h.
-_NOTHING = (_REFUSE,)
-_BROADCASTS = ((0x20, 0, 0, 0xFFFFF004), (0x15, 2, 0, 1), (0x15, 1, 0, 5), _REFUSE, _TAKE)
-_SO_ATTACH_FILTER = 26
-_NO_SUCH_SOCKETS = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class HostPorts:
     """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
 
-    def __init__(
-        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
-    ) -> None:
+    def __init__(self, calls: Calls | None = None, engine_bridges: Callable[[], Set[str]] = frozenset) -> None:
         """Hold nothing yet; both arguments are for `Relay`."""
         self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        self._relay = Relay(is_called, engine_bridges)
+        #: What holders of many ports let go, in parts.
+        self._releasing: dict[str, asyncio.Task[None]] = {}
+        self._relay = Relay(calls or Calls(), engine_bridges)
 
-    def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
+    def hold(
+        self, holder: Endpoint, requests: Iterable[PortRequest], isolated: bool = False
+    ) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
 
         Args:
-            apart: see `portmap.relayed_to`.
+            isolated: see `portmap.relayed_to`.
 
         Raises:
             PortTaken: a port is in use; the sentence says by whom where that can be known.
@@ -67,7 +55,7 @@ class HostPorts:
             InvalidRequest: the host does not have the address.
         """
         new: list[PortMapping] = []
-        relayed = partial(_relayed, addresses=holder.addresses, apart=apart)
+        relayed = partial(_relayed, addresses=holder.addresses, isolated=isolated)
         try:
             for request in narrowest_first(requests):
                 new += self._hold_one(holder.id, request, relayed)
@@ -76,7 +64,7 @@ class HostPorts:
             raise
         return tuple(new)
 
-    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], apart: bool = False) -> list[PynetError]:
+    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], isolated: bool = False) -> list[PynetError]:
         """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
 
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
@@ -86,7 +74,7 @@ class HostPorts:
         for mapping in mappings:
             if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
-            bound, relayed = None, _relayed(mapping, addresses, apart)
+            bound, relayed = None, _relayed(mapping, addresses, isolated)
             try:
                 bound = self._bind(mapping, relayed)
             except PynetError as error:
@@ -110,6 +98,36 @@ class HostPorts:
                 self._holders.pop(key, None)
         if not held:
             self._held.pop(holder, None)
+
+    def let_go(self, holder: str, mappings: Collection[PortMapping]) -> None:
+        """Free some of what an endpoint holds; many of them in parts, to the end also when the call is over."""
+        if len(mappings) <= PART:
+            self.release(holder, mappings)
+            return
+        former = self._releasing.get(holder)
+
+        async def release() -> None:
+            if former is not None:
+                await former
+            await self.release_in_parts(holder, mappings)
+            if self._releasing.get(holder) is task:
+                del self._releasing[holder]
+
+        task = self._releasing[holder] = asyncio.ensure_future(release())
+
+    async def release_in_parts(self, holder: str, mappings: Collection[PortMapping]) -> None:
+        """Free some of what an endpoint holds, with turns for others."""
+        async for part in in_parts(mappings):
+            self.release(holder, part)
+
+    def is_releasing(self, holder: str | None) -> bool:
+        """Tell whether an endpoint is letting ports go."""
+        return holder in self._releasing
+
+    async def all_released(self, holder: str) -> None:
+        """Wait until everything is free that an endpoint has let go."""
+        while holder in self._releasing:
+            await asyncio.shield(self._releasing[holder])
 
     def held_by(self, holder: str) -> list[PortMapping]:
         """Tell all that an endpoint holds, also what its record no longer has."""
@@ -179,17 +197,17 @@ class HostPorts:
         if holder is not None:
             raise PortTaken(_where(mapping), protocol, number, holder)
         try:
-            bound = _bound(
+            bound = bind(
                 protocol,
                 address,
                 number,
-                (lambda: named and _is_only_closed(number, self._relay.is_ending(number))),
+                (lambda: named and is_only_closed(number, self._relay.is_ending(number))),
                 listen=bool(to.addresses) and protocol == "tcp",
             )
             if bound is not None and protocol == "udp" and not to.addresses:
-                _filter(bound, _NOTHING)  # nobody reads it: what others broadcast would fill it, 200 KB each
+                let_in(bound, NOTHING)  # nobody reads it: what others broadcast would fill it, 200 KB each
             elif bound is not None and to.only_broadcasts:
-                _filter(bound, _BROADCASTS)
+                let_in(bound, BROADCASTS)
             return bound
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -210,15 +228,9 @@ class _Relayed:
     only_broadcasts: bool
 
 
-def _relayed(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool) -> _Relayed:
-    to = relayed_to(mapping, addresses, apart)
+def _relayed(mapping: PortMapping, addresses: Mapping[int, IPAddress], isolated: bool) -> _Relayed:
+    to = relayed_to(mapping, addresses, isolated)
     return _Relayed(to, False) if to else _Relayed(broadcasts_to(mapping, addresses), True)
-
-
-def _filter(bound: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
-    header = struct.pack("HP", len(program), ctypes.addressof(code))
-    bound.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
 
 
 def _where(mapping: PortMapping) -> str:
@@ -238,96 +250,12 @@ class PortTaken(Conflict):
 
     def named(self) -> Conflict:
         """Say which process it is, as far as /proc tells; looks through all of them, so not on the loop."""
-        process = None if self.holder else _process_at(self.protocol, self.number)
+        process = None if self.holder else process_at(self.protocol, self.number)
         if process is None:
             return self
         return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")
 
 
-#: Writing out "::" takes longer than binding to it.
-_text = lru_cache(256)(str)
-
-
-def _bound(
-    protocol: str, address: IPAddress, number: int, is_only_closed: Callable[[], bool], listen: bool
-) -> socket.socket | None:
-    """Bind a socket; a TCP port also where only closed connections are left of a server."""
-    kind, number_of_protocol = _SOCKETS[protocol]
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    try:
-        bound = socket.socket(family, kind, number_of_protocol)
-    except OSError as error:
-        # A kernel without SCTP sockets still forwards SCTP, and one may lack IPv6; nobody else can bind there either.
-        if error.errno in _NO_SUCH_SOCKETS:
-            return None
-        raise
-    try:
-        if is_kept(bound.fileno()):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            bound.bind((_text(address), number))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or protocol != "tcp" or not is_only_closed():
-                raise
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind((_text(address), number))
-        if listen:
-            # Listening looks for others at the port again.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.listen(socket.SOMAXCONN)
-        if protocol == "tcp":
-            # The kernel compares both sockets' flags as they are at the second bind: this one is shared no more.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
 def _ephemeral_range() -> tuple[int, int]:
     low, high = _EPHEMERAL_RANGE.read_text().split()
     return int(low), int(high)
-
-
-def _own_sockets() -> Iterator[str]:
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            yield str(descriptor.readlink())
-
-
-def _is_only_closed(number: int, is_ending: bool) -> bool:
-    """Tell whether a TCP port has connections that no process has any more, and besides them at most our own sockets.
-
-    Those are in TIME_WAIT, or wait for the other side after a process was killed: our own, with relayed ones. Or they
-    are relayed ones of ours which are about to end.
-    """
-    ours = set(_own_sockets())  # first, since they end meanwhile
-    inodes = {columns[9] for columns in _sockets_at("tcp", number)}
-    if "0" not in inodes and not is_ending:
-        return False
-    others = {f"socket:[{inode}]" for inode in inodes - {"0"}}
-    return others <= ours
-
-
-def _sockets_at(protocol: str, number: int) -> Iterator[list[str]]:
-    """Yield the columns of proc_net_tcp.rst for a local port: 1 is the address, 9 the inode, 0 for none."""
-    for table in (Path(f"/proc/self/net/{protocol}"), Path(f"/proc/self/net/{protocol}6")):
-        if table.is_file():  # of SCTP it is a folder
-            for line in table.read_text().splitlines()[1:]:
-                columns = line.split()
-                if int(columns[1].rpartition(":")[2], 16) == number:
-                    yield columns
-
-
-def _process_at(protocol: str, number: int) -> str | None:
-    inodes = {f"socket:[{columns[9]}]" for columns in _sockets_at(protocol, number)}
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if str(descriptor.readlink()) in inodes:
-                process = descriptor.parent.parent
-                return f"process {process.name} ({(process / 'comm').read_text().strip()})"
-        except OSError:
-            continue
-    return None

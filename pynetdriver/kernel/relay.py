@@ -29,6 +29,7 @@ import structlog
 from netaddr import IPAddress
 
 from pynetdriver import descriptors
+from pynetdriver.locks import Calls
 from pynetdriver.names import ENGINE_BRIDGE
 from pynetdriver.seldom import Seldom
 
@@ -105,16 +106,14 @@ class Relay:
     its share, of its own.
     """
 
-    def __init__(
-        self, is_called: Callable[[], bool] = lambda: False, engine_bridges: Callable[[], Set[str]] = frozenset
-    ) -> None:
+    def __init__(self, calls: Calls, engine_bridges: Callable[[], Set[str]] = frozenset) -> None:
         """Relay nothing yet.
 
         Args:
-            is_called: tells whether the engine waits for an answer, which then goes first.
+            calls: those of the engine, which go first.
             engine_bridges: names the engine's bridges that are known besides those of its own naming; from any thread.
         """
-        self._is_called = is_called
+        self._calls = calls
         self._engine_bridges = engine_bridges
         self._turn = _Turn()
         self._ports: dict[int, _Port] = {}
@@ -190,7 +189,7 @@ class Relay:
                         self._guarded(handler)
                     elif number == self._wake:
                         os.eventfd_read(self._wake)
-                if self._is_called():
+                if self._calls.in_hand:
                     time.sleep(_REST_S)
             with self._turn:
                 self._guarded(self._end_some)

@@ -8,6 +8,7 @@ The kernel numbers a namespace when a link is moved there, and answers for the l
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -17,6 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,25 +29,35 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.errors import HostError
-from pynetdriver.host import seen
-from pynetdriver.kernel.wire import route_socket, told
-from pynetdriver.names import OUR_NAMES, PLAIN_GROUP
+from pynetdriver.kernel.rtnetlink import (
+    ALIAS,
+    ALL_LINKS,
+    GETLINK,
+    GETNSID,
+    IFA_F_NODAD,
+    IFNAME,
+    LINK_BYTES,
+    LOWER,
+    LOWER_NSID,
+    NSID,
+    NSID_BYTES,
+    NSID_OF_DESCRIPTOR,
+    SCOPE_LINK,
+    TARGET_NSID,
+    number,
+    route_socket,
+    text,
+    told,
+)
+from pynetdriver.names import OUR_NAMES
 from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
-from pynetdriver.plan import Interior, Upper
+from pynetdriver.paths import seen
+from pynetdriver.plan import SandboxInterface, Upper
 
-# linux/rtnetlink.h, linux/net_namespace.h, linux/if_link.h
-_GETLINK, _GETNSID = 18, 90
-_NSID, _NSID_OF_DESCRIPTOR, _ALIAS, _EXT_MASK, _TARGET_NSID = 1, 3, 20, 29, 46
 #: The attribute as it stands in a message of a link, of which taking all apart would hold up the event loop.
-_OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, _ALIAS)) + rb"(%s)\0" % OUR_NAMES.pattern.encode())
+_OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, ALIAS)) + rb"(%s)\0" % OUR_NAMES.pattern.encode())
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
-_SKIP_STATS = 8
-_IFNAME, _LINK, _LINK_NSID = 3, 5, 37
-#: Requests for the links of a namespace.
-WITH_COUNTERS = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
-_WITHOUT_COUNTERS = WITH_COUNTERS + attribute(_EXT_MASK, struct.pack("=I", _SKIP_STATS))
-_IFA_F_NODAD, _SCOPE_LINK = 0x02, 253
 #: How long sandboxes that died are waited for.
 _CLEARING_S = 5.0
 #: A list that changes all the time is not asked for again after this.
@@ -86,7 +98,7 @@ def elsewhere() -> Elsewhere:
     """
     places, unsure, unread = {}, set(), False
     with told("look for links in containers"):
-        for number, bodies, is_whole in links_elsewhere(_WITHOUT_COUNTERS, alias_of):
+        for number, bodies, is_whole in links_elsewhere(ALL_LINKS, alias_of):
             for body in bodies:
                 places[alias_of(body) or ""] = Place(number, *struct.unpack_from("=4xi", body))
             if not is_whole:
@@ -103,7 +115,7 @@ def place_of(alias: str) -> Place:
         raise HostError(f"link {alias} is in no container") from None
 
 
-def readdress(place: Place, key: str, former: IPNetwork | None, interior: Interior) -> None:
+def readdress(place: Place, key: str, former: IPNetwork | None, interface: SandboxInterface) -> None:
     """Give a link in a container other addresses and routes; for threads of their own alone.
 
     Args:
@@ -120,10 +132,17 @@ def readdress(place: Place, key: str, former: IPNetwork | None, interior: Interi
             if former is not None:
                 with contextlib.suppress(NetlinkError):
                     netlink.addr("del", index=place.link, address=str(former.ip), prefixlen=former.prefixlen)
-            _furnish(netlink, place.link, interior)
+            _furnish(netlink, place.link, interface)
 
 
-def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> None:
+def made_with(upper: Upper) -> dict[str, Any]:
+    """Tell what a link that stands on another is made with, but for names and indices."""
+    wanted: dict[str, Any] = {f"{upper.kind}_{name}": value for name, value in upper.attributes}
+    wanted |= {"address": upper.mac} if upper.mac else {}
+    return wanted | ({"mtu": upper.mtu} if upper.mtu else {})
+
+
+def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterface) -> None:
     """Make a link anew that went with its lower one, in the container that had it; for threads of their own alone.
 
     Args:
@@ -137,26 +156,24 @@ def rebuild(upper: Upper, number: int | None, key: str, interior: Interior) -> N
         _namespace(number, key) as namespace,
         IPRoute() as host,
     ):
-        attributes: dict[str, Any] = {f"{upper.kind}_{name}": value for name, value in upper.attributes}
-        attributes |= {"address": upper.mac} if upper.mac else {}
-        attributes |= {"mtu": upper.mtu} if upper.mtu else {}
-        attributes |= {"link": socket.if_nametoindex(upper.lower), "group": PLAIN_GROUP, "net_ns_fd": namespace}
+        wanted = made_with(upper)
+        wanted |= {"link": socket.if_nametoindex(upper.lower), "group": upper.group, "net_ns_fd": namespace}
         _enter(namespace)
         with IPRoute() as netlink:
             taken = {name for _, name in socket.if_nameindex()}
             if upper.name in taken:
                 # Left by who did not get to its end.
                 netlink.link("del", index=socket.if_nametoindex(upper.name))
-            name = next(one for one in (f"{interior.prefix}{number}" for number in count()) if one not in taken)
-            host.link("add", ifname=upper.name, kind=upper.kind, **attributes)
+            name = next(one for one in (f"{interface.prefix}{number}" for number in count()) if one not in taken)
+            host.link("add", ifname=upper.name, kind=upper.kind, **wanted)
             index = socket.if_nametoindex(upper.name)
             try:
                 netlink.link("set", index=index, ifname=name)
-                if any(address.version == 6 for address in interior.addresses):
+                if any(address.version == 6 for address in interface.addresses):
                     # Engines before 26 turn it off for the whole sandbox, and on for each link that has addresses.
                     seen(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
                 netlink.link("set", index=index, state="up")
-                _furnish(netlink, index, interior)
+                _furnish(netlink, index, interface)
                 # Last, as it is what tells that the link is there.
                 netlink.link("set", index=index, ifalias=upper.name)
             except BaseException:
@@ -193,16 +210,25 @@ def outlast(names: Set[str]) -> None:
         wait_for(lambda: all(name != "here" for _, name in socket.if_nameindex()))
 
 
-def _furnish(netlink: Any, index: int, interior: Interior) -> None:
-    for address in interior.addresses:
-        flags = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
+async def in_thread_of_its_own(work: Callable[..., None], *arguments: object) -> None:
+    """Run what leaves its thread in a container's namespace."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="sandbox")
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+    finally:
+        thread.shutdown(wait=False)  # a call that ends before it shall not hold up the loop
+
+
+def _furnish(netlink: Any, index: int, interface: SandboxInterface) -> None:
+    for address in interface.addresses:
+        flags = {"flags": IFA_F_NODAD} if address.version == 6 else {}
         netlink.addr("replace", index=index, address=str(address.ip), prefixlen=address.prefixlen, **flags)
-    for destination, next_hop in sorted(interior.ways, key=lambda way: way[1] is not None):
+    for destination, next_hop in sorted(interface.ways, key=lambda way: way[1] is not None):
         family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
         ways_out = [] if destination.prefixlen else list(netlink.get_default_routes(family=family))
         if any(route.get("oif") != index for route in ways_out):
             continue  # the way out is by another network of the container
-        way = {"gateway": str(next_hop)} if next_hop else {"scope": _SCOPE_LINK} if destination.version == 4 else {}
+        way = {"gateway": str(next_hop)} if next_hop else {"scope": SCOPE_LINK} if destination.version == 4 else {}
         netlink.route("replace", family=family, dst=str(destination), oif=index, **way)
 
 
@@ -217,16 +243,16 @@ def names_inside() -> dict[str, str]:
     found = {}
     with told("look for links in containers"), route_socket() as one:
         ends = {}
-        for body in links(one, _WITHOUT_COUNTERS):
-            values = dict(attributes(body, 16))
-            name = values[_IFNAME].rstrip(b"\0").decode(errors="replace")
-            if OUR_NAMES.fullmatch(name) and _LINK_NSID in values:
-                ends[struct.unpack("=i", values[_LINK_NSID]) + struct.unpack("=i", values[_LINK])] = name
-        for number, bodies, _ in links_elsewhere(_WITHOUT_COUNTERS):
+        for body in links(one, ALL_LINKS):
+            values = dict(attributes(body, LINK_BYTES))
+            name = text(values[IFNAME])
+            if OUR_NAMES.fullmatch(name) and LOWER_NSID in values:
+                ends[number(values[LOWER_NSID]), number(values[LOWER])] = name
+        for namespace, bodies, _ in links_elsewhere(ALL_LINKS):
             for body in bodies:
-                name_here = alias_of(body) or ends.get((number, *struct.unpack_from("=i", body, 4)))
+                name_here = alias_of(body) or ends.get((namespace, *struct.unpack_from("=i", body, 4)))
                 if name_here is not None:
-                    found[name_here] = dict(attributes(body, 16))[_IFNAME].rstrip(b"\0").decode(errors="replace")
+                    found[name_here] = text(dict(attributes(body, LINK_BYTES))[IFNAME])
     return found
 
 
@@ -245,12 +271,12 @@ def links_elsewhere(
     """
     with contextlib.ExitStack() as held:
         one = held.enter_context(route_socket())
-        for number in [found for body in dump(one, _GETNSID, bytes(4), partly=True) for found in _number(body)]:
+        for number in [found for body in dump(one, GETNSID, bytes(NSID_BYTES), partly=True) for found in _number(body)]:
             links: list[bytes] = []
             is_whole: bool | None = True
             try:
-                asked = request + attribute(_TARGET_NSID, struct.pack("=i", number))
-                links, is_whole = look(one, _GETLINK, asked, within_s=_WITHIN_S, wanted=wanted)
+                asked = request + attribute(TARGET_NSID, struct.pack("=i", number))
+                links, is_whole = look(one, GETLINK, asked, within_s=_WITHIN_S, wanted=wanted)
             except OSError as error:
                 if error.errno not in (errno.EINVAL, errno.EACCES):  # it went meanwhile, or is not for us to see
                     is_whole = None
@@ -266,7 +292,7 @@ def alias_of(body: bytes) -> str | None:
 
 def links(one: socket.socket, request: bytes) -> list[bytes]:
     """List the links of this namespace; what comes or goes meanwhile may be missing. Raises OSError."""
-    return dump(one, _GETLINK, request, partly=True)
+    return dump(one, GETLINK, request, partly=True)
 
 
 @contextlib.contextmanager
@@ -289,9 +315,9 @@ def _namespace(number: int | None, key: str) -> Iterator[int]:
 
 def _number_of(descriptor: int) -> int | None:
     with route_socket() as one:
-        request = bytes(4) + attribute(_NSID_OF_DESCRIPTOR, struct.pack("=i", descriptor))
+        request = bytes(NSID_BYTES) + attribute(NSID_OF_DESCRIPTOR, struct.pack("=i", descriptor))
         try:
-            _, _, body = next(ask(one, _GETNSID, 0, request))
+            _, _, body = next(ask(one, GETNSID, 0, request))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -300,7 +326,7 @@ def _number_of(descriptor: int) -> int | None:
 
 
 def _number(body: bytes) -> list[int]:
-    numbers = [struct.unpack("=i", value)[0] for kind, value in attributes(body, 4) if kind == _NSID]
+    numbers = [struct.unpack("=i", value)[0] for kind, value in attributes(body, NSID_BYTES) if kind == NSID]
     return [number for number in numbers if number >= 0]
 
 

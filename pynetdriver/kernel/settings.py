@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import socket
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from pynetdriver.errors import NO_DESCRIPTORS, HostError, reason
-from pynetdriver.host import seen
+from pynetdriver.kernel.health import Health
+from pynetdriver.kernel.rtnetlink import IFF_PROMISC, flags_of
+from pynetdriver.kernel.tables import of
 from pynetdriver.model import Setting
-from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Promiscuity
+from pynetdriver.paths import seen
+from pynetdriver.plan import Forwarding, HostSetting, LinkSysctl, Owner, Promiscuity
+
+T = TypeVar("T", bound=HostSetting)
 
 ROOT = seen("/proc/sys/net")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -20,9 +23,6 @@ _SWITCHES = {4: ROOT / "ipv4/ip_forward", 6: ROOT / "ipv6/conf/all/forwarding"}
 
 #: Stands for a link's promiscuity where other switches have their file.
 _PROMISCUOUS = Path("promiscuous")
-# linux/sockios.h, linux/if.h: struct ifreq with a name of 16 bytes and flags.
-_GET_FLAGS, _SET_FLAGS, _PROMISC = 0x8913, 0x8914, 0x100
-_IFREQ = struct.Struct("=16sH22x")
 
 
 def ensure_link_sysctl(sysctl: LinkSysctl) -> None:
@@ -49,15 +49,79 @@ def boot_id() -> str:
     return _read(_BOOT_ID)
 
 
+class Switch(Generic[T]):
+    """What is to be known of a kind of host setting; an instance is kept in `SWITCHES` for each."""
+
+    def needed(self, setting: T) -> list[Setting]:
+        """Tell what has to change, in order; nothing if all is as it should be."""
+        raise NotImplementedError
+
+    def key(self, setting: T) -> int | str:
+        """Give what the records of a setting have in common: the IP version, or the path of a link's switch."""
+        raise NotImplementedError
+
+    def expect(self, setting: T, owner: Owner, health: Health) -> None:
+        """Say what should be, as far as the kernel tells of it."""
+
+    def forget(self, setting: T, owner: Owner, health: Health) -> None:
+        """Say that it need not be any more."""
+
+
+class _Forwarding(Switch[Forwarding]):
+    def needed(self, setting: Forwarding) -> list[Setting]:
+        return _needed_to_forward(setting)
+
+    def key(self, setting: Forwarding) -> int | str:
+        return setting.version
+
+
+class _LinkSysctl(Switch[LinkSysctl]):
+    def needed(self, setting: LinkSysctl) -> list[Setting]:
+        return _needed_of_link(setting, setting.value, lambda former: _is_in_the_way(setting, former))
+
+    def key(self, setting: LinkSysctl) -> int | str:
+        return str(_path(setting))
+
+
+class _Promiscuity(Switch[Promiscuity]):
+    def needed(self, setting: Promiscuity) -> list[Setting]:
+        return _needed_of_link(setting, "1")
+
+    def key(self, setting: Promiscuity) -> int | str:
+        return str(_path(setting))
+
+    def expect(self, setting: Promiscuity, owner: Owner, health: Health) -> None:
+        health.expect_promiscuous(owner, setting.link)
+
+    def forget(self, setting: Promiscuity, owner: Owner, health: Health) -> None:
+        health.forget_promiscuous(owner, setting.link)
+
+
+SWITCHES: Mapping[type, Switch[Any]] = {
+    Forwarding: _Forwarding(),
+    LinkSysctl: _LinkSysctl(),
+    Promiscuity: _Promiscuity(),
+}
+
+
 def needed(setting: HostSetting) -> list[Setting]:
     """Tell what has to change, in order; nothing if all is as it should be."""
-    if isinstance(setting, Forwarding):
-        return _needed_to_forward(setting)
+    return of(setting, SWITCHES).needed(setting)
+
+
+def key(setting: HostSetting) -> int | str:
+    """Give what the records of a setting have in common: the IP version, or the path of a link's switch."""
+    return of(setting, SWITCHES).key(setting)
+
+
+def _needed_of_link(
+    setting: LinkSysctl | Promiscuity, value: str, is_in_the_way: Callable[[str], bool] = lambda _: True
+) -> list[Setting]:
     if not (ROOT / "ipv4/conf" / setting.link).exists():
         return []  # whoever needs the link says so
-    path, value = _path(setting), "1" if isinstance(setting, Promiscuity) else setting.value
+    path = _path(setting)
     former = _read(path)
-    if former == value or (isinstance(setting, LinkSysctl) and not _is_in_the_way(setting, former)):
+    if former == value or not is_in_the_way(former):
         return []
     return [Setting(path=str(path), version=0, former=former, value=value, boot=boot_id())]
 
@@ -69,11 +133,6 @@ def _is_in_the_way(sysctl: LinkSysctl, own: str) -> bool:
     (Documentation/networking/ip-sysctl.rst).
     """
     return sysctl.key != "rp_filter" or max(own, _read(ROOT / sysctl.family / "conf/all/rp_filter")) == "1"
-
-
-def key(setting: HostSetting) -> int | str:
-    """Give what the records of a setting have in common: the IP version, or the path of a link's switch."""
-    return setting.version if isinstance(setting, Forwarding) else str(_path(setting))
 
 
 def _needed_to_forward(forwarding: Forwarding) -> list[Setting]:
@@ -174,8 +233,8 @@ def _write(path: Path, value: str) -> None:
         if _value(path) == value:
             return
         if path.parent == _PROMISCUOUS:
-            flags = _link_flags(path.name) & ~_PROMISC | (_PROMISC if value == "1" else 0)
-            _link_flags(path.name, flags)
+            flags = flags_of(path.name) & ~IFF_PROMISC | (IFF_PROMISC if value == "1" else 0)
+            flags_of(path.name, flags)
         else:
             path.write_text(value)
     except OSError as error:
@@ -184,13 +243,5 @@ def _write(path: Path, value: str) -> None:
 
 def _value(path: Path) -> str:
     if path.parent == _PROMISCUOUS:
-        return "1" if _link_flags(path.name) & _PROMISC else "0"
+        return "1" if flags_of(path.name) & IFF_PROMISC else "0"
     return path.read_text().strip()
-
-
-def _link_flags(link: str, flags: int | None = None) -> int:
-    """Read a link's flags, or set them (netdevice(7)); of promiscuity it is what users asked for."""
-    request = _IFREQ.pack(link.encode(), flags or 0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as one:
-        answer = fcntl.ioctl(one, _GET_FLAGS if flags is None else _SET_FLAGS, request)
-    return int(_IFREQ.unpack(answer)[1])

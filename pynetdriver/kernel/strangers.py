@@ -8,24 +8,33 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import sys
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import structlog
 
+from pynetdriver.kernel.rtnetlink import (
+    ALL_LINKS,
+    GETLINK,
+    GROUP,
+    IFNAME,
+    INFO_KIND,
+    LINK_BYTES,
+    LINKINFO,
+    MASTER,
+    link_request,
+    number,
+    route_socket,
+    text,
+    told,
+)
 from pynetdriver.kernel.settings import routes_by_itself
-from pynetdriver.kernel.wire import route_socket, told
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, OUR_NAMES, PLAIN_GROUP, WRITABLE
 from pynetdriver.nlmsg import ask, attributes, dump
 
 log = structlog.get_logger()
 
-# linux/rtnetlink.h, linux/if_link.h: struct ifinfomsg with the wish that counters be left out, and attributes.
-_GETLINK, _EXT_MASK, _SKIP_STATS, _INFO_BYTES = 18, 29, 8, 16
-_ALL_LINKS = struct.pack("=BxHiIIHHI", 0, 0, 0, 0, 0, 8, _EXT_MASK, _SKIP_STATS)
-_IFNAME, _MASTER, _LINKINFO, _GROUP, _INFO_KIND = 3, 10, 18, 27, 1
 #: The hardware's, and kinds that make one link of several of these, or several of one.
 _LAN_KINDS = ("", "vlan", "bond", "team", "macvlan", "ipvlan")
 
@@ -71,9 +80,8 @@ def hardware(names: Collection[str]) -> set[str]:
     with told("look at links that came"), route_socket() as one:
         for name in names:
             with contextlib.suppress(OSError):  # it is gone again
-                request = struct.pack("=BxHiIIHHI", 0, 0, socket.if_nametoindex(name), 0, 0, 8, _EXT_MASK, _SKIP_STATS)
-                _, _, body = next(ask(one, _GETLINK, 0, request))
-                if name != "lo" and WRITABLE.fullmatch(name) and _LINKINFO not in dict(attributes(body, _INFO_BYTES)):
+                _, _, body = next(ask(one, GETLINK, 0, link_request(socket.if_nametoindex(name))))
+                if name != "lo" and WRITABLE.fullmatch(name) and LINKINFO not in dict(attributes(body, LINK_BYTES)):
                     found.add(name)
     return found
 
@@ -86,26 +94,18 @@ def _of(version: int, found: list[_Link], routing: Collection[str]) -> Strangers
 def _links(engine_bridges: Collection[str]) -> Iterator[_Link]:
     """Go through links of others but for the engine's; ports that guests have in bridges are not routed."""
     with told("look at this host's links"), route_socket() as one:
-        bodies = dump(one, _GETLINK, _ALL_LINKS, partly=True)
+        bodies = dump(one, GETLINK, ALL_LINKS, partly=True)
     for body in bodies:
-        (number,) = struct.unpack_from("=i", body, 4)
-        found = dict(attributes(body, _INFO_BYTES))
-        name = _text(found[_IFNAME])
-        kind = _text(dict(attributes(found.get(_LINKINFO, b""))).get(_INFO_KIND, b""))
-        link = _Link(number, name, kind, _number(found, _MASTER))
+        (index,) = struct.unpack_from("=i", body, 4)
+        found = dict(attributes(body, LINK_BYTES))
+        name = text(found[IFNAME])
+        kind = text(dict(attributes(found.get(LINKINFO, b""))).get(INFO_KIND))
+        link = _Link(index, name, kind, number(found.get(MASTER)))
         # A container's end of a pair is in no group.
-        ours = (_number(found, _GROUP) in (LINK_GROUP, PLAIN_GROUP) and kind) or OUR_NAMES.fullmatch(name)
+        ours = (number(found.get(GROUP)) in (LINK_GROUP, PLAIN_GROUP) and kind) or OUR_NAMES.fullmatch(name)
         if name == "lo" or ours or name in engine_bridges or (link.master and not link.is_lan):
             continue
         if WRITABLE.fullmatch(name):
             yield link
         else:
             log.error("nftables has no way to write the name of this link: what comes by it may be routed", link=name)
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
-
-
-def _number(found: dict[int, bytes], kind: int) -> int:
-    return int.from_bytes(found.get(kind, b""), sys.byteorder)

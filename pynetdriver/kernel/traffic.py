@@ -6,13 +6,12 @@ import struct
 from collections.abc import Collection
 from typing import NamedTuple
 
-from pynetdriver.kernel.sandbox import WITH_COUNTERS, alias_of, links, links_elsewhere
-from pynetdriver.kernel.wire import route_socket, told
+from pynetdriver.kernel.rtnetlink import IFNAME, LINK_BYTES, STATS64, link_request, route_socket, text, told
+from pynetdriver.kernel.sandbox import alias_of, links, links_elsewhere
 from pynetdriver.names import container_link, host_link
 from pynetdriver.nlmsg import attributes
 
-_IFNAME, _STATS64 = 3, 23
-_INFO_BYTES = 16
+_WITH_COUNTERS = link_request(with_counters=True)
 
 
 class Traffic(NamedTuple):
@@ -41,7 +40,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
     moving = {container_link(id): id for id in endpoint_ids}
     whole: dict[str, Traffic] = {}
     with told("read the counters of links"), route_socket() as one:
-        there = {_name(body): body for body in links(one, WITH_COUNTERS)}
+        there = {_name(body): body for body in links(one, _WITH_COUNTERS)}
         for name, id in ends.items():
             if name in there:
                 here = _traffic(there[name])
@@ -51,7 +50,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
             if id not in whole and name in there:
                 whole[id] = _traffic(there[name])
         if len(whole) < len(ends):
-            for _, bodies, _ in links_elsewhere(WITH_COUNTERS, alias_of):
+            for _, bodies, _ in links_elsewhere(_WITH_COUNTERS, alias_of):
                 for body in bodies:
                     moved = moving.get(alias_of(body) or "")
                     if moved is not None:
@@ -60,10 +59,9 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
 
 
 def _name(body: bytes) -> str:
-    name = next(value for kind, value in attributes(body, _INFO_BYTES) if kind == _IFNAME)
-    return name.rstrip(b"\0").decode(errors="replace")
+    return text(next(value for kind, value in attributes(body, LINK_BYTES) if kind == IFNAME))
 
 
 def _traffic(body: bytes) -> Traffic:
-    values = next(value for kind, value in attributes(body, _INFO_BYTES) if kind == _STATS64)
+    values = next(value for kind, value in attributes(body, LINK_BYTES) if kind == STATS64)
     return Traffic._make(_COUNTERS.unpack_from(values))

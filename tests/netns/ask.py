@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from pynetdriver.host import admin_socket
+from pynetdriver.paths import admin_socket
 from tests.lab.unix import UnixConnection
 
 from .host import Host

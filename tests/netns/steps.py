@@ -15,27 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from netaddr import IPNetwork
 
-from pynetdriver import messages as wire
-from pynetdriver.driver import NetworkDriver
+from pynetdriver.docker import messages as wire
 from pynetdriver.errors import HostError, PynetError
 from pynetdriver.firewall import Firewall
-from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
-from pynetdriver.healing import Healing
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.lan.conflicts import Conflicts
-from pynetdriver.leasing import Leasing
-from pynetdriver.locks import Locks
-from pynetdriver.neighbours import Neighbours
-from pynetdriver.plan import Address, Adopted, Bridge, Dummy, Hairpin, Intent, Route, Up, Upper, Veth
-from pynetdriver.registry import Registry
-from pynetdriver.restore import restore
-from pynetdriver.siting import Siting
+from pynetdriver.kernel.objects.kind import Kind
+from pynetdriver.kernel.objects.link import LinkKind
+from pynetdriver.locks import Calls
+from pynetdriver.plan import Intent, Owner
+from pynetdriver.process.daemon import Daemon
 from pynetdriver.store import Change
 from pynetdriver.store.sqlite import SqliteStore
 from tests.lab.netns import Namespace
@@ -81,63 +75,30 @@ class TrappedStore(SqliteStore):
 
 
 class TrappedNetlink(Netlink):
-    """The real kernel, one step an object."""
+    """The real kernel, one step a link that is removed."""
 
     def __init__(self, trap: Trap) -> None:
         super().__init__()
         self._trap = trap
 
-    async def ensure_bridge(self, bridge: Bridge | Dummy) -> None:
-        self._trap.step()
-        await super().ensure_bridge(bridge)
-
-    async def ensure_veth(self, veth: Veth) -> None:
-        self._trap.step()
-        await super().ensure_veth(veth)
-
-    async def ensure_address(self, address: Address) -> None:
-        self._trap.step()
-        await super().ensure_address(address)
-
-    async def ensure_upper(self, upper: Upper) -> None:
-        self._trap.step()
-        await super().ensure_upper(upper)
-
-    async def ensure_up(self, up: Up) -> None:
-        self._trap.step()
-        await super().ensure_up(up)
-
-    async def ensure_route(self, route: Route) -> None:
-        self._trap.step()
-        await super().ensure_route(route)
-
-    async def remove_route(self, route: Route) -> None:
-        self._trap.step()
-        await super().remove_route(route)
-
-    async def ensure_hairpin(self, hairpin: Hairpin) -> None:
-        self._trap.step()
-        await super().ensure_hairpin(hairpin)
-
-    async def remove_hairpin(self, hairpin: Hairpin) -> None:
-        self._trap.step()
-        await super().remove_hairpin(hairpin)
-
-    async def adopt(self, bridge: Adopted) -> None:
-        self._trap.step()
-        await super().adopt(bridge)
-
-    async def give_back(self, bridge: Adopted) -> None:
-        self._trap.step()
-        await super().give_back(bridge)
-
-    async def remove_address(self, address: Address) -> None:
-        self._trap.step()
-        await super().remove_address(address)
-
     async def remove_link(self, name: str, kind: str) -> None:
         self._trap.step()
         await super().remove_link(name, kind)
+
+
+def trapped(kind: Kind[Any], trap: Trap) -> None:
+    """Have a kind of object make one step of each thing that it does by itself; links are removed by netlink."""
+
+    def step(do: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        async def done(one: Any) -> None:
+            trap.step()
+            await do(one)
+
+        return done
+
+    for name in ("ensure", "remove", "take_back"):
+        if name in vars(type(kind)) and not (name == "remove" and isinstance(kind, LinkKind)):
+            setattr(kind, name, step(getattr(kind, name)))
 
 
 class TrappedNftables(NftablesFirewall):
@@ -147,7 +108,7 @@ class TrappedNftables(NftablesFirewall):
         super().__init__(Nftables())
         self._trap = trap
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         self._trap.step()
         await super().set(owner, intents)
 
@@ -159,7 +120,7 @@ class TrappedIptables(IptablesFirewall):
         super().__init__()
         self._trap = trap
 
-    async def set(self, owner: str, intents: Sequence[Intent]) -> None:
+    async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         self._trap.step()
         await super().set(owner, intents)
 
@@ -173,32 +134,19 @@ class Process:
     def __init__(self, folder: Path, trap: Trap, firewall: str) -> None:
         self.trap = trap
         self._store = TrappedStore(folder, trap)
-        self._netlink, self._ports, chains = TrappedNetlink(trap), HostPorts(), EngineChains()
-        self._kernel = Kernel(self._netlink, FIREWALLS[firewall](trap))
-        self.journal = Journal(self._store, self._kernel, chains)
-        self._registry, locks, neighbours = Registry(), Locks(), Neighbours(Conflicts(), self._netlink.is_local)
-        leasing = Leasing(self._store, self._registry, locks, self.journal, self._kernel, neighbours)
-        self._siting = Siting(self._registry, self.journal, self._netlink, neighbours, lambda *_: None)
-        self._healing = Healing(self._registry, locks, self.journal, self._kernel, self._siting)
-        self.driver = NetworkDriver(
-            self._registry,
-            locks,
-            self.journal,
-            self._kernel,
-            self._ports,
-            chains,
-            neighbours,
-            leasing,
-            self._siting,
-            self._healing,
-        )
+        kernel = Kernel(TrappedNetlink(trap), FIREWALLS[firewall](trap))
+        for kind in kernel.kinds.values():
+            trapped(kind, trap)
+        self._ports = HostPorts(Calls())
+        self._daemon = Daemon(self._store, kernel, self._ports, IPNetwork("fd00::/48"))
+        self.driver, self.journal = self._daemon.driver, self._daemon.journal
 
     async def __aenter__(self) -> "Process":
-        await restore(self.journal, self._kernel, self._registry, self.driver, self._siting, self._healing)
+        await self._daemon.restore()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._netlink.close()
+        await self._daemon.close()
         self._ports.close()
         self._store.close()
 

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.kernel import objects
 from pynetdriver.kernel import watch as watching
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
+from pynetdriver.kernel.tables import of
 from pynetdriver.kernel.watch import Watch
 from pynetdriver.nlmsg import ERROR
-from pynetdriver.plan import Address, Bridge, Hairpin, Plan, Route, Up, Veth
+from pynetdriver.plan import Address, Bridge, Hairpin, Owner, Plan, Route, Up, Veth
 
 from .host import Host
 from .inside import inside
@@ -66,13 +68,17 @@ def ask_over_and_over() -> None:
     async def run() -> None:
         netlink, bridge = Netlink(), Bridge("pn-000000000000", "02:42:00:00:00:01", 1500)
         veth = Veth("pnh000000000000", "pnc000000000000", "02:42:00:00:00:02", 1500, bridge.name, isolated=True)
+        made = (
+            bridge,
+            veth,
+            Address(bridge.name, IPNetwork("10.9.0.1/24")),
+            Route(bridge.name, IPAddress("10.9.1.1")),
+            Hairpin(veth.name),
+            Up(bridge.name),
+        )
         for _ in range(50):
-            await netlink.ensure_bridge(bridge)
-            await netlink.ensure_veth(veth)
-            await netlink.ensure_address(Address(bridge.name, IPNetwork("10.9.0.1/24")))
-            await netlink.ensure_route(Route(bridge.name, IPAddress("10.9.1.1")))
-            await netlink.ensure_hairpin(Hairpin(veth.name))
-            await netlink.ensure_up(Up(bridge.name))
+            for one in made:
+                await of(one, objects.KINDS)(netlink).ensure(one)
             assert await netlink.is_local(IPAddress("10.9.0.1")) and not await netlink.is_local(IPAddress("192.0.2.1"))
             assert await netlink.is_in_use(bridge.name) and await netlink.describe(veth.name)
             with contextlib.suppress(TimeoutError):  # a call whose time is up
@@ -80,7 +86,7 @@ def ask_over_and_over() -> None:
                     await netlink.describe(veth.name)
         await netlink.remove_link(veth.name, veth.kind)
         await asyncio.sleep(0.2)
-        queues = netlink._netlink.msg_queue.queues
+        queues = netlink.requests.msg_queue.queues
         assert {tag: queue.qsize() for tag, queue in queues.items() if tag or queue.qsize()} == {}
         await netlink.close()
 
@@ -106,7 +112,8 @@ def look_over_and_over() -> None:
         while watch.read():
             pass
         assert -errno.EBUSY not in refused and not health.take()
-        health.expect(Plan("network:1", objects=(Bridge("pn-000000000000", "02:42:00:00:00:01", 1500),)))
+        bridge = Bridge("pn-000000000000", "02:42:00:00:00:01", 1500)
+        objects.expect(Plan(Owner.network("1"), objects=(bridge,)), health)
         watch.look()
         while watch.read():
             pass

@@ -262,7 +262,7 @@ def test_a_new_bridge_is_closed_until_the_engine_has_said_what_it_is(host: Host)
         host.netns.run("sh", "-c", f"ip link add name \"$(printf -- '{name}')\" type bridge")
     for name in ("others0", "x2", "x6"):
         host.netns.run("ip", "link", "add", name, "type", "bridge")
-    eventually(lambda: all(name in closed() for name in ("others0", "x2", "x6")), timeout_s=2, every_s=0.02)
+    eventually(lambda: all(name in closed() for name in ("others0", "x2", "x6")), timeout_s=10, every_s=0.02)
     assert not any(name in closed() for name in ("-dash", "end+", "\ufffd"))
     engine_rules.write(host.netns, "28", flavour, ("x2", "x6"))
     eventually(lambda: [name in closed() for name in ("others0", "x1", "x2", "x6")] == [False, False, True, False])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pynetdriver.kernel import sandbox
+from pynetdriver.kernel.rtnetlink import ALL_LINKS
 from tests.lab.netns import Namespace
 from tests.lab.wait import eventually
 
@@ -78,7 +79,7 @@ def look_past_a_refusal() -> None:
             raise OSError(errno.EMSGSIZE, "")
         return sandbox.alias_of(body) is not None
 
-    found = [(len(links), is_whole) for _, links, is_whole in sandbox.links_elsewhere(sandbox.WITH_COUNTERS, refuse)]
+    found = [(len(links), is_whole) for _, links, is_whole in sandbox.links_elsewhere(ALL_LINKS, refuse)]
     assert (0, None) in found and (1, True) in found
     there = sandbox.Elsewhere({}, frozenset({1}), unread=True)
     assert there.may_hold(1) and there.may_hold(None) and not there.may_hold(2)

@@ -10,10 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.firewall import chains, ruleset
+from pynetdriver.kernel import objects
+from pynetdriver.kernel.compare import differences
 from pynetdriver.kernel.health import Health
-from pynetdriver.plan import Plan
+from pynetdriver.plan import (
+    Address,
+    Bridge,
+    Hairpin,
+    LinkSysctl,
+    Owner,
+    Parent,
+    Plan,
+    Route,
+    Up,
+    Upper,
+    Veth,
+)
 from tests.lab.daemon import Daemon
 from tests.lab.wait import eventually
 
@@ -30,6 +45,10 @@ def look(self): raise OSError(105, "no room")
 Watch.look = look
 main()
 """
+
+
+#: How addresses of one link each, and multicast ones, begin.
+LOCAL6 = (0xFE80, 0xFF00)
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,7 @@ def apply_unknown() -> None:
     from pynetdriver.kernel.netlink import Netlink
 
     unknown: Any = Unknown()
-    plan = Plan("network:1", objects=(unknown,))
+    plan = Plan(Owner.network("1"), objects=(unknown,))
 
     async def run() -> None:
         kernel = Kernel(Netlink(), NftablesFirewall(Nftables()))
@@ -83,12 +102,66 @@ def apply_unknown() -> None:
         await kernel.netlink.close()
 
     asyncio.run(run())
-    for take in (Health().expect, Health().forget):
+    for take in (objects.expect, objects.forget):
         with pytest.raises(AssertionError, match="Unknown"):
-            take(plan)
+            take(plan, Health())
     for content in (ruleset.content, chains.content):
         with pytest.raises(AssertionError, match="Unknown"):
             content([unknown])
+
+
+def test_what_a_new_plan_lacks_is_removed(host: Host) -> None:
+    """Each kind of object that can be taken back is, while its owner stays."""
+    host.netns.run("ip", "link", "add", "lan9", "type", "veth", "peer", "name", "far9")
+    for link in ("lan9", "far9"):
+        host.netns.run("ip", "link", "set", link, "up")
+    inside(host.netns, change_plans)
+
+
+def change_plans() -> None:
+    from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
+    from pynetdriver.kernel import Kernel
+    from pynetdriver.kernel.netlink import Netlink
+
+    mac = "02:42:00:00:00:01"
+    bridge = Bridge("pn-000000000000", mac, 1500)
+    veth = Veth("pnh000000000000", "pnc000000000000", "02:42:00:00:00:02", 1500, bridge.name, isolated=False)
+    shim = Upper("macvlan", "pns000000000000", "lan9", (("mode", 4),), shared=True)
+    route = Route(bridge.name, IPAddress("10.9.1.1"), IPAddress("10.9.0.1"))
+    every = (
+        *(Parent("lan9"), shim, Up(shim.name), Bridge("pn-000000000001", mac, 1500), veth, Hairpin(veth.name)),
+        *(Address(bridge.name, IPNetwork("10.9.0.1/24")), Address(bridge.name, IPNetwork("fd00:9::1/64")), route),
+        LinkSysctl("ipv4", bridge.name, "arp_filter", "1"),
+    )
+    former = Plan(Owner.network("1"), objects=(bridge, *every))
+
+    async def run() -> None:
+        kernel = Kernel(Netlink(), NftablesFirewall(Nftables()))
+
+        async def state() -> tuple[set[str], set[str]]:
+            # Link-local addresses come and go with the links, when these are ready.
+            prefixes = {str(one) for one in await kernel.netlink.networks_in_use() if one.ip.words[0] not in LOCAL6}
+            return kernel.netlink.links(), prefixes
+
+        first = Plan(former.owner, objects=(bridge,))
+        await kernel.apply(first)
+        before = await state()
+        for gone in (every, *((one,) for one in every)):
+            await kernel.apply(former, first)
+            assert differences([former]) == [] and await state() != before
+            left = tuple(one for one in former.objects if one not in gone)
+            await kernel.apply(Plan(former.owner, objects=left), former)
+            if gone == every:
+                assert await state() == before
+            else:
+                assert kernel.netlink.is_missing(gone[0].links) == bool(gone[0].links), gone
+                # Others stay as they are, or were not made; a port went with its sandbox.
+                is_damage = not isinstance(gone[0], Parent | Up | LinkSysctl | Veth)
+                assert bool(differences([former])) == is_damage, gone
+        await kernel.remove(former)
+        await kernel.netlink.close()
+
+    asyncio.run(run())
 
 
 def test_the_end_of_the_watch_is_the_end_of_pynet(host: Host) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pynetdriver.server.protocol import MAXIMUM_BODY_BYTES
+from pynetdriver.docker.protocol import MAXIMUM_BODY_BYTES
 
 from .host import PROGRAM, REVOKE, Host, assert_refusal, endpoint, ids, join, network, port, program
 

@@ -20,7 +20,7 @@ from pynetdriver.firewall import Count, EngineBridges
 from pynetdriver.firewall.counters import Counted, Counters
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import render
-from pynetdriver.plan import Publication
+from pynetdriver.plan import Owner, PortForward
 from tests.lab.netns import Namespace
 from tests.lab.scrape import Scrape
 from tests.lab.unix import get
@@ -259,9 +259,9 @@ def test_a_new_publication_begins_with_nothing(host: Host, lan: Namespace) -> No
 def many_are_forgotten() -> None:
     async def scenario() -> None:
         firewall, counters = NftablesFirewall(Nftables()), Counters()
-        port = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
-        await firewall.set("network:1", [port])
-        await firewall.set("endpoint:1", [replace(port, host_port=8081)])
+        port = PortForward("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+        await firewall.set(Owner.network("1"), [port])
+        await firewall.set(Owner.endpoint("1"), [replace(port, host_port=8081)])
         stale = (f"original . tcp . {number} . 10.9.0.{last}" for number in range(2000) for last in range(3, 13))
         add_counters(f"{one} counter packets 1 bytes 1" for one in stale)
 
@@ -274,7 +274,7 @@ def many_are_forgotten() -> None:
 
         began = latest = time.monotonic()
         longest = 0.0
-        await firewall.set("endpoint:1", [])
+        await firewall.set(Owner.endpoint("1"), [])
         waiting = asyncio.create_task(asyncio.to_thread(forgotten))
         while not waiting.done():
             await asyncio.sleep(0.005)

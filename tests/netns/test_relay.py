@@ -21,6 +21,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.kernel import relay
 from pynetdriver.kernel.hostport import HostPorts
+from pynetdriver.locks import Calls
 from pynetdriver.model import Endpoint
 from pynetdriver.portmap import PortRequest
 from tests.lab.command import CommandFailed
@@ -360,7 +361,7 @@ async def _forget_idle_clients() -> None:
     for one in (held, server):
         one.bind(("::1", 0))
     server.settimeout(5)
-    room = relay.Relay()
+    room = relay.Relay(Calls())
     before = len(os.listdir("/proc/self/fd"))
     room.open(held, "udp", (IPAddress("::1"),), server.getsockname()[1])
     relay.IDLE_S = 1
@@ -383,7 +384,7 @@ async def _forget_idle_clients() -> None:
 
 async def _leave_descriptors_to_others() -> None:
     held, server = (socket.create_server(("::1", 0), family=socket.AF_INET6) for _ in range(2))
-    room = relay.Relay()
+    room = relay.Relay(Calls())
     room.open(held, "tcp", (IPAddress("::1"),), server.getsockname()[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (120, 120))
     clients = [socket.create_connection(held.getsockname()[:2]) for _ in range(40)]
@@ -411,7 +412,7 @@ def leave_descriptors_to_others() -> None:
 def come_later() -> None:
     held, asker = (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2))
     held.bind(("::1", 0))
-    room = relay.Relay()
+    room = relay.Relay(Calls())
     room.open(held, "udp", (IPAddress("10.9.0.2"),), 53)
     asker.connect(held.getsockname()[:2])
     asker.send(b"no way there")
@@ -500,7 +501,7 @@ class Asked:
 
 def share_among_ports() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
-    room = relay.Relay()
+    room = relay.Relay(Calls())
     flooded, calm, other = (Asked(room) for _ in range(3))
     flooded.ask(*(f"127.1.{number // 250}.{number % 250 + 1}" for number in range(400)))
     assert carried_to(flooded.number) == 100
@@ -517,7 +518,7 @@ def share_among_ports() -> None:
 
 def share_among_sources() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
-    room = relay.Relay()
+    room = relay.Relay(Calls())
     held, server = (socket.create_server(("127.0.0.1", 0), backlog=400) for _ in range(2))
     room.open(held, "tcp", (IPAddress("127.0.0.1"),), server.getsockname()[1])
     with socket.create_connection(held.getsockname(), 20, ("127.0.0.2", 0)) as one:

@@ -10,19 +10,19 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.firewall import Firewall
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
-from pynetdriver.plan import Crossing, Publication, Segment
+from pynetdriver.plan import Crossing, Owner, PortForward, Segment
 from tests.lab.netns import Namespace
 
 from .inside import inside
 
 SEGMENT = Segment("pn-9f9f9f9f9f9f", (IPNetwork("10.9.0.0/24"),), (Crossing(4, source="link"),))
-PORT = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+PORT = PortForward("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
 
 
 async def found_after(firewall: Firewall, damage: Sequence[str]) -> list[str]:
     """Write rules, change them as others would, ask, and have all written anew."""
-    await firewall.set("network:1", (SEGMENT,))
-    await firewall.set("endpoint:1", (PORT,))
+    await firewall.set(Owner.network("1"), (SEGMENT,))
+    await firewall.set(Owner.endpoint("1"), (PORT,))
     assert await firewall.differences() == []
     subprocess.run(damage, check=True)  # noqa: ASYNC221
     found = await firewall.differences()

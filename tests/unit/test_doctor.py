@@ -21,7 +21,7 @@ import pytest
 from netaddr import IPAddress
 
 from pynetdriver import doctor
-from pynetdriver.answers import Finding, Network, PoolUse, Port, Status, Subnet
+from pynetdriver.admin.answers import Finding, Network, PoolUse, Port, Status, Subnet
 from pynetdriver.doctor import daemon
 from pynetdriver.doctor.addresses import Listener, listeners
 from pynetdriver.doctor.facts import Link, Told

@@ -10,60 +10,44 @@ import pynetdriver
 from pynetdriver.backends import NAMES
 
 PACKAGE = Path(pynetdriver.__file__).parent
-CORE = {"answers", "errors", "locks", "messages", "names", "options", "model", "plan", "pool", "portmap"}
-CORE |= {"descriptors", "seldom"}
-#: This process on its host, before anything of the daemon is loaded.
-PROCESS = {"claim", "host", "sockets"}
-SERVICES = {
-    "collecting",
-    "driver",
-    "healing",
-    "ipam",
-    "journal",
-    "leasing",
-    "metrics",
-    "monitor",
-    "neighbours",
-    "reconcile",
-    "registry",
-    "report",
-    "restore",
-    "siting",
+#: Floors, lowest first: a module imports its own package and those of lower floors, but none beside it unless named.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"descriptors", "errors", "locks", "model", "names", "nlmsg", "options", "paths", "plan", "pool"})
+    | frozenset({"", "portmap", "seldom"}),
+    frozenset({"backends", "firewall", "kernel", "lan", "store", "server"}),
+    frozenset({"state"}),
+    frozenset({"addresses"}),
+    frozenset({"networks"}),
+    frozenset({"watchdog"}),
+    frozenset({"admin", "docker"}),
+    frozenset({"__main__", "cli", "doctor", "process"}),
+)
+#: Modules of one floor that know each other: the vocabulary.
+BESIDE = FLOORS[0]
+#: Other neighbours that one may know.
+KNOWN = {("kernel", "firewall"), ("cli", "doctor"), ("__main__", "cli"), ("__main__", "process")}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+#: Most that a constructor takes.
+COLLABORATORS = 6
+#: Most lines of a function, and those that have more.
+LINES = 50
+LONG = {
+    "firewall/chains.py:_bound",
+    "firewall/ruleset.py:_bound",
+    "lan/probe.py:holders",
 }
-ADAPTERS = {"admission", "backends", "firewall", "kernel", "lan", "store"}
-#: What each room may import besides itself; names are those right below the package.
-ALLOWED = {
-    **dict.fromkeys(CORE, CORE),
-    **dict.fromkeys(PROCESS, CORE | PROCESS),
-    "backends": CORE,
-    "admission": CORE | {"backends"},
-    "nlmsg": set(),
-    "firewall": CORE | {"nlmsg"},
-    "kernel": CORE | {"firewall", "host", "nlmsg"},
-    "lan": CORE,
-    "store": CORE,
-    **dict.fromkeys(SERVICES, CORE | PROCESS | ADAPTERS | SERVICES),
-}
-ALLOWED["server"] = ALLOWED["driver"]
-ALLOWED["serve"] = ALLOWED["driver"] | {"server"}
-ALLOWED["doctor"] = CORE | {"firewall", "host", "kernel", "lan", "nlmsg", ""}
-ALLOWED["cli"] = CORE | {"doctor", "host"}
-ALLOWED["__main__"] = CORE | PROCESS | {"cli", "serve", ""}
-for _room in ("metrics", "report", "serve"):
-    ALLOWED[_room] = ALLOWED[_room] | {""}
-ALLOWED[""] = set()
 #: Third parties, and the rooms that alone know them.
 OWNED = {
-    "aiohttp": {"server"},
+    "aiohttp": {"admin", "docker", "server"},
     "pyroute2": {"doctor", "kernel", "lan"},
     "sqlite3": {"store"},
     "click": {"__main__", "cli"},
     "tabulate": {"cli"},
     "iptc": {"firewall"},
-    "prometheus_client": {"metrics"},
+    "prometheus_client": {"admin"},
 }
 #: No module of these says which backends there are.
-BLIND = {"admission", "cli", "doctor", "server", "serve", *SERVICES}
+BLIND = {room for room, floor in FLOOR.items() if floor > FLOOR["kernel"]}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -94,8 +78,12 @@ def rooms_imported(source: Path) -> set[str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(source: Path) -> None:
-    """A module imports its own room and the rooms below, never one above or beside."""
-    assert rooms_imported(source) - {room(source)} <= ALLOWED[room(source)]
+    """A module imports its own room and the floors below, never one above, nor beside but for the vocabulary."""
+    own = room(source)
+    others = rooms_imported(source) - {own}
+    beside = {one for one in others if FLOOR[one] == FLOOR[own] and (own, one) not in KNOWN}
+    assert not {one for one in others if FLOOR[one] > FLOOR[own]}
+    assert own in BESIDE or not beside
 
 
 @pytest.mark.parametrize("library", OWNED)
@@ -116,4 +104,27 @@ def test_backends_are_not_named_outside(source: Path) -> None:
 
 def test_every_module_is_in_the_table() -> None:
     """A new module has to find its room first."""
-    assert {room(source) for source in SOURCES} == set(ALLOWED)
+    assert {room(source) for source in SOURCES} == set(FLOOR)
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{source.relative_to(PACKAGE)}:{node.name}", node
+
+
+def test_a_service_has_few_collaborators() -> None:
+    """Each is given the few that it uses, and looks for none of them elsewhere."""
+    wide = [
+        name
+        for name, node in functions()
+        if node.name == "__init__" and len(node.args.args) + len(node.args.kwonlyargs) - 1 > COLLABORATORS
+    ]
+    assert wide == []
+
+
+def test_functions_that_are_too_long_become_fewer() -> None:
+    """These are what is left; none may join them."""
+    long = {name for name, node in functions() if (node.end_lineno or 0) - node.lineno + 1 > LINES}
+    assert long == LONG

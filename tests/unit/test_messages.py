@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pynetdriver import messages as wire
+from pynetdriver.docker import messages as wire
 from pynetdriver.errors import InvalidRequest
 
 NETWORK = "9f" * 32

@@ -9,22 +9,22 @@ import pytest
 from netaddr import IPAddress, IPNetwork
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pynetdriver.answers import PoolUse
+from pynetdriver.admin.metrics import Picture
 from pynetdriver.errors import outcome
 from pynetdriver.firewall import Count, Flow
 from pynetdriver.firewall.counters import Counted, attributed
 from pynetdriver.firewall.ruleset import forget, removal
 from pynetdriver.firewall.tables import Table
-from pynetdriver.metrics import Picture
 from pynetdriver.model import Endpoint, Network, PortMapping
-from pynetdriver.plan import Publication
+from pynetdriver.plan import PortForward
+from pynetdriver.pool import PoolUse
 from tests.lab.scrape import Scrape
 
 HERE, ANY, WEB = "192.0.2.1", "0.0.0.0", "10.9.0.2"
 
 
-def published(host_address: str, address: str, protocol: str = "tcp") -> Publication:
-    return Publication(protocol, IPAddress(host_address), 8080, IPAddress(address), 80)
+def published(host_address: str, address: str, protocol: str = "tcp") -> PortForward:
+    return PortForward(protocol, IPAddress(host_address), 8080, IPAddress(address), 80)
 
 
 def counted(asked: str, container: str = WEB, **changes: Any) -> Counted:
@@ -97,7 +97,7 @@ def test_any_text_may_be_a_label() -> None:
     space = 'a"} 1\nfaked{b="\\'
     network = Network(id='"\n\\' * 20, backend="bridge", options={}, subnets=())
     found = scraped(
-        pools=[PoolUse(subnet="10.9.0.0/24", space=space, size=254, used=3)],
+        pools=[PoolUse(subnet=IPNetwork("10.9.0.0/24"), range=None, space=space, size=254, used=3)],
         networks={network.id: network},
         endpoints=[an_endpoint(id='}"\n' * 20, network_id=network.id)],
         carried={},

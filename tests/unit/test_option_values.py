@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 from netaddr import IPNetwork
 
-from pynetdriver.admission import IFNAME_OPTION, requested_endpoint, requested_network
 from pynetdriver.backends import NAMES, backend_named
+from pynetdriver.docker.messages import CreateEndpointRequest, CreateNetworkRequest, IpamData, NetworkOptions
+from pynetdriver.docker.requests import IFNAME_OPTION, requested_endpoint, requested_network
 from pynetdriver.errors import PynetError
-from pynetdriver.messages import CreateEndpointRequest, CreateNetworkRequest, IpamData, NetworkOptions
 from pynetdriver.model import Facts, Link, Network
 from pynetdriver.options import declared, parse_options
 from tests.option_values import HOST4, HOST6, UPLINK, VALUES, Value

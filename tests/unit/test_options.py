@@ -4,7 +4,7 @@ import pytest
 from netaddr import IPAddress
 
 from pynetdriver.backends import NAMES, backend_named
-from pynetdriver.backends.bridge import Options
+from pynetdriver.backends.bridge import BridgeOptions as Options
 from pynetdriver.errors import InvalidOption
 from pynetdriver.options import declared, parse_options
 

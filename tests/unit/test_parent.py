@@ -7,12 +7,12 @@ import pytest
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver import messages as wire
-from pynetdriver.admission import requested_options
 from pynetdriver.backends import Lan, backend_named
+from pynetdriver.docker import messages as wire
+from pynetdriver.docker.requests import requested_options
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
-from pynetdriver.messages import StaticRoute
 from pynetdriver.model import DhcpLease, Endpoint, Facts, Link, Network, Station, Subnet, decode, encode
+from pynetdriver.plan import StaticRoute
 
 LAN = Link(
     "lan0",
@@ -203,8 +203,8 @@ def test_join_leads_to_the_router_and_to_the_hosts_addresses() -> None:
     found = backend_named("macvlan").attachment(network, an_endpoint())
     assert (found.link, found.gateway4, found.gateway6) == ("pncabababababab", V4.gateway, V6.gateway)
     assert found.routes == (
-        StaticRoute("198.51.100.1/32", 0, "192.0.2.254"),
-        StaticRoute("2001:db8::1/128", 0, "2001:db8::fffe"),
+        StaticRoute(IPNetwork("198.51.100.1/32"), IPAddress("192.0.2.254")),
+        StaticRoute(IPNetwork("2001:db8::1/128"), IPAddress("2001:db8::fffe")),
     )
     assert backend_named("macvlan").attachment(a_network(), an_endpoint()).routes == ()
 
@@ -217,7 +217,10 @@ def test_join_hands_over_what_the_server_gave() -> None:
         network = a_network(name, subnets=(), dhcp="true")
         found = backend_named(name).attachment(network, an_endpoint(lease=lease, address6=None))
         assert (found.gateway4, found.gateway6) == (IPAddress("192.0.2.9"), None)
-        assert found.routes == (StaticRoute("10.0.0.0/8", 0, "192.0.2.7"), StaticRoute("10.1.0.0/16", 1))
+        assert found.routes == (
+            StaticRoute(IPNetwork("10.0.0.0/8"), IPAddress("192.0.2.7")),
+            StaticRoute(IPNetwork("10.1.0.0/16")),
+        )
 
 
 @pytest.mark.parametrize("mode", ["l3", "l3s"])
@@ -226,7 +229,7 @@ def test_l3_has_the_link_for_its_way_out_and_no_neighbours(mode: str) -> None:
     backend, network = backend_named("ipvlan"), a_network("ipvlan", ipvlan_mode=mode)
     found = backend.attachment(network, an_endpoint())
     assert (found.gateway4, found.gateway6, backend.lan(network)) == (None, None, None)
-    assert found.routes == (StaticRoute("0.0.0.0/0", 1), StaticRoute("::/0", 1))
+    assert found.routes == (StaticRoute(IPNetwork("0.0.0.0/0")), StaticRoute(IPNetwork("::/0")))
     assert backend.skipped_gateways({"ipvlan_mode": mode}, False) == {4, 6}
     assert not backend.attachment(a_network("ipvlan", ipvlan_mode=mode, internal=True), an_endpoint()).routes
 

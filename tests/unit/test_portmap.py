@@ -5,8 +5,9 @@ import random
 import pytest
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.docker.messages import PortBinding, PortOptions
+from pynetdriver.docker.requests import requested_ports
 from pynetdriver.errors import InvalidRequest
-from pynetdriver.messages import PortBinding
 from pynetdriver.model import Endpoint, PortMapping
 from pynetdriver.portmap import PortRequest, port_requests, relayed_to, split_satisfied, translated_to
 
@@ -26,8 +27,12 @@ V6 = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False, address
 BARE = Endpoint(id="a" * 64, network_id="9" * 64, mac="", mac_given=False)
 
 
-def requested(endpoint: Endpoint, *bindings: PortBinding) -> list[PortRequest]:
-    return port_requests(bindings, endpoint, (ANY4, ANY6))
+def requested(
+    endpoint: Endpoint, *bindings: PortBinding, defaults: tuple[IPAddress, ...] = (ANY4, ANY6), six_to_four: bool = True
+) -> list[PortRequest]:
+    ports = requested_ports(PortOptions(list(bindings), no_proxy_6to4=not six_to_four))
+    assert ports is not None
+    return port_requests(ports.bindings, endpoint, defaults, six_to_four=ports.six_to_four)
 
 
 @pytest.mark.parametrize(("number", "name"), [(TCP, "tcp"), (UDP, "udp"), (SCTP, "sctp")])
@@ -58,14 +63,14 @@ def test_port_range_ends_where_it_starts_when_no_end_is_given() -> None:
 def test_port_stays_in_its_family_when_a_host_binding_is_set(defaults: tuple[IPAddress, IPAddress]) -> None:
     """Who binds to some address does not mean all of IPv6."""
     binding = PortBinding(TCP, 80, "", 8080)
-    assert port_requests([binding], V4, defaults) == [PortRequest("tcp", (defaults[0],), 8080, 8080, 80)]
+    assert requested(V4, binding, defaults=defaults) == [PortRequest("tcp", (defaults[0],), 8080, 8080, 80)]
 
 
 @pytest.mark.parametrize("default", [ANY6, LOCAL6])
 def test_port_is_relayed_to_ipv4_when_the_host_binding_is_ipv6_alone(default: IPAddress) -> None:
     """It is published nowhere else."""
     binding = PortBinding(TCP, 80, "", 8080)
-    assert port_requests([binding], V4, (default,)) == [PortRequest("tcp", (default,), 8080, 8080, 80)]
+    assert requested(V4, binding, defaults=(default,)) == [PortRequest("tcp", (default,), 8080, 8080, 80)]
 
 
 @pytest.mark.parametrize("host", ["::", "::1", "2001:db8::1"])
@@ -73,9 +78,9 @@ def test_port_on_an_ipv6_address_is_relayed_to_ipv4(host: str) -> None:
     """A container with IPv4 alone is published there, unless the engine says that another network is."""
     binding = PortBinding(TCP, 80, host, 8080)
     assert requested(V4, binding) == [PortRequest("tcp", (IPAddress(host),), 8080, 8080, 80)]
-    assert port_requests([binding], V4, (ANY4, ANY6), six_to_four=False) == []
+    assert requested(V4, binding, six_to_four=False) == []
     plain = PortBinding(TCP, 80, "", 8080)
-    assert port_requests([plain], V4, (ANY4, ANY6), six_to_four=False) == [PortRequest("tcp", (ANY4,), 8080, 8080, 80)]
+    assert requested(V4, plain, six_to_four=False) == [PortRequest("tcp", (ANY4,), 8080, 8080, 80)]
 
 
 IN4, IN6 = IPAddress("10.9.0.2"), IPAddress("fd00::2")

@@ -6,7 +6,7 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from pynetdriver.serve import _unexpected
+from pynetdriver.process.daemon import _unexpected
 from pynetdriver.server import _logger
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pynetdriver.sockets import listening
+from pynetdriver.process.sockets import listening
 
 
 def test_a_stop_right_after_bind_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

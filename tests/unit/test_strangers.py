@@ -6,23 +6,24 @@ from typing import Any
 
 import pytest
 
-from pynetdriver import journal
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import EngineBridges
-from pynetdriver.journal import Journal
 from pynetdriver.kernel import settings
 from pynetdriver.model import Setting, Strangers, encode
+from pynetdriver.plan import Owner
+from pynetdriver.state import switches
+from pynetdriver.state.switches import Switches
 
 PATHS = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
 
 
 class Around:
-    """What a journal has about it, as far as strangers go; each part may fail."""
+    """What switches have about them, as far as strangers go; each part may fail."""
 
     def __init__(self, strangers: bool = True) -> None:
         self.failing: set[str] = set()
         self.stored: dict[str, bytes] = {}
-        self.guard: dict[str, Any] = {}
+        self.guard: dict[Owner, Any] = {}
         self.closings = 0
         for version, path in PATHS.items():
             found = Strangers(version, ("br0", "lan1"), bridges=("br0",)) if strangers else None
@@ -33,7 +34,7 @@ class Around:
         kernel: Any = SimpleNamespace(bridges=self.bridges, firewall=firewall)
         store: Any = SimpleNamespace(write=self._write, load=lambda _: self.stored)
         chains: Any = SimpleNamespace(close=self._close)
-        self.journal = Journal(store, kernel, chains)
+        self.switches = Switches(store, kernel, chains)
 
     def _fail(self, what: str) -> None:
         if what in self.failing:
@@ -43,8 +44,8 @@ class Around:
         self._fail("store")
         self.stored[change.key] = change.data
 
-    async def _set(self, owner: str, intents: Any) -> None:
-        self._fail(owner)
+    async def _set(self, owner: Owner, intents: Any) -> None:
+        self._fail(str(owner))
         self.guard[owner] = intents
 
     async def _close(self, bridges: Any) -> None:
@@ -63,7 +64,7 @@ def test_hardware_that_comes_is_a_stranger_whatever_fails_meanwhile(failing: str
         around = Around()
         around.failing = {failing}
         try:
-            await around.journal.add_strangers({"lan9", "veth9"}, lambda _: {"lan9"})
+            await around.switches.add_strangers({"lan9", "veth9"}, lambda _: {"lan9"})
         except HostError as error:
             assert str(error) == failing
         else:
@@ -71,7 +72,7 @@ def test_hardware_that_comes_is_a_stranger_whatever_fails_meanwhile(failing: str
         new = ("br0", "lan1", "lan9")
         assert around.links() == [new] * (1 if failing == "forwarding:4" else 2) and around.closings == 1
         around.failing = set()
-        await around.journal.add_strangers({"lan9", "veth9"}, lambda _: {"lan9"})
+        await around.switches.add_strangers({"lan9", "veth9"}, lambda _: {"lan9"})
         assert around.links() == [new] * 2
         assert all(b"lan9" in one and b"veth9" not in one for one in around.stored.values())
 
@@ -84,11 +85,11 @@ def test_a_bridge_that_becomes_the_engines_is_no_stranger() -> None:
     async def scenario() -> None:
         around = Around()
         around.bridges.found = EngineBridges(frozenset({"br0"}))
-        await around.journal.follow_engine_bridges()
+        await around.switches.follow_engine_bridges()
         assert around.links() == [("lan1",)] * 2 and around.closings == 1
         assert all(one.bridges == () for (one,) in around.guard.values())
         around.bridges.found = EngineBridges()
-        await around.journal.follow_engine_bridges()
+        await around.switches.follow_engine_bridges()
         assert around.links() == [("br0", "lan1")] * 2
 
     asyncio.run(scenario())
@@ -104,6 +105,6 @@ def test_a_guess_ends_no_start(failing: str, monkeypatch: pytest.MonkeyPatch) ->
 
     around = Around(strangers=False)
     around.failing = {failing}
-    monkeypatch.setattr(journal, "likely_strangers", likely)
-    asyncio.run(around.journal.guess_strangers(lost=True))
-    assert len(around.journal.strangers) == (0 if failing == "kernel" else 2)
+    monkeypatch.setattr(switches, "likely_strangers", likely)
+    asyncio.run(around.switches.guess_strangers(lost=True))
+    assert len(around.switches.strangers) == (0 if failing == "kernel" else 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pynetdriver.answers import PublishedPort
+from pynetdriver.admin.answers import PublishedPort
 from pynetdriver.cli import tables
 
 

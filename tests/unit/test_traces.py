@@ -8,11 +8,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from pynetdriver.admission import requested_network
-from pynetdriver.driver import NetworkDriver
-from pynetdriver.ipam import IpamDriver
-from pynetdriver.messages import CreateNetworkRequest, ProgramRequest, decode_request
-from pynetdriver.server import protocol
+from pynetdriver.docker import protocol
+from pynetdriver.docker.ipam_driver import IpamDriver
+from pynetdriver.docker.messages import CreateNetworkRequest, ProgramRequest, decode_request
+from pynetdriver.docker.network_driver import NetworkDriver
+from pynetdriver.docker.requests import requested_network
 
 TRACES = Path(__file__).parents[1] / "traces"
 ENGINES = ["20.10.24", "26.1.5", "28.5.2", "29.7.2"]

@@ -1,0 +1,1 @@
+"""Where the addresses of containers come from, and who else has them."""

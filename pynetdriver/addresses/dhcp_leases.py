@@ -1,0 +1,234 @@
+"""Leases of the LAN's DHCP server: obtained before an endpoint's link is made, kept while it lives, remembered after.
+
+The engine gives every container run a new endpoint, so a server would take each for another machine. A container
+is therefore taken for one of the network's tenants of before that is not there now, best for one of which the engine
+said the same: with its MAC or client id it gets that one's address, also after a reboot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import structlog
+from msgspec.structs import replace
+from netaddr import IPAddress, IPNetwork
+
+from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.source import Source
+from pynetdriver.errors import Conflict, PynetError
+from pynetdriver.kernel import Kernel
+from pynetdriver.lan.dhcp import DhcpClient
+from pynetdriver.model import DhcpLease, Endpoint, Network, Station, Tenant, decode, encode
+from pynetdriver.state.journal import Journal
+from pynetdriver.state.registry import Registry, backend_of
+from pynetdriver.store import Change, Store
+
+log = structlog.get_logger()
+
+#: Less than the engine and the server wait, with what else a call takes (see `server.DEADLINE_S`).
+_LEASE_S = 10.0
+#: Of so many of a network the last ones are remembered.
+_TENANTS = 256
+
+
+class DhcpLeases(Source):
+    """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
+
+    def __init__(
+        self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours
+    ) -> None:
+        """Take up the stored tenants."""
+        self._store = store
+        self._registry = registry
+        self._journal = journal
+        self._kernel = kernel
+        self._neighbours = neighbours
+        self._client = DhcpClient(self._changed)
+        #: Addresses that containers have still, since giving them those of their new leases failed.
+        self._outdated: dict[str, IPNetwork] = {}
+        #: By network and client id; who was seen last comes last.
+        self._tenants: dict[str, dict[str, Tenant]] = {}
+        for one in (decode(data, Tenant) for data in store.load("tenant").values()):
+            self._tenants.setdefault(one.network_id, {})[one.client_id] = one
+        #: Endpoints by the key of the tenant that they are.
+        self._present: dict[str, str] = {}
+        #: How kept leases went on: renewed, or had again after they were lost; lost.
+        self.renewals: Counter[str] = Counter(renewed=0, lost=0)
+
+    async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Get an address for an endpoint to come; returns it with that and what the server takes it for.
+
+        Raises:
+            PynetError: there is no server, or none that gives an address.
+        """
+
+        async def taken(address: IPAddress) -> str | None:
+            holder = self._registry.holder(network.id, address)
+            if holder is not None and holder != endpoint.id:
+                return self._registry.endpoints[holder].mac
+            own = await self._neighbours.own(network, address)
+            return own or await self._neighbours.holder(network, address, endpoint.mac)
+
+        given = bool(endpoint.client_id)
+        former = self._absent(endpoint)
+        if former is not None:
+            mac = endpoint.mac if endpoint.mac_given else former.mac
+            endpoint = replace(endpoint, mac=mac, client_id=former.client_id)
+        station = _station(network, endpoint)
+        endpoint = replace(endpoint, client_id=station.client_id.hex())
+        key = _key(endpoint)
+        if key in self._present:
+            raise Conflict(f"another container of the network has MAC {endpoint.mac}; choose another --mac-address")
+        self._present[key] = endpoint.id
+        try:
+            lease = await self._client.acquire(station, former.lease if former else None, taken, _LEASE_S)
+            try:
+                self._remember(endpoint, lease, given=given)
+            except BaseException:
+                self._client.give_back(station, lease)
+                raise
+        except BaseException:
+            del self._present[key]
+            raise
+        return replace(endpoint, address4=lease.address, lease=lease)
+
+    def is_settled(self, endpoint: Endpoint) -> bool:
+        """Tell whether an endpoint to come says who it is, or a tenant that is not there now is just like it."""
+        former = self._absent(endpoint)
+        return bool(endpoint.client_id) or (former is not None and former.traits == endpoint.traits)
+
+    def holder(self, endpoint: Endpoint) -> str | None:
+        """Name the endpoint that is taken for what another one says it is."""
+        return self._present.get(_key(endpoint)) if endpoint.client_id else None
+
+    def keep(self, endpoint: Endpoint) -> None:
+        """Renew an endpoint's lease from now on, if it has one."""
+        if endpoint.lease is not None:
+            self._present[_key(endpoint)] = endpoint.id
+            station = _station(self._registry.networks[endpoint.network_id], endpoint)
+            self._client.keep(endpoint.id, station, endpoint.lease)
+
+    def take_up(self) -> None:
+        """Go on renewing the leases of endpoints that an earlier process made."""
+        for endpoint in self._registry.endpoints.values():
+            if endpoint.phase == "ready":
+                self.keep(endpoint)
+
+    def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
+        """Renew no more, and tell the server if the address is to be free; else the next container finds it its own."""
+        self._outdated.pop(endpoint.id, None)
+        if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
+            return
+        self._client.forget(endpoint.id)
+        tenant = self._tenant(endpoint)
+        if is_free and tenant is not None:
+            station = _station(self._registry.networks[endpoint.network_id], endpoint)
+            self._client.give_back(station, tenant.lease)
+            self._renewed(endpoint, replace(tenant.lease, lease_s=0))
+
+    def _tenant(self, endpoint: Endpoint) -> Tenant | None:
+        return self._tenants.get(endpoint.network_id, {}).get(endpoint.client_id)
+
+    def _renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
+        """Remember what the server said last."""
+        tenant = self._tenant(endpoint)
+        try:
+            self._remember(endpoint, lease, given=tenant is not None and tenant.given)
+        except PynetError as error:
+            log.error("could not note a DHCP lease", endpoint=endpoint.id[:12], error=str(error))
+
+    def forget_network(self, network_id: str) -> None:
+        """Forget who was on a network."""
+        tenants = self._tenants.pop(network_id, {})
+        if tenants:
+            self._store.write(*(Change("tenant", f"{network_id} {client_id}", None) for client_id in tenants))
+
+    async def close(self) -> None:
+        """Renew nothing more: the containers live on, and the next daemon goes on."""
+        await self._client.close()
+
+    def _absent(self, endpoint: Endpoint) -> Tenant | None:
+        """Find the tenant that an endpoint is to be: the one that it says it is, or the last like it that is not there.
+
+        If there is none like it, another one: the container may have got other ports.
+        """
+        if endpoint.client_id:
+            return self._tenant(endpoint)
+        absent = [
+            one
+            for one in self._tenants.get(endpoint.network_id, {}).values()
+            if f"{one.network_id} {one.client_id}" not in self._present and not one.given
+        ]
+        return max(absent, key=lambda one: (one.traits == endpoint.traits, absent.index(one)), default=None)
+
+    def _remember(self, endpoint: Endpoint, lease: DhcpLease, *, given: bool) -> None:
+        network_id, client_id = endpoint.network_id, endpoint.client_id
+        tenant = Tenant(
+            network_id=network_id,
+            mac=endpoint.mac,
+            client_id=client_id,
+            lease=lease,
+            given=given,
+            traits=endpoint.traits,
+        )
+        tenants = self._tenants.setdefault(network_id, {})
+        absent = [one for one in tenants if one != client_id and f"{network_id} {one}" not in self._present]
+        forgotten = absent[: max(0, len(tenants) - _TENANTS)]
+        self._store.write(
+            Change("tenant", _key(endpoint), encode(tenant)),
+            *(Change("tenant", f"{network_id} {one}", None) for one in forgotten),
+        )
+        for one in (client_id, *forgotten):
+            tenants.pop(one, None)
+        tenants[client_id] = tenant
+
+    async def _changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
+        """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
+        self.renewals["lost" if lease is None else "renewed"] += 1
+        async with self._registry.lock(endpoint_id):
+            former = self._registry.endpoints.get(endpoint_id)
+            if former is None or former.phase != "ready" or former.lease is None or former.address4 is None:
+                return
+            has_lost = former.lease.lease_s == 0
+            if lease is None:
+                log.error(
+                    "DHCP lease is lost, its container has no address until there is another",
+                    endpoint=endpoint_id[:12],
+                    address=str(former.address4.ip),
+                )
+                endpoint = replace(former, lease=replace(former.lease, gateway=None, routes=(), lease_s=0))
+            else:
+                self._renewed(former, lease)
+                endpoint = replace(former, address4=lease.address, lease=lease)
+            await self._journal.update(
+                former, self._registry.endpoint_plan(former), endpoint, self._registry.endpoint_plan(endpoint)
+            )
+            self._registry.know(endpoint)
+            inside = self._registry.sandbox_interface(endpoint)
+            # As text, since networks of one subnet are equal whatever their own addresses are.
+            differs = (
+                has_lost
+                or endpoint_id in self._outdated
+                or str(inside) != str(self._registry.sandbox_interface(former))
+            )
+            if former.sandbox is not None and differs:
+                gone = self._outdated.setdefault(endpoint_id, former.address4)
+                await self._kernel.readdress(self._registry.endpoint_plan(former), former.sandbox, gone, inside)
+                del self._outdated[endpoint_id]
+                if lease is not None:
+                    self._neighbours.announce(self._registry.networks[endpoint.network_id], endpoint)
+                    log.warning(
+                        "container has what a new DHCP lease says; the engine goes on showing what it had first",
+                        endpoint=endpoint_id[:12],
+                        address=str(lease.address.ip),
+                    )
+
+
+def _station(network: Network, endpoint: Endpoint) -> Station:
+    station = backend_of(network).station(network, endpoint)
+    assert station is not None, "asked for endpoints of networks with DHCP alone"
+    return station
+
+
+def _key(endpoint: Endpoint) -> str:
+    return f"{endpoint.network_id} {endpoint.client_id}"

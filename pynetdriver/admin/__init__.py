@@ -1,0 +1,1 @@
+"""What people and programs ask of the daemon over its admin socket, and metrics."""

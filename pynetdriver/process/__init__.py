@@ -1,0 +1,1 @@
+"""This process on its host, and the daemon that it becomes."""

@@ -1,0 +1,1 @@
+"""What is looked at beside the calls, and at start."""
