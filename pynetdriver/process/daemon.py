@@ -215,12 +215,12 @@ async def serve(
             Server(admin, [admin_socket], grace_s=1, bounds=ADMIN_BOUNDS),
             Server(metrics_application(metrics.recent), metrics_sockets, grace_s=1, bounds=METRICS_BOUNDS),
         ]
-        _keep_garbage_collector_short()
+        _shorten_garbage_collections()
         await _run(daemon, servers, stop, " ".join(map(str, engine_sockets)))
     log.info("stopped; links and rules stay in place")
 
 
-def _keep_garbage_collector_short() -> None:
+def _shorten_garbage_collections() -> None:
     """Have no collection look again at what is there by now, and stays: a whole one took 30 ms."""
     gc.collect()
     gc.freeze()

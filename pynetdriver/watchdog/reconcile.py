@@ -99,7 +99,7 @@ class Reconciler:
     async def _repair_all(self, found: Iterable[Difference]) -> None:
         kinds = {one.kind for one in found}
         if _UNFINISHED in kinds:
-            await self._sweep.finish_removals()
+            await self._journal.retry()
         if _DEAD in kinds:
             await self._sweep.remove_dead()
         await self._repair.repair({one.owner for one in found if one.owner}, switches=True)

@@ -41,12 +41,8 @@ class Sweep:
 
     async def _sweep(self) -> None:
         await asyncio.sleep(_SWEEP_S)
-        await self.finish_removals()
-        await self.remove_dead()
-
-    async def finish_removals(self) -> None:
-        """Try again what could not be removed; host ports of endpoints are free only then."""
         await self._journal.retry()
+        await self.remove_dead()
 
     async def remove_dead(self) -> None:
         """Remove endpoints that the engine will not mention again.
