@@ -56,7 +56,7 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
     """A pool of a network with the address that the host takes in it.
 
     `space` is the address space that the IPAM driver named: within one, pools of networks that exist do
-    not overlap. `aux` are addresses that nobody gets; `way_out` is the one of them that containers take for
+    not overlap. `aux` are addresses that nobody gets; `default_gateway` is the one of them that containers take for
     their gateway instead of the host's. `host` is an address that the host takes besides a gateway's. The gateway is
     `doubted` if the IPAM driver may have made it up and no machine of the LAN has answered for it yet.
     """
@@ -65,7 +65,7 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: IPAddress | None = None
     space: str = ""
     aux: tuple[IPAddress, ...] = ()
-    way_out: IPAddress | None = None
+    default_gateway: IPAddress | None = msgspec.field(name="way_out", default=None)
     host: IPAddress | None = None
     doubted: bool = False
 

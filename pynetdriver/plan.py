@@ -329,7 +329,8 @@ class Crossing:
 
     `admits` says what comes in from elsewhere: what a published port led here; also what is addressed to an
     open port of a container itself, and ICMP; or anything but from other networks of containers. What goes out
-    takes the address `source`, that of the link it leaves by ("link"), or keeps its own (None).
+    is translated to the address `source` (SNAT) or that of the link it leaves by ("link", masquerade), or is not
+    translated (None).
     """
 
     version: int
@@ -346,7 +347,7 @@ class Segment:
 
     `isolated` keeps its containers apart, `internal` keeps them in. From the links `trusted` open ports are
     reached as if all were admitted. `anti_spoof` lets no new flow out whose source is not of `subnets`.
-    On a `shared` link there are others too, who are let alone: only what comes from a `Resident` or goes to
+    On a `shared` link there are others too, who are let alone: only what comes from a `Member` or goes to
     `subnets` is of this network. With IP versions that are `hostless` not even the host is reached.
     """
 
@@ -386,7 +387,7 @@ class Relaying:
 
 
 @dataclass(frozen=True)
-class Publication:
+class PortForward:
     """A host port that leads into a container; an unspecified host address means all of the host's.
 
     From the link `but_from` it does not: there the host itself answers.
@@ -406,7 +407,7 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenPort:
     """A port of a container that is reached at the container's own address, as far as its network admits."""
 
     protocol: str
@@ -421,7 +422,7 @@ class Opening:
 class Entrance:
     """A link that pynet made on one of others, by which the host takes in only what is of a container, or for one.
 
-    `admits` says from whom: whom the host's routes reach by that link and who is a `Resident` there, whom the
+    `admits` says from whom: whom the host's routes reach by that link and who is a `Member` there, whom the
     routes reach by it ("link"), or by it or by any link of the host's own on a parent ("shims").
     """
 
@@ -447,7 +448,7 @@ class Guard:
 
 
 @dataclass(frozen=True)
-class Resident:
+class Member:
     """A container on a shared link."""
 
     link: str
@@ -459,7 +460,7 @@ class Resident:
 
 Made = Bridge | Dummy | Upper | Veth
 Object = Made | Adopted | Parent | Up | Hairpin | Address | Route | LinkSysctl
-Intent = Segment | Entrance | Guard | Resident | Publication | Opening | Relaying | Strangers
+Intent = Segment | Entrance | Guard | Member | PortForward | OpenPort | Relaying | Strangers
 HostSetting = Forwarding | LinkSysctl | Promiscuity
 
 
@@ -511,9 +512,9 @@ class Plan:
         return frozenset(name for one in self.objects for name in one.foreign)
 
     @property
-    def published(self) -> tuple[Publication, ...]:
+    def published(self) -> tuple[PortForward, ...]:
         """The host ports that lead into a container."""
-        return tuple(one for one in self.intents if isinstance(one, Publication))
+        return tuple(one for one in self.intents if isinstance(one, PortForward))
 
     @property
     def anchors(self) -> tuple[str, ...]:

@@ -120,18 +120,21 @@ def translated_to(mapping: PortMapping, addresses: Mapping[int, IPAddress]) -> I
     return None if address is None or address in _LINK_LOCAL6 else address
 
 
-def relayed_to(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool = False) -> tuple[IPAddress, ...]:
+def relayed_to(
+    mapping: PortMapping, addresses: Mapping[int, IPAddress], isolated: bool = False
+) -> tuple[IPAddress, ...]:
     """Tell where to go, best first, with what comes to a host port untranslated; nowhere if nothing should.
 
     Args:
         addresses: the container's, by IP version.
-        apart: the endpoint's network keeps its containers apart, so what they send to the port comes untranslated.
+        isolated: containers of the endpoint's network do not reach each other: what they send to the port comes
+            untranslated.
     """
     host = mapping.host_address
     if mapping.protocol not in _RELAYED:
         return ()
     if translated_to(mapping, addresses) is not None:
-        of_containers = apart and not host.is_loopback()
+        of_containers = isolated and not host.is_loopback()
         if not of_containers and (host.version == 4 or int(host) != 0):
             return ()
     versions = (4, 6) if host.version == 4 else (6, 4)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.source import Source
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.lan.dhcp import DhcpClient
@@ -30,7 +31,7 @@ _LEASE_S = 10.0
 _TENANTS = 256
 
 
-class DhcpLeases:
+class DhcpLeases(Source):
     """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
 
     def __init__(
@@ -107,20 +108,20 @@ class DhcpLeases:
             station = _station(self._registry.networks[endpoint.network_id], endpoint)
             self._client.keep(endpoint.id, station, endpoint.lease)
 
-    def keep_all(self) -> None:
+    def take_up(self) -> None:
         """Go on renewing the leases of endpoints that an earlier process made."""
         for endpoint in self._registry.endpoints.values():
             if endpoint.phase == "ready":
                 self.keep(endpoint)
 
-    def end(self, endpoint: Endpoint, *, release: bool) -> None:
+    def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
         """Renew no more, and tell the server if the address is to be free; else the next container finds it its own."""
         self._outdated.pop(endpoint.id, None)
         if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
             return
         self._client.forget(endpoint.id)
         tenant = self._tenant(endpoint)
-        if release and tenant is not None:
+        if is_free and tenant is not None:
             station = _station(self._registry.networks[endpoint.network_id], endpoint)
             self._client.give_back(station, tenant.lease)
             self._renewed(endpoint, replace(tenant.lease, lease_s=0))

@@ -176,7 +176,7 @@ class Neighbours:
         if link is None or network.internal:
             return "", [], []
         skipped = backend_named(network.backend).skipped_gateways(network.options, network.internal)
-        ways = [subnet.way_out or subnet.gateway for subnet in network.subnets]
+        ways = [subnet.default_gateway or subnet.gateway for subnet in network.subnets]
         asked = [one for one in ways if one is not None and one.version not in skipped]
         silent = [one for one in asked if not await self._is_local(one)]
         for wait_s in _GATEWAY_WAITS_S if silent else ():
@@ -203,7 +203,7 @@ class Neighbours:
 
 def _may_be_made_up(subnet: Subnet) -> bool:
     gateway, pool = subnet.gateway, subnet.pool
-    if gateway is None or subnet.way_out is not None:
+    if gateway is None or subnet.default_gateway is not None:
         return False
     return int(gateway) % 4 == 0 or not is_host_address(gateway - 1, pool)
 

@@ -9,47 +9,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from msgspec.structs import replace
 
 from pynetdriver.addresses.dhcp_leases import DhcpLeases
 from pynetdriver.addresses.gateways import Gateways
 from pynetdriver.addresses.neighbours import Neighbours
+from pynetdriver.addresses.source import Source
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.state.registry import backend_of
 
 
-class Source(Protocol):
-    """Gives endpoints to come their addresses."""
-
-    def holder(self, endpoint: Endpoint) -> str | None:
-        """Name the endpoint that is taken for what another one says it is."""
-        ...
-
-    def is_settled(self, endpoint: Endpoint) -> bool:
-        """Tell whether it is known who an endpoint to come is, so that no dead one before it is to be waited for."""
-        ...
-
-    async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
-        """Give an endpoint its addresses. Raises PynetError."""
-        ...
-
-
-class GivenAddresses:
+class GivenAddresses(Source):
     """Addresses that the engine names; nobody else may have them, and their gateways should be there."""
 
     def __init__(self, neighbours: Neighbours, gateways: Gateways) -> None:
         self._neighbours = neighbours
         self._gateways = gateways
-
-    def holder(self, endpoint: Endpoint) -> str | None:
-        """Name nobody: who has an address is known by that."""
-        return None
-
-    def is_settled(self, endpoint: Endpoint) -> bool:
-        """Tell that it is: endpoints come with their addresses."""
-        return True
 
     async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Refuse addresses that others have; note where there is no way out. Raises Conflict."""
@@ -66,6 +42,12 @@ class Sources:
         self._neighbours = neighbours
         self._given = GivenAddresses(neighbours, gateways)
         self._dhcp_leases = dhcp_leases
+        self._all: tuple[Source, ...] = (self._given, dhcp_leases)
+
+    def take_up(self) -> None:
+        """Go on with endpoints that an earlier process made."""
+        for source in self._all:
+            source.take_up()
 
     def of(self, network: Network, endpoint: Endpoint) -> Source:
         """Choose where an endpoint's address comes from."""
@@ -76,20 +58,32 @@ class Sources:
         """Take note of a network that is there."""
         self._neighbours.know(network)
 
-    def forget(self, network: Network) -> None:
-        """Drop a network that goes. Raises PynetError."""
+    def leave_lan(self, network: Network) -> None:
+        """Ask nobody for addresses of a network that goes."""
         self._neighbours.forget(network)
-        self._dhcp_leases.forget_network(network.id)
+
+    def forget(self, network: Network) -> None:
+        """Drop a network that is gone. Raises PynetError."""
+        self._neighbours.forget(network)
+        for source in self._all:
+            source.forget_network(network.id)
 
     def keep(self, network: Network, endpoint: Endpoint) -> None:
         """Take note of an endpoint that is there: its lease is renewed, its addresses are asked for no more."""
-        self._dhcp_leases.keep(endpoint)
+        for source in self._all:
+            source.keep(endpoint)
         self._neighbours.taken_up(network, endpoint)
 
     def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
         """Let go what an endpoint was given; an address that `is_free` is not kept for the next container."""
-        self._dhcp_leases.end(endpoint, release=is_free)
+        for source in self._all:
+            source.release(endpoint, is_free=is_free)
 
     def announce(self, network: Network, endpoint: Endpoint) -> None:
         """Tell the LAN whose the endpoint's addresses are."""
         self._neighbours.announce(network, endpoint)
+
+    async def close(self) -> None:
+        """End, with all addresses kept."""
+        for source in self._all:
+            await source.close()

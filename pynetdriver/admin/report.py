@@ -94,8 +94,8 @@ class Report:
             subnets=[
                 answers.Subnet(
                     pool=str(one.pool),
-                    gateway=_text(one.way_out or one.gateway),
-                    host=_text(one.host or (one.gateway if one.way_out else None)),
+                    gateway=_text(one.default_gateway or one.gateway),
+                    host=_text(one.host or (one.gateway if one.default_gateway else None)),
                 )
                 for one in network.subnets
             ],

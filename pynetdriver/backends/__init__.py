@@ -60,13 +60,13 @@ class Publishing:
     """How ports of a network are published.
 
     `addresses`, one of a family at most, are those of the host where a port without one is. In the IP versions
-    `untranslated` ports are opened at the container's address, not on the host. Containers that are kept `apart` do
-    not reach each other, so that the host relays when one asks a port of another.
+    `untranslated` ports are opened at the container's address, not on the host. `isolated` containers do not reach
+    each other, so that the host relays when one asks a port of another.
     """
 
     addresses: tuple[IPAddress, ...]
     untranslated: frozenset[int] = frozenset()
-    apart: bool = False
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def gateways(network: Network, endpoint: Endpoint) -> dict[int, IPAddress]:
         found[4] = endpoint.lease.gateway
     for given in (endpoint.address4, endpoint.address6):
         for subnet in network.subnets:
-            gateway = subnet.way_out or subnet.gateway
+            gateway = subnet.default_gateway or subnet.gateway
             if given is not None and given.ip in subnet.pool and gateway and not network.internal:
                 found[given.version] = gateway
     return {version: gateway for version, gateway in found.items() if version not in endpoint.cut_off}

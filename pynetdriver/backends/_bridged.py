@@ -38,10 +38,10 @@ from pynetdriver.plan import (
     Hairpin,
     Intent,
     LinkSysctl,
-    Opening,
+    OpenPort,
     Owner,
     Plan,
-    Publication,
+    PortForward,
     Relaying,
     Segment,
     Veth,
@@ -109,6 +109,14 @@ class BridgedBackend(Backend[B]):
         """Tell by IP version what comes in from elsewhere."""
         return {4: "published", 6: "published"}
 
+    def source(self, options: B, version: int) -> IPAddress | Literal["link"] | None:
+        """Tell the address that outgoing packets take; see `plan.Crossing`."""
+        return "link" if options.masquerade and self.admits(options)[version] != "open" else None
+
+    def reached_by_trusted(self, options: B) -> frozenset[int]:
+        """Tell the IP versions in which trusted links reach translated ports at the container's own address too."""
+        return frozenset()
+
     def default_mtu(self, network: Network, options: B) -> int:
         """Tell the MTU of a network that was given none."""
         return network.facts.uplink_mtu
@@ -128,10 +136,7 @@ class BridgedBackend(Backend[B]):
         return Segment(
             link=self.bridge(network, options),
             subnets=tuple(subnet.pool for subnet in network.subnets),
-            crossings=tuple(
-                Crossing(one, admits[one], "link" if options.masquerade and admits[one] != "open" else None)
-                for one in versions(network)
-            ),
+            crossings=tuple(Crossing(one, admits[one], self.source(options, one)) for one in versions(network)),
             internal=network.internal,
             isolated=not options.icc,
             anti_spoof=True,
@@ -211,16 +216,17 @@ class BridgedBackend(Backend[B]):
         """A pair, and its published ports."""
         options = self.options(network)
         pair, ports = self.pair(network, endpoint, options), self._ports(network, endpoint, options)
-        hairpin = not pair.isolated and any(isinstance(one, Publication) for one in ports)
+        hairpin = not pair.isolated and any(isinstance(one, PortForward) for one in ports)
         return Plan(
             Owner.endpoint(endpoint.id), objects=(pair, Hairpin(pair.name)) if hairpin else (pair,), intents=ports
         )
 
     def _ports(self, network: Network, endpoint: Endpoint, options: B) -> tuple[Intent, ...]:
         """Tell what leads into the container: translated, relayed by the daemon, or at its own address."""
-        segment, admits, addresses = self.segment(network, options), self.admits(options), endpoint.addresses
+        addresses, trusted = endpoint.addresses, self.reached_by_trusted(options)
+        but_from = None if options.icc else self.bridge(network, options)
         intents: list[Intent] = []
-        openings: dict[Opening, None] = {}
+        open_ports: dict[OpenPort, None] = {}
         for port in endpoint.ports:
             address = translated_to(port, addresses)
             if address is None:
@@ -231,11 +237,10 @@ class BridgedBackend(Backend[B]):
                 intents.append(Relaying(port.protocol, port.host_port))
             if port.host_port:
                 to = (port.protocol, port.host_address, port.host_port, address, port.port)
-                intents.append(Publication(*to, but_from=segment.link if segment.isolated else None))
-            leads_in = admits[address.version] == "published" and address.version not in segment.hostless
-            if not port.host_port or (segment.trusted and leads_in):
-                openings[Opening(port.protocol, address, port.port)] = None
-        return (*intents, *openings)
+                intents.append(PortForward(*to, but_from=but_from))
+            if not port.host_port or address.version in trusted:
+                open_ports[OpenPort(port.protocol, address, port.port)] = None
+        return (*intents, *open_ports)
 
     def publishing(self, network: Network) -> Publishing:
         """On the host bindings; one that is given alone leaves out the other family, as in the engine's own driver."""
@@ -247,7 +252,7 @@ class BridgedBackend(Backend[B]):
         else:
             addresses = (options.host_binding4, IPAddress("::"))
         untranslated = frozenset(version for version, what in self.admits(options).items() if what == "open")
-        return Publishing(addresses, untranslated, apart=not options.icc)
+        return Publishing(addresses, untranslated, isolated=not options.icc)
 
     def attachment(self, network: Network, endpoint: Endpoint) -> Attachment:
         """The veth's other end, and the bridge's addresses as gateways unless the network is internal."""

@@ -40,11 +40,11 @@ from pynetdriver.plan import (
     Entrance,
     Intent,
     LinkSysctl,
+    Member,
     Object,
     Owner,
     Parent,
     Plan,
-    Resident,
     Route,
     StaticRoute,
     Up,
@@ -248,11 +248,11 @@ class ParentBackend(Backend[P]):
             moves=True,
         )
         routes = []
-        residents = [Resident(shim_link(parent), endpoint.mac)] if options.host_access and attributes.own_mac else []
+        members = [Member(shim_link(parent), endpoint.mac)] if options.host_access and attributes.own_mac else []
         if options.host_access:
             given = [one for one in (endpoint.address4, endpoint.address6) if one is not None]
             routes = [Route(shim_link(parent), one.ip, _source(network, one)) for one in given]
-        return Plan(Owner.endpoint(endpoint.id), objects=(link, *routes), intents=tuple(residents))
+        return Plan(Owner.endpoint(endpoint.id), objects=(link, *routes), intents=tuple(members))
 
     def admitted(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Refuse the addresses that the host has on the parent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from netaddr import IPAddress
 
@@ -33,7 +34,7 @@ from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
 from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
 from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, host_link
 from pynetdriver.options import option, parse_options
-from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Owner, Plan, Resident, Segment, Veth
+from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Member, Owner, Plan, Segment, Veth
 
 #: Gateway modes, and what each lets in from elsewhere.
 _ADMITS: dict[str, Admits] = {
@@ -153,6 +154,16 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
         """What the gateway modes say."""
         return {version: _ADMITS[mode] for version, mode in _modes(options).items()}
 
+    def source(self, options: BridgeOptions, version: int) -> IPAddress | Literal["link"] | None:
+        """The address of the host that the user named, if one is taken at all."""
+        source = super().source(options, version)
+        return source and (_sources(options)[version] or source)
+
+    def reached_by_trusted(self, options: BridgeOptions) -> frozenset[int]:
+        """Those in which ports are the only way in."""
+        modes = _modes(options).items() if options.trusted else ()
+        return frozenset(version for version, mode in modes if mode == "nat")
+
     def default_mtu(self, network: Network, options: BridgeOptions) -> int:
         """That of an adopted bridge."""
         adopted = self._adopted(network, options)
@@ -166,14 +177,9 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
 
     def segment(self, network: Network, options: BridgeOptions) -> Segment:
         """The edge, as gateway modes and trust have it; an adopted bridge is shared with others."""
-        segment, sources = super().segment(network, options), _sources(options)
-        crossings = (
-            dataclasses.replace(one, source=sources[one.version] or one.source) if one.source else one
-            for one in segment.crossings
-        )
+        segment = super().segment(network, options)
         return dataclasses.replace(
             segment,
-            crossings=tuple(crossings),
             anti_spoof=options.anti_spoof,
             trusted=options.trusted,
             shared=self._adopted(network, options) is not None,
@@ -256,7 +262,7 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
         options, link = self.options(network), host_link(endpoint.id)
         if not self._adopted(network, options):
             return plan
-        own: list[Intent] = [Resident(self.bridge(network, options), endpoint.mac)]
+        own: list[Intent] = [Member(self.bridge(network, options), endpoint.mac)]
         own += [Guard(link, "ra")] if options.ra_guard else []
         own += [Guard(link, "dhcp")] if options.dhcp_guard else []
         return dataclasses.replace(plan, intents=(*own, *plan.intents))

@@ -69,7 +69,7 @@ class NetworkDriver:
     async def join(self, request: wire.JoinRequest) -> wire.JoinResponse:
         """Name the link to move into the sandbox, and the way out."""
         endpoint, attachment = await self._sandboxes.join(
-            request.network_id, request.endpoint_id, request.sandbox_key, await _requested_ports(request.options)
+            request.network_id, request.endpoint_id, request.sandbox_key, partial(requested_ports, request.options)
         )
         return wire.JoinResponse(
             interface_name=wire.InterfaceName(attachment.link, attachment.prefix, endpoint.ifname or ""),
@@ -87,7 +87,9 @@ class NetworkDriver:
 
     async def program(self, request: wire.ProgramRequest) -> wire.Empty:
         """Publish ports."""
-        ports = await _requested_ports(request.options) or RequestedPorts()
+        options = request.options
+        size = len(options.port_map or ()) if options else 0
+        ports = await aside(partial(requested_ports, options), size) or RequestedPorts()
         await self._publishing.publish(request.network_id, request.endpoint_id, ports)
         return wire.Empty()
 
@@ -95,11 +97,6 @@ class NetworkDriver:
         """Unpublish all ports."""
         await self._publishing.revoke(request.endpoint_id)
         return wire.Empty()
-
-
-async def _requested_ports(options: wire.PortOptions | None) -> RequestedPorts | None:
-    size = len(options.port_map or ()) if options else 0
-    return await aside(partial(requested_ports, options), size)
 
 
 def _static_route(route: StaticRoute) -> wire.StaticRoute:

@@ -27,7 +27,7 @@ IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 #: Name of an auxiliary address that is the host's own, where the network gives it one.
 HOST = "host"
 #: Names of auxiliary addresses that are containers' gateways (libnetwork's drivers/bridge).
-WAY_OUT = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
+DEFAULT_GATEWAYS = {4: "DefaultGatewayIPv4", 6: "DefaultGatewayIPv6"}
 
 
 def requested_options(given: wire.NetworkOptions | None) -> tuple[str, dict[str, str]]:
@@ -80,16 +80,18 @@ def requested_network(request: wire.CreateNetworkRequest) -> Network:
             aux = {
                 name: parse_network(text, "auxiliary address").ip for name, text in (one.aux_addresses or {}).items()
             }
-            way_out = aux.get(WAY_OUT[version])
-            if way_out is not None and given.internal:
-                raise InvalidRequest(f"{WAY_OUT[version]}={way_out} contradicts --internal, which has no way out")
+            default_gateway = aux.get(DEFAULT_GATEWAYS[version])
+            if default_gateway is not None and given.internal:
+                raise InvalidRequest(
+                    f"{DEFAULT_GATEWAYS[version]}={default_gateway} contradicts --internal, which has no way out"
+                )
             subnets.append(
                 Subnet(
                     pool,
                     gateway.ip if gateway else None,
                     one.address_space,
                     tuple(aux.values()),
-                    way_out,
+                    default_gateway,
                     aux.get(HOST),
                 )
             )

@@ -66,8 +66,8 @@ class Firewall(Protocol):
 
     #: nftables or iptables.
     kind: str
-    #: How often `mend` is to be called: often where the kernel does not tell of changes.
-    mend_every_s: float
+    #: How often `repair` is to be called: often where the kernel does not tell of changes.
+    check_every_s: float
 
     @property
     def is_empty(self) -> bool:
@@ -90,7 +90,7 @@ class Firewall(Protocol):
         """Say which bridges are the engine's own, to which containers of pynet have no way of their own."""
         ...
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write everything anew if somebody removed or changed some of it; tells whether that was so."""
         ...
 

@@ -73,7 +73,7 @@ class Bridged:
         self._nftables = Nftables(BRIDGED, BARE, DECLARATIONS, _FORMS)
         self._inner = inner
         self.kind = inner.kind
-        self.mend_every_s = inner.mend_every_s
+        self.check_every_s = inner.check_every_s
         self._owners: dict[Owner, frozenset[Guard]] = {}
         self._lock = asyncio.Lock()
         #: Why the kernel took no table when it was written last; said once, and no damage.
@@ -118,7 +118,7 @@ class Bridged:
         """Say which bridges are the engine's own."""
         await self._inner.set_engine_bridges(bridges)
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write everything anew if somebody removed or changed some of it."""
         wrong = False
         try:
@@ -133,8 +133,8 @@ class Bridged:
                 else:
                     self._refused = ""
         finally:
-            is_mended = await self._inner.mend()
-        return is_mended or wrong
+            is_repaired = await self._inner.repair()
+        return is_repaired or wrong
 
     async def rewrite(self) -> None:
         """Write everything anew."""

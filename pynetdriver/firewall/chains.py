@@ -33,7 +33,7 @@ from typing import assert_never
 from pynetdriver.firewall import EngineBridges
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
-from pynetdriver.plan import Entrance, Guard, Intent, Opening, Publication, Relaying, Resident, Segment, bracketed
+from pynetdriver.plan import Entrance, Guard, Intent, Member, OpenPort, PortForward, Relaying, Segment, bracketed
 
 #: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
 MADE = re.compile(
@@ -107,16 +107,16 @@ def content(intents: Iterable[Intent]) -> Content:
     result = Content()
     for intent in intents:
         match intent:
-            case Publication():
+            case PortForward():
                 _publish(result, intent)
-            case Opening():
+            case OpenPort():
                 where = f"-d {intent.address}/{_HOST[intent.address.version]}"
                 rule = f"{where} {_port(intent.protocol, intent.port)} -j RETURN"
                 result.share("open", intent.address.version, rule)
             case Relaying():
                 for version in (4, 6):
                     result.share("relayed", version, f"{_port(intent.protocol, intent.host_port)} -j DROP")
-            case Resident():
+            case Member():
                 who = f"-i {intent.link} -m mac --mac-source {intent.mac.upper()}"
                 result.residents.setdefault(intent.link, set()).add(who)
             case Entrance(admits="residents" | "link"):  # of another link these tables do not know whom it leads to
@@ -273,7 +273,7 @@ def _sorted(whole: Content, chain: str, version: int) -> tuple[str, ...]:
     return tuple(sorted(whole.shared.get((chain, version), ())))
 
 
-def _publish(result: Content, one: Publication) -> None:
+def _publish(result: Content, one: PortForward) -> None:
     version = one.host_address.version
     where = f"-d {one.host_address}/{_HOST[version]} " if int(one.host_address) else ""
     port = _port(one.protocol, one.host_port)

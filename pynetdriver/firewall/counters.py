@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pynetdriver.errors import HostError
 from pynetdriver.firewall import Count, Direction, Flow
 from pynetdriver.nlmsg import GENERAL, NETFILTER, attribute, attributes, dump
-from pynetdriver.plan import PROTOCOLS, Publication
+from pynetdriver.plan import PROTOCOLS, PortForward
 
 _GET_ELEMENTS = 10 << 8 | 13  # NFNL_SUBSYS_NFTABLES and NFT_MSG_GETSETELEM
 _INET = 1  # NFPROTO_INET
@@ -46,7 +46,7 @@ class Counted(NamedTuple):
 
 
 def attributed(
-    counters: Mapping[Counted, Count], published: Iterable[Publication]
+    counters: Mapping[Counted, Count], published: Iterable[PortForward]
 ) -> tuple[dict[Flow, Count], list[Counted]]:
     """Assign counters to published ports; also name those of what is not published."""
     ports = {(one.protocol, one.host_port, str(one.host_address)): str(one.address) for one in published}

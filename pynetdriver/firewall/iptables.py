@@ -60,7 +60,7 @@ class IptablesFirewall:
     """A `Firewall` in chains of its own, which exist while there is any owner."""
 
     kind = "iptables"
-    mend_every_s = 1.0
+    check_every_s = 1.0
 
     def __init__(self, former: Firewall | None = None) -> None:
         """Have nothing to write yet.
@@ -138,7 +138,7 @@ class IptablesFirewall:
                 await self._put_back(written)
                 raise
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Put right what others changed of ours, also the place of a jump that has to be the first one."""
         async with self._lock:
             if not self._owners:
@@ -185,7 +185,7 @@ class IptablesFirewall:
         _forget(wanted)
 
     async def _put_back(self, former: Mapping[Table, Chains]) -> None:
-        """Undo a change that failed half way; `mend` tries again what cannot be undone now."""
+        """Undo a change that failed half way; `repair` tries again what cannot be undone now."""
         if self._written != former:
             with contextlib.suppress(HostError):
                 await self._change()

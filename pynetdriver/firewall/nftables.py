@@ -16,7 +16,7 @@ from pynetdriver.firewall.library import NftablesError
 from pynetdriver.firewall.tables import Table, Tables
 from pynetdriver.firewall.transaction import Form, messages
 from pynetdriver.locks import aside
-from pynetdriver.plan import Intent, Owner, Publication
+from pynetdriver.plan import Intent, Owner, PortForward
 
 log = structlog.get_logger()
 
@@ -72,7 +72,7 @@ class NftablesFirewall:
     """A `Firewall` in the table `inet pynet`, which exists while there is any owner."""
 
     kind = "nftables"
-    mend_every_s = 30.0
+    check_every_s = 30.0
 
     def __init__(self, nftables: Nftables, former: Firewall | None = None) -> None:
         """Have nothing to write yet.
@@ -118,7 +118,7 @@ class NftablesFirewall:
             except HostError:
                 self._keep(owner, former)
                 raise
-            if any(isinstance(one, Publication) for one in former) and (self._tidying is None or self._tidying.done()):
+            if any(isinstance(one, PortForward) for one in former) and (self._tidying is None or self._tidying.done()):
                 self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
@@ -166,7 +166,7 @@ class NftablesFirewall:
                 self._bridges = former
                 raise
 
-    async def mend(self) -> bool:
+    async def repair(self) -> bool:
         """Write the table anew if it or one of its chains is gone; a chain that was emptied goes unseen."""
         async with self._lock:
             if not self._owners:
@@ -224,7 +224,7 @@ class NftablesFirewall:
             raise HostError(f"nftables refused pynet's rules: {error}") from error
 
     def _attributed(self) -> tuple[dict[Flow, Count], list[Counted]]:
-        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, Publication)]
+        published = [one for intents in list(self._owners.values()) for one in intents if isinstance(one, PortForward)]
         return attributed(self._counters.read(), published)
 
     async def _commit(self, commands: str) -> None:

@@ -35,7 +35,7 @@ from pynetdriver.firewall.tables import Table
 from pynetdriver.firewall.transaction import Form
 from pynetdriver.model import Strangers
 from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
-from pynetdriver.plan import Entrance, Guard, Intent, Opening, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Entrance, Guard, Intent, Member, OpenPort, PortForward, Relaying, Segment
 
 TABLE = "inet pynet"
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
@@ -293,14 +293,14 @@ def content(intents: Iterable[Intent]) -> Content:
     result = Content()
     for intent in intents:
         match intent:
-            case Publication():
+            case PortForward():
                 _publish(result, intent)
-            case Opening():
+            case OpenPort():
                 key = f"{intent.address} . {intent.protocol} . {intent.port}"
                 result.add_element(f"open{intent.address.version}", key)
             case Relaying():
                 result.add_element("relayed", f"{intent.protocol} . {intent.host_port}")
-            case Resident():
+            case Member():
                 result.add_element("residents", f'"{intent.link}" . {intent.mac}')
             case Strangers():
                 _separate(result, intent)
@@ -424,7 +424,7 @@ def forget(counted: Iterable[Counted]) -> str:
     return "".join(f"{line}\n" for into, keys in elements.items() for line in _elements("delete", into, keys))
 
 
-def _publish(result: Content, one: Publication) -> None:
+def _publish(result: Content, one: PortForward) -> None:
     key, which = _asked(one.host_address, one.protocol, one.host_port)
     result.add_element(f"publish{which}", key, f"{one.address} . {one.port}")
     result.add_element(f"counted{which}", key)

@@ -107,7 +107,7 @@ class Kernel:
         for one in reversed(gone):
             await self._kind(one).take_back(one)
 
-    async def mend(self, plan: Plan) -> None:
+    async def repair(self, plan: Plan) -> None:
         """Bring a plan's objects in line, but for a link that may be in its sandbox: it would be made a second time."""
         await self._make(plan, [one for one in plan.objects if not _may_have_moved(one)])
 

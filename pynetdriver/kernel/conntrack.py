@@ -23,7 +23,7 @@ import structlog
 from netaddr import IPAddress
 
 from pynetdriver.nlmsg import DUMP, GENERAL, NESTED, NETFILTER, ask, attribute, attributes, order
-from pynetdriver.plan import PROTOCOLS, Publication
+from pynetdriver.plan import PROTOCOLS, PortForward
 
 log = structlog.get_logger()
 
@@ -68,12 +68,12 @@ class Conntrack:
         self._pending: dict[Port, set[Place]] = {}
         self._worker: asyncio.Task[None] | None = None
 
-    def keep(self, come: Iterable[Publication]) -> None:
+    def keep(self, come: Iterable[PortForward]) -> None:
         """Take note of what is published already."""
         for one in come:
             self._published.setdefault(_port(one), {})[one.host_address] = _place(one)
 
-    def change(self, gone: Iterable[Publication] = (), come: Iterable[Publication] = ()) -> None:
+    def change(self, gone: Iterable[PortForward] = (), come: Iterable[PortForward] = ()) -> None:
         """Take note of a change that is in force now, and look for flows that contradict it."""
         for one in gone:
             targets = self._published.get(_port(one), {})
@@ -126,11 +126,11 @@ class Conntrack:
         return is_ours and entry.replier != wanted
 
 
-def _port(one: Publication) -> Port:
+def _port(one: PortForward) -> Port:
     return _PROTOCOLS[one.protocol], one.host_port
 
 
-def _place(one: Publication) -> Place:
+def _place(one: PortForward) -> Place:
     return one.address, one.port
 
 

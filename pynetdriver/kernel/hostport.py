@@ -41,11 +41,13 @@ class HostPorts:
         self._releasing: dict[str, asyncio.Task[None]] = {}
         self._relay = Relay(calls or Calls(), engine_bridges)
 
-    def hold(self, holder: Endpoint, requests: Iterable[PortRequest], apart: bool = False) -> tuple[PortMapping, ...]:
+    def hold(
+        self, holder: Endpoint, requests: Iterable[PortRequest], isolated: bool = False
+    ) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
 
         Args:
-            apart: see `portmap.relayed_to`.
+            isolated: see `portmap.relayed_to`.
 
         Raises:
             PortTaken: a port is in use; the sentence says by whom where that can be known.
@@ -53,7 +55,7 @@ class HostPorts:
             InvalidRequest: the host does not have the address.
         """
         new: list[PortMapping] = []
-        relayed = partial(_relayed, addresses=holder.addresses, apart=apart)
+        relayed = partial(_relayed, addresses=holder.addresses, isolated=isolated)
         try:
             for request in narrowest_first(requests):
                 new += self._hold_one(holder.id, request, relayed)
@@ -62,7 +64,7 @@ class HostPorts:
             raise
         return tuple(new)
 
-    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], apart: bool = False) -> list[PynetError]:
+    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], isolated: bool = False) -> list[PynetError]:
         """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
 
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
@@ -72,7 +74,7 @@ class HostPorts:
         for mapping in mappings:
             if not mapping.host_port or mapping in self._held.get(holder.id, {}):
                 continue
-            bound, relayed = None, _relayed(mapping, addresses, apart)
+            bound, relayed = None, _relayed(mapping, addresses, isolated)
             try:
                 bound = self._bind(mapping, relayed)
             except PynetError as error:
@@ -226,8 +228,8 @@ class _Relayed:
     only_broadcasts: bool
 
 
-def _relayed(mapping: PortMapping, addresses: Mapping[int, IPAddress], apart: bool) -> _Relayed:
-    to = relayed_to(mapping, addresses, apart)
+def _relayed(mapping: PortMapping, addresses: Mapping[int, IPAddress], isolated: bool) -> _Relayed:
+    to = relayed_to(mapping, addresses, isolated)
     return _Relayed(to, False) if to else _Relayed(broadcasts_to(mapping, addresses), True)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
 from math import inf
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -80,8 +82,12 @@ class HostFacts:
             await self._kernel.try_out(plan.trial)
         return network, plan
 
-    async def warn(self, network: Network) -> None:
-        """Say what keeps containers of a new network from reaching anybody: a parent that is down, a silent gateway."""
+    def warn(self, network: Network) -> Coroutine[Any, Any, None]:
+        """Say which parents of a new network are down, without which containers reach nobody.
+
+        Returns:
+            What asks its LAN for silent gateways, which takes seconds.
+        """
         parents = {one.link for one in self._registry.network_plan(network).objects if isinstance(one, Parent)}
         for link in network.facts.links:
             if link.name in parents and not link.up:
@@ -90,7 +96,7 @@ class HostFacts:
                     link=link.name,
                     network=network.id[:12],
                 )
-        await self._gateways.warn(network)
+        return self._gateways.warn(network)
 
     async def follow_all(self) -> None:
         """Take notice that the links on which networks stand have other addresses or MACs by now.

@@ -130,6 +130,7 @@ class Networks:
             if network is None:
                 return
             self._registry.know_network(replace(network, phase="deleting"))
+            self._sources.leave_lan(network)
             for endpoint in self._registry.on(network.id):
                 try:
                     await self._removal.remove_endpoint(endpoint.id, release=True)

@@ -44,7 +44,7 @@ class Ports:
 
     def restore(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""
-        for error in self._host_ports.adopt(endpoint, endpoint.ports, self._apart(endpoint)):
+        for error in self._host_ports.adopt(endpoint, endpoint.ports, self._isolated(endpoint)):
             log.warning("published port is no longer ours alone", endpoint=endpoint.id[:12], error=str(error))
 
     async def without_lost_ipv6(self, endpoint: Endpoint) -> Endpoint:
@@ -63,17 +63,17 @@ class Ports:
             return endpoint
         log.info("container has no IPv6", endpoint=endpoint.id[:12], address=str(endpoint.address6.ip))
         left = {version: one for version, one in endpoint.addresses.items() if version != 6}
-        apart = self._apart(endpoint)
-        relayed = {one: relayed_to(one, left, apart) for one in endpoint.ports if one.host_port}
+        isolated = self._isolated(endpoint)
+        relayed = {one: relayed_to(one, left, isolated) for one in endpoint.ports if one.host_port}
         kept = tuple(one for one in endpoint.ports if one.host_address.version == 4 or relayed.get(one))
-        other = [one for one in relayed if relayed[one] != relayed_to(one, endpoint.addresses, apart)]
+        other = [one for one in relayed if relayed[one] != relayed_to(one, endpoint.addresses, isolated)]
         without = replace(endpoint, address6=None, released6=endpoint.address6, ports=kept)
         await self.change(endpoint, without)
         self._host_ports.release(endpoint.id, other)
-        self._host_ports.adopt(without, set(other).intersection(kept), apart)
+        self._host_ports.adopt(without, set(other).intersection(kept), isolated)
         return without
 
-    def _apart(self, endpoint: Endpoint) -> bool:
+    def _isolated(self, endpoint: Endpoint) -> bool:
         network = self._registry.networks[endpoint.network_id]
         publishing = backend_of(network).publishing(network)
-        return publishing is not None and publishing.apart
+        return publishing is not None and publishing.isolated

@@ -70,12 +70,12 @@ class Publishing:
             new: tuple[PortMapping, ...] = ()
             try:
                 await self._host_ports.release_in_parts(endpoint.id, given_up)
-                new = await self._hold(endpoint, wanted, how.apart)
+                new = await self._hold(endpoint, wanted, how.isolated)
                 await self._ports.change(endpoint, replace(endpoint, ports=(*opened, *kept, *new)))
             except BaseException:
                 if self._registry.endpoints.get(endpoint.id) is endpoint:  # else the new ones are published already
                     self._host_ports.let_go(endpoint.id, new)
-                    self._host_ports.adopt(endpoint, given_up, how.apart)
+                    self._host_ports.adopt(endpoint, given_up, how.isolated)
                 raise
 
     async def revoke(self, endpoint_id: str) -> None:
@@ -86,20 +86,22 @@ class Publishing:
                 opened = tuple(one for one in endpoint.ports if not one.host_port)
                 await self._ports.change(endpoint, replace(endpoint, ports=opened))
 
-    async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
+    async def _hold(self, endpoint: Endpoint, wanted: list[PortRequest], isolated: bool) -> tuple[PortMapping, ...]:
         held: list[PortMapping] = []
         try:
             async for part in in_parts(narrowest_first(wanted)):
-                held += await self._hold_part(endpoint, part, apart)
+                held += await self._hold_part(endpoint, part, isolated)
         except BaseException:
             self._host_ports.let_go(endpoint.id, held)
             raise
         return tuple(held)
 
-    async def _hold_part(self, endpoint: Endpoint, wanted: list[PortRequest], apart: bool) -> tuple[PortMapping, ...]:
+    async def _hold_part(
+        self, endpoint: Endpoint, wanted: list[PortRequest], isolated: bool
+    ) -> tuple[PortMapping, ...]:
         while True:
             try:
-                return self._host_ports.hold(endpoint, wanted, apart)
+                return self._host_ports.hold(endpoint, wanted, isolated)
             except PortTaken as taken:
                 if not await self._freed(endpoint, taken.holder):
                     raise await asyncio.to_thread(taken.named) from None

@@ -81,7 +81,7 @@ class Repair:
                     if not self._kernel.netlink.is_missing(plan.anchors):
                         if plan.foreign or switches:
                             await self._switches.use(plan)
-                        await self._kernel.mend(plan)
+                        await self._kernel.repair(plan)
                         if id in lost:
                             await self._rebuild(self._registry.endpoints[id], plan)
                         repaired.add(plan.owner)
@@ -115,7 +115,7 @@ class Repair:
         await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
         return True
 
-    async def is_revived(self, endpoint: Endpoint, plan: Plan) -> bool:
+    async def is_there_again(self, endpoint: Endpoint, plan: Plan) -> bool:
         """Tell whether a link is there after all or could be made again, what it stood on being back just now."""
         async with self._registry.lock(endpoint.id):
             if self._registry.endpoints.get(endpoint.id) is not endpoint:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from pynetdriver.addresses.sources import Sources
@@ -26,12 +28,15 @@ class Sandboxes:
         self._sources = sources
 
     async def join(
-        self, network_id: str, endpoint_id: str, key: str, ports: RequestedPorts | None
+        self, network_id: str, endpoint_id: str, key: str, ports: Callable[[], RequestedPorts | None]
     ) -> tuple[Endpoint, Attachment]:
         """Name the link to move into the sandbox of this key, made again if it was lost since.
 
         Ports at the container's own address are open from here to `leave`, by whichever network its default route
         leads.
+
+        Args:
+            ports: reads what is asked for, which may be much, and matters on few networks.
 
         Raises:
             PynetError: it is in another sandbox, or its link cannot be made again.
@@ -62,12 +67,15 @@ class Sandboxes:
                 await self._ports.change(endpoint, replace(endpoint, sandbox=None, ports=()))
 
 
-def _opened_at_join(network: Network, endpoint: Endpoint, ports: RequestedPorts | None) -> tuple[PortMapping, ...]:
+def _opened_at_join(
+    network: Network, endpoint: Endpoint, ports: Callable[[], RequestedPorts | None]
+) -> tuple[PortMapping, ...]:
     """Tell an endpoint's ports with those that are open at its own address; what is published stays."""
     publishing = backend_of(network).publishing(network)
     if network.internal or publishing is None or not publishing.untranslated:
         return endpoint.ports
-    if ports is None:
+    asked = ports()
+    if asked is None:
         return endpoint.ports
-    opened, _, _ = split_opened(ports.bindings, endpoint, publishing.untranslated)
+    opened, _, _ = split_opened(asked.bindings, endpoint, publishing.untranslated)
     return (*opened, *(one for one in endpoint.ports if one.host_port))

@@ -145,7 +145,7 @@ class Daemon:
         await restore.bring_back(self.registry, self.kernel, self.switches, self.docker_user, found)
         await restore.remove_unwanted(self.journal, found, self._forget)
         await restore.collect(self.kernel, found.wanted.values())
-        self.dhcp_leases.keep_all()
+        self.sources.take_up()
         log.info("restored", networks=len(self.registry.networks), endpoints=len(self.registry.endpoints))
 
     def _forget(self, record: Subject) -> None:
@@ -164,7 +164,7 @@ class Daemon:
     async def close(self) -> None:
         """Let go of what is not the host's; links and rules stay in place."""
         self.watch.close()
-        await self.dhcp_leases.close()
+        await self.sources.close()
         await self.kernel.conntrack.close()
         await self.kernel.netlink.close()
 
@@ -215,12 +215,12 @@ async def serve(
             Server(admin, [admin_socket], grace_s=1, bounds=ADMIN_BOUNDS),
             Server(metrics_application(metrics.recent), metrics_sockets, grace_s=1, bounds=METRICS_BOUNDS),
         ]
-        _keep_garbage_collector_short()
+        _shorten_garbage_collections()
         await _run(daemon, servers, stop, " ".join(map(str, engine_sockets)))
     log.info("stopped; links and rules stay in place")
 
 
-def _keep_garbage_collector_short() -> None:
+def _shorten_garbage_collections() -> None:
     """Have no collection look again at what is there by now, and stays: a whole one took 30 ms."""
     gc.collect()
     gc.freeze()
@@ -242,6 +242,8 @@ async def _run(daemon: Daemon, servers: Sequence[Server], stop: asyncio.Event, s
             await server.stop()
         watching.cancel()
         (ended_by,) = await asyncio.gather(watching, return_exceptions=True)
+    while isinstance(ended_by, BaseExceptionGroup):  # each group of loops makes one
+        ended_by = ended_by.exceptions[0]
     if ended_by is not None and not isinstance(ended_by, asyncio.CancelledError):
         log.error("the watch over links and rules ended", exc_info=ended_by)
         raise PynetError(f"pynet cannot watch links and rules: {ended_by!r}; start it again")

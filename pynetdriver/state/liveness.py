@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from math import inf
@@ -17,6 +18,7 @@ FORGOTTEN_S = 300
 MOVING_S = 60
 #: How long the kernel takes at most to clear away the sandboxes of an engine that died.
 DYING_S = 10
+_PART = 100
 
 
 @dataclass(frozen=True)
@@ -85,18 +87,22 @@ class Liveness:
     async def signs(self, plans: dict[str, Plan]) -> dict[str, Sign]:
         """Look at endpoints, by id, whose plans are given; those that went meanwhile are left out. Raises HostError."""
         there, now = await self._kernel.links_of_plans(plans.values()), time.monotonic()
-        return {
-            id: Sign(
-                joined=endpoint.sandbox is not None,
-                has_link=there.has(plan),
-                on_host=not there.here.isdisjoint(plan.moving),
-                lower_missing=self._kernel.netlink.is_missing(plan.lowers),
-                since_join=now - self._registry.joined_at(id),
-                since_leave=now - self._registry.left_at(id),
-            )
-            for id, plan in plans.items()
-            if (endpoint := self._registry.endpoints.get(id)) is not None
-        }
+        signs = {}
+        for number, (id, plan) in enumerate(plans.items()):
+            endpoint = self._registry.endpoints.get(id)
+            if endpoint is not None:
+                has_link = there.has(plan)
+                signs[id] = Sign(
+                    joined=endpoint.sandbox is not None,
+                    has_link=has_link,
+                    on_host=not there.here.isdisjoint(plan.moving),
+                    lower_missing=not has_link and self._kernel.netlink.is_missing(plan.lowers),
+                    since_join=now - self._registry.joined_at(id),
+                    since_leave=now - self._registry.left_at(id),
+                )
+            if number % _PART == _PART - 1:
+                await asyncio.sleep(0)  # let calls go first
+        return signs
 
     async def is_dead(self, endpoint: Endpoint) -> bool:
         """Tell whether an endpoint may give way to one that needs what it holds. Raises HostError."""

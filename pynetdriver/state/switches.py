@@ -221,8 +221,3 @@ class Switches:
             self._store.write(*(Change("setting", one.path, None) for one in settings))
         for one in settings:
             self._settings.pop(one.path, None)
-
-
-def _guard(version: int) -> str:
-    """Name the owner of what keeps strangers apart."""
-    return f"forwarding:{version}"

@@ -28,6 +28,13 @@ async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:
         except PynetError as error:
             log.error("watchdog", error=str(error))
             await asyncio.sleep(PAUSE_S)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # A task group would let this loop go in silence.
+            log.exception("what a watchdog waited for was cancelled")
+            await asyncio.sleep(PAUSE_S)
         except Exception:
             log.exception("watchdog met an internal error")
             await asyncio.sleep(PAUSE_S)

@@ -70,7 +70,7 @@ class Monitor:
             if by:
                 await self._kernel.firewall.rewrite()
                 self._table_repaired(by)
-            elif await self._kernel.firewall.mend():
+            elif await self._kernel.firewall.repair():
                 self._table_repaired()
             elif time.monotonic() - self._rewritten_blindly > _LOOK_S:
                 # Seldom: what is written is told of too, and may overrun again.
@@ -109,6 +109,6 @@ class Monitor:
             raise
 
     async def _poll_firewall(self) -> None:
-        await asyncio.sleep(self._kernel.firewall.mend_every_s)
-        if await self._kernel.firewall.mend():
+        await asyncio.sleep(self._kernel.firewall.check_every_s)
+        if await self._kernel.firewall.repair():
             self._table_repaired()

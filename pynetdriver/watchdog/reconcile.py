@@ -1,6 +1,6 @@
-"""On request: store and kernel are compared as at a start, what differs is said and, if wanted, mended.
+"""On request: store and kernel are compared as at a start, what differs is said and, if wanted, repaired.
 
-What the kernel tells of is mended by `monitor` as it happens. This finds the rest as well: switches that others turned,
+What the kernel tells of is repaired by `monitor` as it happens. This finds the rest: switches that others turned,
 routes that were replaced, links that nothing names, and what is left of removals.
 """
 
@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 
 class Reconciler:
-    """Compares and mends, one at a time."""
+    """Compares and repairs, one at a time."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Reconciler:
     async def _repair_all(self, found: Iterable[Difference]) -> None:
         kinds = {one.kind for one in found}
         if _UNFINISHED in kinds:
-            await self._sweep.finish_removals()
+            await self._journal.retry()
         if _DEAD in kinds:
             await self._sweep.remove_dead()
         await self._repair.repair({one.owner for one in found if one.owner}, switches=True)

@@ -66,7 +66,7 @@ async def sort(
         if ready and (
             there.has(plan)
             or kernel.netlink.is_missing(plan.lowers)
-            or (plan.lowers and await repair.is_revived(endpoint, plan))
+            or (plan.lowers and await repair.is_there_again(endpoint, plan))
         ):
             found.wanted[plan.owner] = plan
             found.endpoints.append(endpoint)
@@ -100,7 +100,7 @@ async def bring_back(
         try:
             await kernel.stands(plan)  # or its settings and addresses would go to what has its name
             await switches.use(plan)
-            await kernel.mend(plan)
+            await kernel.repair(plan)
             await switches.use(plan)  # those of a link that was not there before
         except PynetError as error:
             log.error("could not restore", owner=str(plan.owner), error=str(error))

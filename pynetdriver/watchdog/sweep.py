@@ -41,12 +41,8 @@ class Sweep:
 
     async def _sweep(self) -> None:
         await asyncio.sleep(_SWEEP_S)
-        await self.finish_removals()
-        await self.remove_dead()
-
-    async def finish_removals(self) -> None:
-        """Try again what could not be removed; host ports of endpoints are free only then."""
         await self._journal.retry()
+        await self.remove_dead()
 
     async def remove_dead(self) -> None:
         """Remove endpoints that the engine will not mention again.
@@ -60,22 +56,25 @@ class Sweep:
                 plans[endpoint.id] = self._registry.endpoint_plan(endpoint)
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)
+        looked = time.monotonic()
         signs = await self._liveness.signs(plans)
         adrift = {id: self._adrift.get(id, now) for id, sign in signs.items() if sign.is_adrift}
         for number, (id, sign) in enumerate(signs.items()):
             if sign.is_gone(now - adrift.get(id, now)):
-                await self._remove(id, sign)
+                await self._remove(id, sign, looked)
             if number % _PART == _PART - 1:
                 await asyncio.sleep(0)
         self._adrift = adrift
 
-    async def _remove(self, id: str, sign: Sign) -> None:
+    async def _remove(self, id: str, sign: Sign, looked: float) -> None:
         endpoint = self._registry.endpoints.get(id)
         if endpoint is None or endpoint.phase != "ready" or (endpoint.sandbox is not None) != sign.joined:
             return
+        if max(self._registry.joined_at(id), self._registry.left_at(id)) >= looked:
+            return  # it is another one's sandbox that was looked for
         plan = self._registry.endpoint_plan(endpoint)
         # A link that went with the one that it stood on is made again when that is back.
-        if not sign.has_link and plan.lowers and await self._repair.is_revived(endpoint, plan):
+        if not sign.has_link and plan.lowers and await self._repair.is_there_again(endpoint, plan):
             return
         if self._registry.endpoints.get(id) is endpoint:
             log.info("endpoint is gone, removing what is left", endpoint=id[:12])

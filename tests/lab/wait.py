@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 #: For what pynet does at once, within a second on a quiet machine: one that is five times as slow keeps it, and
 #: pynet's own looks at everything come every 30 s.
-SOON_S = 5.0
+SOON_S = 10.0
 
 
 def eventually(condition: Callable[[], T], timeout_s: float = 10, every_s: float = 0.05) -> T:

@@ -26,23 +26,23 @@ def a_refused_table_holds_up_nothing() -> None:
         def refuse(_: str) -> None:
             raise NftablesError("no such family")
 
-        inner: Any = SimpleNamespace(kind="nftables", mend_every_s=1, mend=beside, rewrite=beside, reset=beside)
+        inner: Any = SimpleNamespace(kind="nftables", check_every_s=1, mend=beside, rewrite=beside, reset=beside)
         one = Bridged(inner)
         takes, one._nftables.commit = one._nftables.commit, refuse  # type: ignore[assignment, method-assign]
         await one.reset({Owner.network("1"): (Guard("port0", "ra"),)})
         for _ in range(2):
-            assert not await one.mend()
+            assert not await one.repair()
             await one.rewrite()
         assert len(done) == 5
         one._nftables.commit = takes  # type: ignore[method-assign]
-        assert not await one.mend()
+        assert not await one.repair()
         one._nftables.commit("table bridge pynet\ndelete table bridge pynet\n")
-        assert await one.mend()
+        assert await one.repair()
         one._nftables.commit("table bridge pynet\ndelete table bridge pynet\n")
         one._nftables.commit = refuse  # type: ignore[assignment, method-assign]
         with pytest.raises(HostError, match="no such family"):
-            await one.mend()
-        assert not await one.mend()
+            await one.repair()
+        assert not await one.repair()
         assert len(done) == 9, len(done)
 
     asyncio.run(scenario())

@@ -17,7 +17,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.firewall import EngineBridges, chains
 from pynetdriver.firewall.iptables import IptablesFirewall
-from pynetdriver.plan import Crossing, Intent, Opening, Owner, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Crossing, Intent, Member, OpenPort, Owner, PortForward, Relaying, Segment
 from tests.lab.legacy import legacy_rules
 from tests.lab.netns import Namespace
 from tests.lab.wait import SOON_S, eventually
@@ -325,10 +325,10 @@ def some_intents(choice: random.Random) -> list[Intent]:
         host_address = choice.choice(["0.0.0.0", "127.0.0.1", "192.0.2.1", "::", "fd01::1"])
         address = IPAddress("fd00:9::2" if ":" in host_address else "10.9.0.2")
         but_from = choice.choice([None, BRIDGE])
-        found.append(Publication(protocol, IPAddress(host_address), number, address, number + 1, but_from))
-        found.append(Opening(protocol, address, number))
+        found.append(PortForward(protocol, IPAddress(host_address), number, address, number + 1, but_from))
+        found.append(OpenPort(protocol, address, number))
     found += [Relaying("tcp", 80)] * choice.randint(0, 1)
-    found += [Resident(choice.choice(LINKS), f"02:42:0a:09:00:0{choice.randint(0, 9)}")] * choice.randint(0, 1)
+    found += [Member(choice.choice(LINKS), f"02:42:0a:09:00:0{choice.randint(0, 9)}")] * choice.randint(0, 1)
     return found
 
 
@@ -378,7 +378,7 @@ async def changed_at_random(choice: random.Random) -> None:
             assert list(map(uncommented, by_changes)) == list(map(uncommented, whole))
         else:
             assert "PYNET" not in str(by_changes)
-        assert not await firewall.mend()  # what iptables wrote is what we would have written
+        assert not await firewall.repair()  # what iptables wrote is what we would have written
     await firewall.reset({})
 
 

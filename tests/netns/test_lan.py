@@ -77,7 +77,7 @@ def test_link_local_addresses_of_the_host_lead_to_published_ports(host: Host, la
     host.ok("CreateNetwork", network(dual=True))
     with container(host, dual=True, listening="::"):
         host.ok(PROGRAM, program(2, port(8080), port(5353, 53, UDP)))
-        assert eventually(lambda: local_address(host.netns, "lan0") and local_address(lan, "eth0"), timeout_s=5)
+        assert eventually(lambda: local_address(host.netns, "lan0") and local_address(lan, "eth0"), timeout_s=30)
         address = local_address(host.netns, "lan0")
         for where, link in ((lan, "eth0"), (host.netns, "lan0")):
             assert where.run(sys.executable, "-c", ASK, address, link).split() == ["hello", "hello"]
@@ -151,4 +151,4 @@ def test_who_asked_while_there_were_no_rules_is_answered_after(host: Host, lan: 
             host.netns.run("iptables-legacy", "-t", "nat", "-F", "PYNET-PREROUTING", check=False)
             assert asker.ask() == "-"
             os.kill(daemon, signal.SIGCONT)
-            assert eventually(lambda: asker.ask().startswith("?|"), timeout_s=5)
+            assert eventually(lambda: asker.ask().startswith("?|"), timeout_s=30)

@@ -67,7 +67,7 @@ class Busy:
         found["groups"] = sorted(line.lstrip("0123456789:") for line in found["groups"].splitlines())
         return found
 
-    def heals(self, timeout_s: float = 1.0) -> None:
+    def heals(self, timeout_s: float = 10) -> None:
         """Wait until all is as it was, and works."""
 
         def is_whole() -> bool:
@@ -177,7 +177,7 @@ def test_a_parent_that_comes_back_under_its_name(busy: Busy) -> None:
 
     eventually(is_back, timeout_s=SOON_S, every_s=0.02)
     # The containers' own links had gone with it.
-    eventually(lambda: reaches(busy.first, HOST4, 1) and reaches(busy.second, "198.51.100.254", 1), timeout_s=5)
+    eventually(lambda: reaches(busy.first, HOST4, 1) and reaches(busy.second, "198.51.100.254", 1), timeout_s=10)
     host.ok("Plugin.Activate", {})  # whereupon dead endpoints are looked for
     time.sleep(LONG_S)
     assert {key for key in host.state().rows if key[0] == "endpoint"} == {

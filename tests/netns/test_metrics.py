@@ -20,7 +20,7 @@ from pynetdriver.firewall import Count, EngineBridges
 from pynetdriver.firewall.counters import Counted, Counters
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import render
-from pynetdriver.plan import Owner, Publication
+from pynetdriver.plan import Owner, PortForward
 from tests.conftest import left_out
 from tests.lab.netns import Namespace
 from tests.lab.scrape import Scrape
@@ -260,7 +260,7 @@ def test_a_new_publication_begins_with_nothing(host: Host, lan: Namespace) -> No
 def many_are_forgotten() -> None:
     async def scenario() -> None:
         firewall, counters = NftablesFirewall(Nftables()), Counters()
-        port = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+        port = PortForward("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
         await firewall.set(Owner.network("1"), [port])
         await firewall.set(Owner.endpoint("1"), [replace(port, host_port=8081)])
         stale = (f"original . tcp . {number} . 10.9.0.{last}" for number in range(2000) for last in range(3, 13))

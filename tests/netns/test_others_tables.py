@@ -15,7 +15,7 @@ from pynetdriver.firewall import Count, EngineBridges
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
 from pynetdriver.firewall.ruleset import _SETS, BARE, FORMS
 from pynetdriver.model import Strangers
-from pynetdriver.plan import Crossing, Opening, Owner, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Crossing, Member, OpenPort, Owner, PortForward, Relaying, Segment
 from tests.lab import foreign
 from tests.lab.command import CommandFailed
 from tests.lab.netns import Namespace
@@ -101,7 +101,7 @@ def table_of_everything() -> None:
         Segment("vmbr0", (IPNetwork("10.7.0.0/24"),), (Crossing(4, source="link"),), shared=True, isolated=True),
     ]
     ports = [
-        Publication("tcp", IPAddress(asked), 8080, IPAddress(target), 80, but_from="pn-9f9f9f9f9f9f")
+        PortForward("tcp", IPAddress(asked), 8080, IPAddress(target), 80, but_from="pn-9f9f9f9f9f9f")
         for asked, target in (
             ("0.0.0.0", "10.9.0.2"),
             ("192.0.2.1", "10.9.0.2"),
@@ -109,8 +109,8 @@ def table_of_everything() -> None:
             ("2001:db8::1", "fd00:9::2"),
         )
     ]
-    others = [Opening("tcp", one.address, 80) for one in ports] + [Relaying("tcp", 8080)]
-    resident = Resident("vmbr0", "02:11:22:33:44:55")
+    others = [OpenPort("tcp", one.address, 80) for one in ports] + [Relaying("tcp", 8080)]
+    resident = Member("vmbr0", "02:11:22:33:44:55")
     strangers = [Strangers(version, ("eth0", "vmbr0"), bridges=("vmbr0",)) for version in (4, 6)]
 
     async def scenario() -> None:
@@ -135,7 +135,7 @@ def table_of_an_older_pynet() -> None:
     counter = "original . tcp . 8080 . 10.9.0.2 counter packets 1 bytes 2"
     older += f"add element inet pynet traffic4 {{ {counter} }}\n"
     subprocess.run(["nft", "-f", "-"], input=older, text=True, check=True)
-    port = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+    port = PortForward("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
 
     async def scenario() -> None:
         firewall = NftablesFirewall(Nftables())

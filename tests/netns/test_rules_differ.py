@@ -10,13 +10,13 @@ from netaddr import IPAddress, IPNetwork
 from pynetdriver.firewall import Firewall
 from pynetdriver.firewall.iptables import IptablesFirewall
 from pynetdriver.firewall.nftables import Nftables, NftablesFirewall
-from pynetdriver.plan import Crossing, Owner, Publication, Segment
+from pynetdriver.plan import Crossing, Owner, PortForward, Segment
 from tests.lab.netns import Namespace
 
 from .inside import inside
 
 SEGMENT = Segment("pn-9f9f9f9f9f9f", (IPNetwork("10.9.0.0/24"),), (Crossing(4, source="link"),))
-PORT = Publication("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
+PORT = PortForward("tcp", IPAddress("0.0.0.0"), 8080, IPAddress("10.9.0.2"), 80)
 
 
 async def found_after(firewall: Firewall, damage: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.firewall import EngineBridges, chains, ruleset
 from pynetdriver.model import Strangers
-from pynetdriver.plan import Crossing, Entrance, Intent, Opening, Publication, Relaying, Resident, Segment
+from pynetdriver.plan import Crossing, Entrance, Intent, Member, OpenPort, PortForward, Relaying, Segment
 
 LINK = "pn-0123456789ab"
 SUBNETS = (IPNetwork("10.9.0.0/24"), IPNetwork("fd00:9::/64"))
@@ -34,9 +34,9 @@ def test_nothing_to_say_is_no_chain() -> None:
 
 def test_ports_of_one_address_come_before_those_of_all() -> None:
     """As in nftables, where one map is looked up before the other."""
-    wildcard = Publication("tcp", IPAddress("0.0.0.0"), 80, IPAddress("10.9.0.2"), 8080)
-    addressed = Publication("tcp", IPAddress("192.0.2.1"), 80, IPAddress("10.9.0.3"), 8080)
-    six = Publication("udp", IPAddress("::"), 53, IPAddress("fd00:9::2"), 53)
+    wildcard = PortForward("tcp", IPAddress("0.0.0.0"), 80, IPAddress("10.9.0.2"), 8080)
+    addressed = PortForward("tcp", IPAddress("192.0.2.1"), 80, IPAddress("10.9.0.3"), 8080)
+    six = PortForward("udp", IPAddress("::"), 53, IPAddress("fd00:9::2"), 53)
     tables = rendered(wildcard, addressed, six)
     assert tables[4, "nat"]["PYNET-PUBLISH"] == (
         "-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.0.3:8080",
@@ -73,7 +73,7 @@ def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
 
 def test_others_on_a_shared_link_are_let_alone() -> None:
     """What does not come from a container there, nor goes to its network's subnets, meets no drop."""
-    resident = Resident(LINK, "02:42:0a:09:00:02")
+    resident = Member(LINK, "02:42:0a:09:00:02")
     who = f"-i {LINK} -m mac --mac-source 02:42:0A:09:00:02"
     crossings = (Crossing(4, "all"), Crossing(6, "open"))
     guard = rendered(segment(shared=True, isolated=True, anti_spoof=True, crossings=crossings), resident)[4, "mangle"]
@@ -93,7 +93,7 @@ def test_others_on_a_shared_link_are_let_alone() -> None:
 
 def test_strangers_are_kept_apart_of_their_ip_version_alone() -> None:
     """By where packets come in and would leave; containers on a link of theirs go out, and bridges carry on."""
-    resident = Resident("br0", "02:42:0a:09:00:02")
+    resident = Member("br0", "02:42:0a:09:00:02")
     strangers = Strangers(4, ("br0", "lan0"), others=("up0",), bridges=("br0",))
     tables = rendered(segment(), resident, strangers)
     guard = tables[4, "mangle"]
@@ -123,13 +123,13 @@ def intents(draw: st.DrawFn) -> Intent:
         case 0:
             where = draw(st.one_of(st.just(IPAddress("0.0.0.0" if version == 4 else "::")), addresses[version]))
             but = draw(st.one_of(st.none(), links))
-            return Publication(draw(protocols), where, draw(ports), draw(addresses[version]), draw(ports), but)
+            return PortForward(draw(protocols), where, draw(ports), draw(addresses[version]), draw(ports), but)
         case 1:
-            return Opening(draw(protocols), draw(addresses[version]), draw(ports))
+            return OpenPort(draw(protocols), draw(addresses[version]), draw(ports))
         case 2:
             return Relaying(draw(protocols), draw(ports))
         case 3:
-            return Resident(draw(links), "02:42:0a:09:00:02")
+            return Member(draw(links), "02:42:0a:09:00:02")
         case 4:
             return Strangers(version, ("br0", "lan0"), ("up0",), ("br0",))
         case 5:
@@ -168,10 +168,10 @@ def test_both_kinds_know_the_same_intents() -> None:
     """An intent that one kind leaves out would be a hole in it."""
     for one in (
         segment(),
-        Opening("tcp", IPAddress("10.9.0.2"), 80),
+        OpenPort("tcp", IPAddress("10.9.0.2"), 80),
         Relaying("tcp", 80),
-        Resident(LINK, "02:42:0a:09:00:02"),
-        Publication("tcp", IPAddress("::"), 80, IPAddress("fd00::2"), 80),
+        Member(LINK, "02:42:0a:09:00:02"),
+        PortForward("tcp", IPAddress("::"), 80, IPAddress("fd00::2"), 80),
         Strangers(4, ("lan0",)),
     ):
         assert rendered(one) and ruleset.content([one]) != ruleset.Content()

@@ -16,15 +16,15 @@ from pynetdriver.firewall.counters import Counted, attributed
 from pynetdriver.firewall.ruleset import forget, removal
 from pynetdriver.firewall.tables import Table
 from pynetdriver.model import Endpoint, Network, PortMapping
-from pynetdriver.plan import Publication
+from pynetdriver.plan import PortForward
 from pynetdriver.pool import PoolUse
 from tests.lab.scrape import Scrape
 
 HERE, ANY, WEB = "192.0.2.1", "0.0.0.0", "10.9.0.2"
 
 
-def published(host_address: str, address: str, protocol: str = "tcp") -> Publication:
-    return Publication(protocol, IPAddress(host_address), 8080, IPAddress(address), 80)
+def published(host_address: str, address: str, protocol: str = "tcp") -> PortForward:
+    return PortForward(protocol, IPAddress(host_address), 8080, IPAddress(address), 80)
 
 
 def counted(asked: str, container: str = WEB, **changes: Any) -> Counted:

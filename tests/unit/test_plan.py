@@ -288,6 +288,13 @@ def test_network_survives_the_store(case: str) -> None:
     assert decode(encode(network), Network) == network
 
 
+def test_the_default_gateway_of_a_stored_subnet_has_the_name_of_0_2_0() -> None:
+    """Records of 0.2.0 load, and those of today are written as theirs."""
+    stored = b'{"pool":"10.9.0.0/24","gateway":"10.9.0.1","way_out":"10.9.0.254"}'
+    subnet = Subnet(V4.pool, V4.gateway, default_gateway=IPAddress("10.9.0.254"))
+    assert decode(stored, Subnet) == subnet and encode(subnet) == stored
+
+
 def test_endpoint_survives_the_store() -> None:
     """A record read back is the record that was written."""
     ports = (PortMapping("tcp", ANY6, 8080, 80),)

@@ -27,7 +27,10 @@ MEMORY_MB = 2048
 #: about one start of fifteen with QEMU 7.2; https://github.com/multipath-tcp/mptcp_net-next/issues/471).
 CPUS = 1 if ACCELERATOR == "tcg" else 2
 #: What the guest gets of the project.
-SOURCES = ("pynetdriver", "tests", "docs", "examples", "packaging", "pyproject.toml", "README.md", "Makefile")
+SOURCES = (
+    *("pynetdriver", "tests", "docs", "examples", "packaging"),
+    *("pyproject.toml", "README.md", "LICENSE", "Makefile"),
+)
 ENVIRONMENT = {
     "PATH": "/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "PYNET_VM": "1",

@@ -1,0 +1,36 @@
+"""What a source of addresses does; one that has nothing to do somewhere leaves that as it is here."""
+
+from __future__ import annotations
+
+from pynetdriver.model import Endpoint, Network
+
+
+class Source:
+    """Gives endpoints to come their addresses, and keeps them."""
+
+    def take_up(self) -> None:
+        """Go on with endpoints that an earlier process made."""
+
+    def holder(self, endpoint: Endpoint) -> str | None:
+        """Name the endpoint that is taken for what another one says it is."""
+        return None
+
+    def is_settled(self, endpoint: Endpoint) -> bool:
+        """Tell whether it is known who an endpoint to come is, so that no dead one before it is to be waited for."""
+        return True
+
+    async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Give an endpoint its addresses. Raises PynetError."""
+        raise NotImplementedError
+
+    def keep(self, endpoint: Endpoint) -> None:
+        """Take note of an endpoint that is there, whoever gave it its addresses."""
+
+    def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
+        """Let go what an endpoint was given; an address that `is_free` is not kept for the next container."""
+
+    def forget_network(self, network_id: str) -> None:
+        """Drop a network. Raises PynetError."""
+
+    async def close(self) -> None:
+        """End, with all addresses kept."""
