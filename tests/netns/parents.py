@@ -12,6 +12,7 @@ from typing import Any
 from pynetdriver.names import shim_link
 from tests.lab.lan import Lan
 from tests.lab.netns import Namespace
+from tests.lab.wait import eventually
 
 from .host import GENERIC, INTERNAL, NETWORK, Host, endpoint_id, ids
 
@@ -143,8 +144,12 @@ def untimed(value: Any) -> Any:
 
 
 def footprint(host: Host) -> dict[str, Any]:
-    """Everything on the host that a network on a parent may change: whatever is not counted or timed."""
+    """Everything on the host that a network on a parent may change: whatever is not counted or timed.
+
+    Who has the gateway is asked after the answer; the parent is in the gateway's group until that is over.
+    """
     netns = host.netns
+    eventually(lambda: "33:33:ff:00:00:02" not in netns.run("ip", "maddress", "show", "dev", PARENT, check=False))
     neighbours = [
         (one["dev"], one["dst"], one.get("lladdr"))
         for one in json.loads(netns.run("ip", "-j", "neighbour") or "[]")

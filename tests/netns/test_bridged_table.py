@@ -1,4 +1,4 @@
-"""The table `bridge pynet` where the kernel takes none: what is beside it is mended all the same."""
+"""The table `bridge pynet` where the kernel takes none: what is beside it is repaired all the same."""
 
 import asyncio
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def a_refused_table_holds_up_nothing() -> None:
         def refuse(_: str) -> None:
             raise NftablesError("no such family")
 
-        inner: Any = SimpleNamespace(kind="nftables", check_every_s=1, mend=beside, rewrite=beside, reset=beside)
+        inner: Any = SimpleNamespace(kind="nftables", check_every_s=1, repair=beside, rewrite=beside, reset=beside)
         one = Bridged(inner)
         takes, one._nftables.commit = one._nftables.commit, refuse  # type: ignore[assignment, method-assign]
         await one.reset({Owner.network("1"): (Guard("port0", "ra"),)})
