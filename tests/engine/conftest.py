@@ -32,6 +32,7 @@ if "PYNET_ENGINES" in os.environ:
     PROVES = {tuple(one.split(":")): EVERYTHING for one in os.environ["PYNET_ENGINES"].split()}
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep what goes through one engine in one process, and leave out what another engine says as well."""
     spared = []
