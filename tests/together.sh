@@ -12,8 +12,6 @@ log=$(mktemp)
 # They share the processors with pytest: what they wait for may take three times as long.
 PYNET_PATIENCE=3 nice -n 10 .venv/bin/python -m tests.vm >"$log" 2>&1 &
 machines=$!
-# Engines' file systems, which the first tests would wait for one after the other.
-nice -n 5 .venv/bin/python -m tests.lab.roots &
 trap 'kill "$machines" 2>/dev/null; wait "$machines"; cat "$log"; rm -f "$log"; exit 130' INT TERM
 
 .venv/bin/pytest -n $(($(nproc) * 3)) --dist loadgroup

@@ -2,11 +2,8 @@
 
 They are kept in the folder named by PYNET_LAB, or in `.lab` beside `tests`, and are
 never written to again: an engine runs on an overlay.
-
-usage: python -m tests.lab.roots        builds those that are not there
 """
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -124,9 +121,3 @@ def _remove(path: Path) -> None:
         subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
     else:
         path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    for version in RECIPES:
-        with contextlib.suppress(Unavailable):  # the tests that want it say why
-            ensure_root(version)

@@ -19,7 +19,7 @@ from tests.lab.sweep import sweep
 from .image import HERE, PROJECT, Image, ensure_image
 from .machine import PATIENCE, VirtualMachine
 
-#: What pytest gives a test here, in pyproject.toml.
+#: What a test takes at most on this machine.
 TEST_TIMEOUT_S = 120
 ENGINES = "own:nft"
 MARKS = re.compile(r"mark\.(needs_kernel|debian13)")
