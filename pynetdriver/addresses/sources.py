@@ -54,14 +54,6 @@ class Sources:
         leased = backend_of(network).station(network, endpoint) is not None
         return self._dhcp_leases if leased else self._given
 
-    def know(self, network: Network) -> None:
-        """Take note of a network that is there."""
-        self._neighbours.know(network)
-
-    def leave_lan(self, network: Network) -> None:
-        """Ask nobody for addresses of a network that goes."""
-        self._neighbours.forget(network)
-
     def forget(self, network: Network) -> None:
         """Drop a network that is gone. Raises PynetError."""
         self._neighbours.forget(network)

@@ -5,6 +5,7 @@
 | `objects` | kinds of objects, a file each: how they are made, removed, expected and compared |
 | `netlink`, `rtnetlink` | looks at links, addresses and routes |
 | `health`, `watch`, `compare` | what should be, what the kernel tells of changes, and all of both beside each other |
+| `followed` | links of others of which networks need the facts |
 | `sandbox`, `traffic` | links that went into containers, and what links carried |
 | `settings` | switches: those under /proc/sys/net, and promiscuity |
 | `strangers` | links that the host did not route between until pynet had it forward |
@@ -34,6 +35,7 @@ from pynetdriver.kernel.objects.link import LinkKind
 from pynetdriver.kernel.rtnetlink import addresses_of
 from pynetdriver.kernel.sandbox import Elsewhere, Place, elsewhere, in_thread_of_its_own, place_of, readdress
 from pynetdriver.kernel.tables import of
+from pynetdriver.kernel.watch import Watch
 from pynetdriver.locks import aside, in_parts
 from pynetdriver.plan import Made, Object, Plan, SandboxInterface, Upper
 
@@ -59,6 +61,8 @@ class Kernel:
         self.netlink = netlink
         self.firewall = firewall
         self.health = Health()
+        # From before anything is compared, so that no change falls between.
+        self.watch = Watch(self.health)
         self.bridges = Bridges()
         self.conntrack = Conntrack(netlink.is_local)
         self.kinds = {made: kind(netlink) for made, kind in KINDS.items()}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 from netaddr import IPAddress
 
+from pynetdriver.kernel.followed import FollowedLinks
 from pynetdriver.kernel.rtnetlink import index_of
 from pynetdriver.plan import Bridge, Made, Owner
 
@@ -89,6 +90,8 @@ class Health:
         self._foreign: dict[str, dict[Owner, Foreign]] = {}
         self._gone: set[str] = set()
         self._damage: dict[tuple[Owner, str], Damage] = {}
+        #: Links of which others need the facts.
+        self.followed = FollowedLinks()
         self._seen: set[str] | None = None
         #: Bridges of whoever, by index; the event says that the engine may have others by now.
         self._bridges: dict[int, str] = {}
@@ -213,7 +216,7 @@ class Health:
     @property
     def is_whole(self) -> bool:
         """Tell whether there is nothing to take."""
-        return not self._damage and not self._new
+        return not self._damage and not self._new and not self.followed.has_changed
 
     def is_of_interest(self, name: str, *, is_there: bool) -> bool:
         """Tell whether the rest of a message about this link is worth reading."""

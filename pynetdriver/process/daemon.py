@@ -35,7 +35,6 @@ from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.locks import Calls
 from pynetdriver.model import Network
@@ -115,11 +114,9 @@ class Daemon:
         publishing = Publishing(self.registry, self.journal, host_ports, self.ports, self.removal)
         self.driver = NetworkDriver(networks, endpoints, self.removal, sandboxes, publishing)
         self.repairs = Repairs()
-        # Watched from before anything is compared, so that no change falls between.
-        self.watch = Watch(kernel.health)
         self.sweep = Sweep(self.registry, self.journal, self.liveness, self.removal, self.repair)
-        self.monitor = Monitor(kernel, self.watch, self.registry, self.repair, self.switches, self.repairs)
-        self.engine = EngineWatch(kernel, self.watch, self.registry, self.docker_user, self.sweep, self.repairs)
+        self.monitor = Monitor(kernel, self.registry, self.facts, self.repair, self.switches, self.repairs)
+        self.engine = EngineWatch(kernel, self.registry, self.docker_user, self.sweep, self.repairs)
 
     def engine_started(self) -> None:
         """Take note of an engine that introduced itself."""
@@ -137,8 +134,8 @@ class Daemon:
         known = {one.id for one in networks}
         self.registry.take_up(networks, [one for one in endpoints if one.network_id in known])
         for network in networks:
-            self.sources.know(network)
-        await self.facts.follow_all()
+            self.facts.begin(network)
+        await self.facts.follow_changed()
         found = await restore.sort(self.registry, self.kernel, self.repair, networks, endpoints)
         for endpoint in found.endpoints:
             self.ports.restore(endpoint)
@@ -163,7 +160,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Let go of what is not the host's; links and rules stay in place."""
-        self.watch.close()
+        self.kernel.watch.close()
         await self.sources.close()
         await self.kernel.conntrack.close()
         await self.kernel.netlink.close()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 from tests.lab.wait import SOON_S, eventually
 
-from .host import GENERIC, NETWORK, OTHER, PROGRAM, Host, endpoint, ids, join, network, port, program, rules
+from .host import GENERIC, NETWORK, OTHER, PROGRAM, Host, endpoint, ids, join, network, port, program, rules, stopped
 
 BRIDGE, OTHER_BRIDGE = "pn-9f9f9f9f9f9f", "pn-8e8e8e8e8e8e"
 PORT = "pnh000200020002"
@@ -49,18 +46,6 @@ def heals(host: Host, before: Any, timeout_s: float = SOON_S) -> None:
         return True
 
     eventually(is_whole, timeout_s=timeout_s, every_s=0.01)
-
-
-@contextmanager
-def stopped(host: Host) -> Iterator[None]:
-    """Have the daemon do nothing for a while, as on a machine that is too busy."""
-    pid = host.daemon.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from pynetdriver.plan import Address, Owner
 def tell_of_address(health: Health, body: bytes, *, is_there: bool) -> None:
     """Tell of an address what a message says."""
     (index,) = struct.unpack_from("=4xI", body)
+    health.followed.addressed(index)
     if is_there:
         health.thing_seen(raw_address(body), index)
     else:
