@@ -52,18 +52,18 @@ class Neighbours:
 
     @property
     def pools(self) -> Collection[PoolKey]:
-        """The pools that are on a LAN; see `ipam.Others`."""
+        """The pools that are on a LAN; see `pools.Others`."""
         return self._networks.keys()
 
     async def held_by(self, pool: PoolKey, address: IPAddress) -> str | None:
-        """Tell who else has an address of a pool; see `ipam.Others`."""
+        """Tell who else has an address of a pool; see `pools.Others`."""
         network = self._networks.get(pool)
         if network is None:
             return None
         return await self.own(network, address) or await self.holder(network, address)
 
     async def ask_ahead(self, pool: PoolKey, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
-        """Ask for addresses that will be given; see `ipam.Others`."""
+        """Ask for addresses that will be given; see `pools.Others`."""
         network = self._networks.get(pool)
         link = _asked(network) if network is not None else None
         if link is None or not addresses:

@@ -8,13 +8,11 @@ from collections.abc import Callable
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress
 
 from pynetdriver.addresses.sources import Sources
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.ports import Ports
-from pynetdriver.pool import PoolKey
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.liveness import Liveness
 from pynetdriver.state.registry import Registry
@@ -115,17 +113,3 @@ class Removal:
     async def is_lived_in(self, network: Network) -> bool:
         """Tell whether any endpoint of a network lives. Raises HostError."""
         return await self._liveness.is_lived_in(network)
-
-    async def still_held(self, pool: PoolKey, address: IPAddress) -> bool:
-        """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
-        for network in self._registry.networks.values():
-            for subnet in network.subnets:
-                if (subnet.space, subnet.pool) == pool:
-                    if address in (subnet.gateway, subnet.host) or address in subnet.aux:
-                        return True
-                    holder = self._registry.endpoints.get(self._registry.holder(network.id, address) or "")
-                    if holder is None:
-                        return False
-                    leaving = holder.phase == "deleting" or await self._liveness.is_dead(holder)
-                    return not leaving or not await self.reclaim(holder.id)
-        return True

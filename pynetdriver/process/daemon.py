@@ -22,6 +22,7 @@ from pynetdriver.addresses.dhcp_leases import DhcpLeases
 from pynetdriver.addresses.gateways import Gateways
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools, unique_local_prefix
+from pynetdriver.addresses.reclaim import Reclaim
 from pynetdriver.addresses.sources import Sources
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Place, Report
@@ -95,12 +96,13 @@ class Daemon:
         self.dhcp_leases = DhcpLeases(store, self.registry, self.journal, kernel, self.neighbours)
         gateways = Gateways(self.registry, self.journal, self.neighbours, kernel.netlink)
         self.sources = Sources(self.neighbours, gateways, self.dhcp_leases)
-        self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, pool6)
-        self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools, gateways)
-        self.repair = Repair(self.registry, kernel, self.switches, self.facts)
         self.ports = Ports(self.registry, self.journal, kernel, host_ports)
         self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports)
-        self.ipam = IpamDriver(self.pools, self.removal)
+        reclaim = Reclaim(self.registry, self.liveness, self.removal.reclaim)
+        self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, reclaim, pool6)
+        self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools, gateways)
+        self.repair = Repair(self.registry, kernel, self.switches, self.facts)
+        self.ipam = IpamDriver(self.pools)
         networks = Networks(
             self.registry,
             self.journal,
