@@ -37,7 +37,7 @@ class DhcpLeases(Source):
     def __init__(
         self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours
     ) -> None:
-        """Take up the stored tenants."""
+        """Know of nobody yet; see `restore`."""
         self._store = store
         self._registry = registry
         self._journal = journal
@@ -48,12 +48,15 @@ class DhcpLeases(Source):
         self._outdated: dict[str, IPNetwork] = {}
         #: By network and client id; who was seen last comes last.
         self._tenants: dict[str, dict[str, Tenant]] = {}
-        for one in (decode(data, Tenant) for data in store.load("tenant").values()):
-            self._tenants.setdefault(one.network_id, {})[one.client_id] = one
         #: Endpoints by the key of the tenant that they are.
         self._present: dict[str, str] = {}
         #: How kept leases went on: renewed, or had again after they were lost; lost.
         self.renewals: Counter[str] = Counter(renewed=0, lost=0)
+
+    def restore(self) -> None:
+        """Take up who was stored. Raises PynetError."""
+        for one in (decode(data, Tenant) for data in self._store.load("tenant").values()):
+            self._tenants.setdefault(one.network_id, {})[one.client_id] = one
 
     async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Get an address for an endpoint to come; returns it with that and what the server takes it for.

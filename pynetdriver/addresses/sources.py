@@ -36,7 +36,7 @@ class GivenAddresses(Source):
 
 
 class Sources:
-    """All sources, and what the LAN is told of addresses."""
+    """All sources."""
 
     def __init__(self, neighbours: Neighbours, gateways: Gateways, dhcp_leases: DhcpLeases) -> None:
         self._neighbours = neighbours
@@ -70,10 +70,6 @@ class Sources:
         """Let go what an endpoint was given; an address that `is_free` is not kept for the next container."""
         for source in self._all:
             source.release(endpoint, is_free=is_free)
-
-    def announce(self, network: Network, endpoint: Endpoint) -> None:
-        """Tell the LAN whose the endpoint's addresses are."""
-        self._neighbours.announce(network, endpoint)
 
     async def close(self) -> None:
         """End, with all addresses kept."""

@@ -10,6 +10,7 @@ import structlog
 from msgspec.structs import replace
 
 from pynetdriver.addresses.sources import Sources
+from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.ports import Ports
@@ -28,13 +29,20 @@ class Removal:
     """Removes endpoints, and reclaims what dead ones hold."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, liveness: Liveness, sources: Sources, ports: Ports
+        self,
+        registry: Registry,
+        journal: Journal,
+        liveness: Liveness,
+        sources: Sources,
+        ports: Ports,
+        host_ports: HostPorts,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._liveness = liveness
         self._sources = sources
         self._ports = ports
+        self._host_ports = host_ports
         self._in_background = Background()
 
     async def delete(self, endpoint_id: str) -> None:
@@ -60,7 +68,7 @@ class Removal:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
             finally:
                 self._registry.forget(endpoint)
-            await self._ports.all_released(endpoint.id)
+            await self._host_ports.all_released(endpoint.id)
 
     async def reclaim(self, endpoint_id: str | None) -> bool:
         """Remove an endpoint that only pynet still knows of: after a crash the engine does not say so.

@@ -97,7 +97,7 @@ class Daemon:
         gateways = Gateways(self.registry, self.journal, self.neighbours, kernel.netlink)
         self.sources = Sources(self.neighbours, gateways, self.dhcp_leases)
         self.ports = Ports(self.registry, self.journal, kernel, host_ports)
-        self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports)
+        self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports, host_ports)
         reclaim = Reclaim(self.registry, self.liveness, self.removal.reclaim)
         self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, reclaim, pool6)
         self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools, gateways)
@@ -112,7 +112,7 @@ class Daemon:
             self.sources,
         )
         endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.sources)
-        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.sources)
+        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.neighbours)
         publishing = Publishing(self.registry, self.journal, host_ports, self.ports, self.removal)
         self.driver = NetworkDriver(networks, endpoints, self.removal, sandboxes, publishing)
         self.repairs = Repairs()
@@ -131,7 +131,8 @@ class Daemon:
         Raises:
             PynetError: a stored network has options that this pynet does not know; nothing is touched then.
         """
-        self.pools.restore()
+        for one in (self.switches, self.pools, self.dhcp_leases):
+            one.restore()
         networks, endpoints = self.journal.load()
         known = {one.id for one in networks}
         self.registry.take_up(networks, [one for one in endpoints if one.network_id in known])

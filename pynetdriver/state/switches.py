@@ -30,22 +30,27 @@ class Switches:
     """Host-wide switches, those of links, and the strangers that go with the former; stored before each change."""
 
     def __init__(self, store: Store, kernel: Kernel, chains: EngineChains) -> None:
-        """Know what an earlier process of this boot has turned on."""
+        """Know of no switch yet; see `restore`."""
         self._store = store
         self._kernel = kernel
         self._chains = chains
-        settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
-        self._settings = {one.path: one for one in settings if one.boot == boot}
+        self._settings: dict[str, Setting] = {}
         #: Those of which newer strangers are in force than are stored, or are to be.
         self._unstored: set[str] = set()
         #: Whether no switch was ever turned, as far as the store goes.
-        self._is_new = not settings
-        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
-            self._forget([one for one in settings if one.boot != boot])
+        self._is_new = True
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
         self._needing: dict[HostSetting, set[Owner]] = {}
+
+    def restore(self) -> None:
+        """Take up what an earlier process of this boot has turned on. Raises PynetError."""
+        settings, boot = [decode(data, Setting) for data in self._store.load("setting").values()], switches.boot_id()
+        self._settings = {one.path: one for one in settings if one.boot == boot}
+        self._is_new = not settings
+        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
+            self._forget([one for one in settings if one.boot != boot])
 
     async def use(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
         """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
