@@ -51,7 +51,7 @@ class Sources:
 
     def of(self, network: Network, endpoint: Endpoint) -> Source:
         """Choose where an endpoint's address comes from."""
-        leased = backend_of(network).station(network, endpoint) is not None
+        leased = backend_of(network).dhcp_client(network, endpoint) is not None
         return self._dhcp_leases if leased else self._given
 
     def forget(self, network: Network) -> None:

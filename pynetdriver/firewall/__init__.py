@@ -49,7 +49,7 @@ class EngineBridges:
     #: Those of `judged` whose rules stand behind DOCKER-USER.
     passed_on: frozenset[tuple[int, str]] = frozenset()
     #: Whether the engine keeps its networks from what other networks have open, as engines before 29 do.
-    apart: bool = True
+    isolated: bool = True
 
     @property
     def guarded(self) -> frozenset[str]:

@@ -116,7 +116,7 @@ class Bridges:
             closed=frozenset(closed),
             judged=frozenset(one for one in said.judged if one[1] in present - closed),
             passed_on=frozenset(one for one in said.passed_on if one[1] in present - closed),
-            apart=_STAGE_1 in said.chains or not said.is_modern,
+            isolated=_STAGE_1 in said.chains or not said.is_modern,
         )
 
 

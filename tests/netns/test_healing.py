@@ -135,7 +135,7 @@ KEPT = (("chain", "user"), ("chain", "user_mine"), ("set", "user_friends"))
 def test_rules_of_the_users_may_name_what_is_pynets(busy: Host) -> None:
     """Neither a repair nor a restart nor the last network's end fails on it; the next network finds all in place."""
     netns = busy.netns
-    mine = ("iifname @links counter", "oifname vmap @genuine", "iifname eth7 jump engine", "jump user_mine")
+    mine = ("iifname @links counter", "oifname vmap @anti_spoof", "iifname eth7 jump engine", "jump user_mine")
     netns.run("nft", "add chain inet pynet user_mine; add rule inet pynet user_mine jump to_pn-9f9f9f9f9f9f")
     for rule in mine:
         netns.run("nft", f"add rule inet pynet user {rule}")
@@ -152,7 +152,7 @@ def test_rules_of_the_users_may_name_what_is_pynets(busy: Host) -> None:
     busy.ok("CreateNetwork", network(OTHER, 8))
     netns.run("nft", "flush", "chain", "inet", "pynet", "user")
     busy.restart()
-    assert "genuine_pn-9f" not in netns.run("nft", "list", "table", "inet", "pynet")
+    assert "anti_spoof_pn-9f" not in netns.run("nft", "list", "table", "inet", "pynet")
 
 
 def test_what_is_of_others_is_neither_mended_nor_moved(busy: Host) -> None:
