@@ -68,9 +68,9 @@ class DhcpLeases(Source):
         """
 
         async def taken(address: IPAddress) -> str | None:
-            holder = self._registry.holder(network.id, address)
-            if holder is not None and holder != endpoint.id:
-                return self._registry.endpoints[holder].mac
+            other = self._registry.endpoint_at(network.id, address)
+            if other is not None and other != endpoint.id:
+                return self._registry.endpoints[other].mac
             own = await self._neighbours.own(network, address)
             return own or await self._neighbours.holder(network, address, endpoint.mac)
 
@@ -102,7 +102,7 @@ class DhcpLeases(Source):
         former = self._absent(endpoint)
         return bool(endpoint.client_id) or (former is not None and former.traits == endpoint.traits)
 
-    def holder(self, endpoint: Endpoint) -> str | None:
+    def predecessor(self, endpoint: Endpoint) -> str | None:
         """Name the endpoint that is taken for what another one says it is."""
         return self._present.get(_key(endpoint)) if endpoint.client_id else None
 

@@ -56,7 +56,7 @@ class Gateways:
             if subnet.doubted and subnet.gateway in there:
                 self._trust(network.id, subnet.pool)
         for gateway in silent:
-            if network.id not in self._registry.networks or self._registry.holder(network.id, gateway):
+            if network.id not in self._registry.networks or self._registry.endpoint_at(network.id, gateway):
                 continue
             router = await self._netlink.router(link, gateway.version)
             log.warning(

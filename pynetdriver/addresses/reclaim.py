@@ -33,7 +33,7 @@ class Reclaim:
         network = self._network_of(pool)
         if network is None or _is_the_networks_own(network, address):
             return False
-        endpoint = self._registry.endpoints.get(self._registry.holder(network.id, address) or "")
+        endpoint = self._registry.endpoints.get(self._registry.endpoint_at(network.id, address) or "")
         return endpoint is None or (await self._is_leaving(endpoint) and await self._remove_dead(endpoint.id))
 
     def _network_of(self, pool: PoolKey) -> Network | None:

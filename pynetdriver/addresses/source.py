@@ -11,7 +11,7 @@ class Source:
     def take_up(self) -> None:
         """Go on with endpoints that an earlier process made."""
 
-    def holder(self, endpoint: Endpoint) -> str | None:
+    def predecessor(self, endpoint: Endpoint) -> str | None:
         """Name the endpoint that is taken for what another one says it is."""
         return None
 

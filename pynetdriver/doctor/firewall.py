@@ -48,7 +48,7 @@ def own_rules(host: Host) -> Iterator[Finding]:
             "own-rules",
             "pynet's rules are gone from this host's firewall: no port is published, and nothing takes the host's"
             " address on its way out",
-            command=host.mend,
+            command=host.repair,
         )
 
 

@@ -74,7 +74,7 @@ class IptablesFirewall:
         self._bridges = EngineBridges()
         self._written: dict[Table, Chains] = {}
         #: Tables as they were when ours was last found to be right.
-        self._pictures: dict[Table, xtables.Picture] = {}
+        self._tables_seen: dict[Table, xtables.Contents] = {}
         self._lock = asyncio.Lock()
 
     @property
@@ -144,7 +144,7 @@ class IptablesFirewall:
             if not self._owners:
                 return False
             looks = {table: xtables.read(*table) for table, wanted in self._written.items() if wanted}
-            changed = {table: picture for table, picture in looks.items() if self._pictures.get(table) != picture}
+            changed = {table: contents for table, contents in looks.items() if self._tables_seen.get(table) != contents}
             if not changed:
                 return False
             wrong = await asyncio.to_thread(self._wrong, changed)
@@ -181,7 +181,7 @@ class IptablesFirewall:
             if whole or after != self._written.get(table, {}):
                 await asyncio.to_thread(_bring, table, after)
                 self._written[table] = after
-                self._pictures.pop(table, None)
+                self._tables_seen.pop(table, None)
         _forget(wanted)
 
     async def _put_back(self, former: Mapping[Table, Chains]) -> None:
@@ -190,13 +190,13 @@ class IptablesFirewall:
             with contextlib.suppress(HostError):
                 await self._change()
 
-    def _wrong(self, changed: Mapping[Table, xtables.Picture]) -> list[Table]:
+    def _wrong(self, changed: Mapping[Table, xtables.Contents]) -> list[Table]:
         """Tell which of the changed tables do not have our part as it has to be."""
         wrong = []
         with _library():
-            for table, picture in changed.items():
-                if _difference(table, picture.chains(), self._written[table]).is_none:
-                    self._pictures[table] = picture
+            for table, contents in changed.items():
+                if _difference(table, contents.chains(), self._written[table]).is_none:
+                    self._tables_seen[table] = contents
                 else:
                     wrong.append(table)
         return wrong

@@ -196,11 +196,11 @@ class Kernel:
             return await self.netlink.place_of_peer(plan.anchors[0])
         return await asyncio.to_thread(place_of, plan.moving[0])
 
-    async def rebuild(self, plan: Plan, key: str, interface: SandboxInterface) -> None:
-        """Make an endpoint's link again in its container; see `sandbox.rebuild`. Raises HostError."""
+    async def repair_inside(self, plan: Plan, key: str, interface: SandboxInterface) -> None:
+        """Make an endpoint's link again in its container; see `sandbox.make_inside`. Raises HostError."""
         for one in plan.objects:
             for name in one.moving:
-                await self._kind(one).rebuild(one, self.health.namespace_of(name), key, interface)
+                await self._kind(one).repair_inside(one, self.health.namespace_of(name), key, interface)
 
     async def stands(self, plan: Plan) -> bool:
         """Tell whether what others made and a plan needs is as it was found. Raises Conflict; see `Kind.stands`."""

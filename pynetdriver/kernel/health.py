@@ -293,7 +293,7 @@ class Health:
                 self._sound(owner, link.name)
 
     def link_gone(self, name: str) -> None:
-        """Note that a link is no more; a port's sandbox went with it, which is not to be mended."""
+        """Note that a link is no more; a port's sandbox went with it, which is not to be repaired."""
         expected = self._links.get(name)
         if expected is not None and not expected.link.anchors:
             self._link_damaged(name, "is gone")
@@ -329,7 +329,7 @@ class Health:
     def thing_gone(self, key: Hashable, index: int) -> None:
         """Note that something was taken from a link."""
         thing = self._things.get(key)
-        # With its link gone it is not what is to be mended.
+        # If its link is gone, that is what is to be repaired.
         if thing is not None and index_of(thing.link) == index:
             self._damaged(thing.owner, thing.kind, thing.what, f"{thing.what} is gone")
             if thing.source is not None:

@@ -44,10 +44,10 @@ from pynetdriver.kernel.rtnetlink import (
     NSID_OF_DESCRIPTOR,
     SCOPE_LINK,
     TARGET_NSID,
+    host_errors,
     number,
     route_socket,
     text,
-    told,
 )
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
@@ -97,7 +97,7 @@ def elsewhere() -> Elsewhere:
         HostError: the kernel does not answer.
     """
     places, unsure, unread = {}, set(), False
-    with told("look for links in containers"):
+    with host_errors("look for links in containers"):
         for number, bodies, is_whole in links_elsewhere(ALL_LINKS, alias_of):
             for body in bodies:
                 places[alias_of(body) or ""] = Place(number, *struct.unpack_from("=4xi", body))
@@ -125,7 +125,7 @@ def readdress(place: Place, key: str, former: IPNetwork | None, interface: Sandb
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
-    with told("give a link in its container another address"):
+    with host_errors("give a link in its container another address"):
         with _namespace(place.number, key) as namespace:
             _enter(namespace)
         with IPRoute() as netlink:
@@ -142,7 +142,7 @@ def made_with(upper: Upper) -> dict[str, Any]:
     return wanted | ({"mtu": upper.mtu} if upper.mtu else {})
 
 
-def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterface) -> None:
+def make_inside(upper: Upper, number: int | None, key: str, interface: SandboxInterface) -> None:
     """Make a link anew that went with its lower one, in the container that had it; for threads of their own alone.
 
     Args:
@@ -152,7 +152,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterf
         HostError: the container is not to be found, or the kernel refuses.
     """
     with (
-        told(f"make link {upper.name} again in its container"),
+        host_errors(f"make link {upper.name} again in its container"),
         _namespace(number, key) as namespace,
         IPRoute() as host,
     ):
@@ -198,7 +198,7 @@ def outlast(names: Set[str]) -> None:
             time.sleep(0.01)
 
     wait_for(lambda: names.isdisjoint(elsewhere().places))
-    with told("wait until former containers' links are gone"):
+    with host_errors("wait until former containers' links are gone"):
         _leave()
         last = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -241,7 +241,7 @@ def names_inside() -> dict[str, str]:
         HostError: the kernel does not answer.
     """
     found = {}
-    with told("look for links in containers"), route_socket() as one:
+    with host_errors("look for links in containers"), route_socket() as one:
         ends = {}
         for body in links(one, ALL_LINKS):
             values = dict(attributes(body, LINK_BYTES))

@@ -55,7 +55,7 @@ class Repair:
         return set().union(*await asyncio.gather(*(self.repair_network(*one, switches) for one in damaged.items())))
 
     async def repair_network(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[Owner]:
-        """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
+        """Repair a network, also if only its ports are damaged: these go to no bridge but one that it may use."""
         repaired: set[Owner] = set()
         if network_id in self._registry.unsound:
             endpoint_ids = {one.id for one in self._registry.endpoints.values() if one.network_id == network_id}
@@ -83,7 +83,7 @@ class Repair:
                             await self._switches.use(plan)
                         await self._kernel.repair(plan)
                         if id in lost:
-                            await self._rebuild(self._registry.endpoints[id], plan)
+                            await self._repair_inside(self._registry.endpoints[id], plan)
                         repaired.add(plan.owner)
                         self._registry.unsound.discard(id)
                 except PynetError as error:
@@ -106,13 +106,13 @@ class Repair:
         there = await self._kernel.links_of_plans(plans.values())
         return {id for id, plan in plans.items() if plan.lowers and not there.has(plan)}
 
-    async def _rebuild(self, endpoint: Endpoint, plan: Plan) -> bool:
+    async def _repair_inside(self, endpoint: Endpoint, plan: Plan) -> bool:
         """Make a link again that is nowhere, in the container that had it; tells whether it is there."""
         if (await self._kernel.links_of_plans([plan])).has(plan):
             return True
         if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.lowers):
             return False
-        await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
+        await self._kernel.repair_inside(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
         return True
 
     async def is_there_again(self, endpoint: Endpoint, plan: Plan) -> bool:
@@ -121,5 +121,5 @@ class Repair:
             if self._registry.endpoints.get(endpoint.id) is not endpoint:
                 return True  # others see to it
             with suppress(PynetError):
-                return await self._rebuild(endpoint, plan)
+                return await self._repair_inside(endpoint, plan)
             return False

@@ -96,7 +96,7 @@ class Registry:
         """List the endpoints of a network."""
         return [one for one in self.endpoints.values() if one.network_id == network_id]
 
-    def holder(self, network_id: str, address: IPAddress) -> str | None:
+    def endpoint_at(self, network_id: str, address: IPAddress) -> str | None:
         """Find the endpoint that has an address on the LAN of a network."""
         return self._by_lan.get((self._lan(network_id), address))
 

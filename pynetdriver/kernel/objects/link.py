@@ -27,10 +27,10 @@ from pynetdriver.kernel.rtnetlink import (
     NEW_NSID,
     NEWLINK,
     PROTINFO,
+    host_errors,
     index_of,
     number,
     text,
-    told,
 )
 from pynetdriver.nlmsg import attributes
 from pynetdriver.plan import Bridge, Dummy, Made, Owner, Upper
@@ -119,7 +119,7 @@ class LinkKind(Kind[L]):
             Conflict: somebody else's link has the name.
         """
         wanted = {"mtu": one.mtu, "address": one.mac, "group": one.group}
-        with told(f"create {one.kind} {one.name}"):
+        with host_errors(f"create {one.kind} {one.name}"):
             index = index_of(one.name)
             if index is None:
                 await self.netlink.requests.link("add", ifname=one.name, kind=one.kind, state="up", **wanted)

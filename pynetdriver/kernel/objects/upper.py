@@ -19,8 +19,8 @@ from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.objects.link import LinkKind, wrong
 from pynetdriver.kernel.objects.parent import no_parent
-from pynetdriver.kernel.rtnetlink import index_of, index_of_present, told
-from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, in_thread_of_its_own, made_with, outlast, rebuild
+from pynetdriver.kernel.rtnetlink import host_errors, index_of, index_of_present
+from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, in_thread_of_its_own, made_with, make_inside, outlast
 from pynetdriver.plan import Owner, SandboxInterface, Upper
 
 #: After this long nothing is left of a sandbox that died.
@@ -70,7 +70,7 @@ class UpperKind(LinkKind[Upper]):
         await self._ensure(one)
 
     async def _ensure(self, one: Upper) -> None:
-        with told(f'create {one.kind} link {one.name} on "{one.lower}"'):
+        with host_errors(f'create {one.kind} link {one.name} on "{one.lower}"'):
             lower = index_of(one.lower)
             if lower is None:
                 raise HostError(no_parent(one.lower))
@@ -137,10 +137,10 @@ class UpperKind(LinkKind[Upper]):
         if one.shared:
             self._sharing.get(one.name, set()).discard(owner)
 
-    async def rebuild(self, one: Upper, namespace: int | None, key: str, interface: SandboxInterface) -> None:
+    async def repair_inside(self, one: Upper, namespace: int | None, key: str, interface: SandboxInterface) -> None:
         """Make a link again that went with its lower one, in the container that had it. Raises HostError."""
         if one.moves:
-            await in_thread_of_its_own(rebuild, one, namespace, key, interface)
+            await in_thread_of_its_own(make_inside, one, namespace, key, interface)
 
     @staticmethod
     def expect(one: Upper, owner: Owner, health: Health) -> None:
