@@ -34,7 +34,7 @@ _KIND = "tenant"
 
 
 class DhcpLeases(Source):
-    """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
+    """Keeps leases of endpoints, remembers those of former ones, and readdresses containers whose lease changes."""
 
     def __init__(
         self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours

@@ -1,6 +1,6 @@
-"""Pools that the engine holds, and who has what in them: in memory, and in the store before the answer.
+"""Pools that the engine holds, and which of their addresses are held: in memory, and in the store before the answer.
 
-What is waited for are the host's routes, and now and then the LAN.
+Calls wait for the host's routes and, at most 0.1 s, for answers from the LAN.
 """
 
 from __future__ import annotations

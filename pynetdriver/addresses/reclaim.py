@@ -13,7 +13,7 @@ from pynetdriver.state.registry import Registry
 
 
 class Reclaim:
-    """Decides for pools whether an address that they hold is in use on this host, and takes it from the dead."""
+    """Decides whether an address that a pool holds is in use on this host, and removes a dead endpoint that has it."""
 
     def __init__(self, registry: Registry, liveness: Liveness, remove_dead: Callable[[str], Awaitable[bool]]) -> None:
         """Use what others know of endpoints.

@@ -211,7 +211,7 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
             *away,
             *anti_spoof,
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
-            # What comes here comes from one of our links.
+            # All packets in this chain come in by one of pynet's links.
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in sorted(bridges.guarded)),
             *(f"{who} -j RETURN" for link in strangers.links for who in sorted(whole.members.get(link, ()))),
             "-g PYNET-STRANGERS",
@@ -295,7 +295,7 @@ def _bound(result: Content, segment: Segment) -> None:
         result.mixed.add(link)
     for version in (4, 6):
         subnets = [one for one in segment.subnets if one.version == version]
-        # Where others live too, only what goes to our subnets is ours to judge.
+        # On a link that others use too, pynet decides about packets to the network's subnets only.
         into = [f"-d {one} " for one in subnets] if segment.shared else [""]
         beyond = [f"{one}-j DROP" for one in into]
         others = ["-g PYNET-STRANGERS"] if segment.shared else []
@@ -323,7 +323,7 @@ def _bound(result: Content, segment: Segment) -> None:
         if segment.internal:
             continue
         admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", *among]
-        # A published port reached from inside its own network: the answer must come back this way.
+        # A published port reached from its own network: the answer has to come back through the host.
         left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]
         for crossing in segment.crossings:
             if crossing.version != version:

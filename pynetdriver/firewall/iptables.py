@@ -49,7 +49,7 @@ _TRANSLATIONS = {"DNAT", "SNAT", "MASQUERADE"}
 #: NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h).
 _MAP_ADDRESSES, _MAP_PORTS = 1, 2
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "ipv6-icmp": 58}
-#: Order of tables within a change: what guards comes before what leads in.
+#: Order of tables within a change: rules that drop are written before rules that translate.
 _ORDER = ("raw", "mangle", "nat")
 
 #: The library is not thread-safe.
@@ -89,7 +89,7 @@ class IptablesFirewall:
 
     async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
-        # Shielded: a change in another thread cannot be called back, so it is waited for.
+        # Shielded: a change in another thread cannot be cancelled.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
     async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:

@@ -89,8 +89,8 @@ _COUNTERS = {
     "traffic4_at": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
     "traffic6_at": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
 }
-#: Older versions of nft end with a signal over a set of one type that newer ones wrote by the type's name; what they
-#: wrote by an expression, which comes to the same set, they read.
+#: nft 1.0.6 and older crash on a set of one type that newer versions declared by the type's name. They read one
+#: that was declared by an expression (typeof); the kernel's set is the same.
 _TYPEOF = {
     "ifname": "iifname",
     "ipv4_addr": "ip saddr",
@@ -103,9 +103,9 @@ _TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, 
 #: The most counters of each: two for each port, whatever clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
-#: To the host itself comes what has no address of a network's: neighbour discovery, and DHCP.
+#: Packets to the host that have no address of a network: neighbour discovery, and DHCP.
 _NO_ADDRESS_YET = ("ip6 saddr { ::, fe80::/10 } return", "ip saddr 0.0.0.0 return")
-#: Into a container goes what goes the way of its flow's first packet.
+#: Packets in the direction of a flow's first packet go into the container.
 _WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
@@ -244,7 +244,7 @@ _CHAINS = (
 """
 )
 
-#: The chain that says who of the world is let in where all of it is.
+#: The chain that accepts packets from outside where `Crossing.admits` is "all".
 _WORLD = "world"
 
 
@@ -497,7 +497,7 @@ def _bound(result: Content, segment: Segment) -> None:
     if segment.internal:
         return
     admitted = ["ct state established,related accept", "ct status dnat accept", *among]
-    # A published port reached from inside its own network: the answer must come back this way.
+    # A published port reached from its own network: the answer has to come back through the host.
     left = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
     for one in segment.crossings:
         family = _family(one.version)

@@ -93,11 +93,11 @@ class Health:
         #: Links of which others need the facts.
         self.followed = FollowedLinks()
         self._seen: set[str] | None = None
-        #: Bridges of whoever, by index; the event says that the engine may have others by now.
+        #: All bridges by index, whoever made them; the event says that the engine's may have changed.
         self._bridges: dict[int, str] = {}
         self.engine_bridges_changed = asyncio.Event()
         self.engine_bridges_changed.set()
-        #: Links that were seen, and those of them that nobody was told of yet.
+        #: Links that were seen, and those of them that were not taken yet.
         self._known: set[str] = set()
         self._new: set[str] = set()
 

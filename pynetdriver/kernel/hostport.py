@@ -37,7 +37,7 @@ class HostPorts:
         self._endpoints: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        #: What holders of many ports let go, in parts.
+        #: Tasks that release ports in parts, by endpoint.
         self._releasing: dict[str, asyncio.Task[None]] = {}
         self._relay = Relay(calls or Calls(), engine_bridges)
 

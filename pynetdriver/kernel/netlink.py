@@ -44,7 +44,7 @@ from pynetdriver.plan import Made, Veth
 log = structlog.get_logger()
 
 _SO_RCVBUFFORCE, _BUFFER_BYTES = 33, 8 << 20
-#: They do nothing but wait.
+#: Threads that wait in the kernel most of the time.
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
@@ -63,7 +63,7 @@ class _Requests(AsyncIPRoute):  # type: ignore[misc]
 
     def setup_socket(self) -> socket.socket:
         one: socket.socket = super().setup_socket()
-        # Of many calls at once each has an answer waiting; without room for one the library is done with the socket.
+        # Many calls have answers waiting at once; on a full buffer (ENOBUFS) the library stops using the socket.
         one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         return one
 

@@ -54,7 +54,7 @@ from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
 from pynetdriver.paths import seen
 from pynetdriver.plan import SandboxInterface, Upper
 
-#: The attribute as it stands in a message of a link, of which taking all apart would hold up the event loop.
+#: The attribute as bytes in a message about a link: parsing all attributes of all links would block the event loop.
 _OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, ALIAS)) + rb"(%s)\0" % OUR_NAMES.pattern.encode())
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
@@ -162,7 +162,7 @@ def make_inside(upper: Upper, number: int | None, key: str, interface: SandboxIn
         with IPRoute() as netlink:
             taken = {name for _, name in socket.if_nameindex()}
             if upper.name in taken:
-                # Left by who did not get to its end.
+                # Left by a repair that did not finish.
                 netlink.link("del", index=socket.if_nametoindex(upper.name))
             name = next(one for one in (f"{interface.prefix}{number}" for number in count()) if one not in taken)
             host.link("add", ifname=upper.name, kind=upper.kind, **wanted)
@@ -174,7 +174,7 @@ def make_inside(upper: Upper, number: int | None, key: str, interface: SandboxIn
                     seen(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
                 netlink.link("set", index=index, state="up")
                 _furnish(netlink, index, interface)
-                # Last, as it is what tells that the link is there.
+                # Last: other code takes the alias for the sign that the link is complete.
                 netlink.link("set", index=index, ifalias=upper.name)
             except BaseException:
                 netlink.link("del", index=index)
@@ -216,7 +216,7 @@ async def in_thread_of_its_own(work: Callable[..., None], *arguments: object) ->
     try:
         await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
     finally:
-        thread.shutdown(wait=False)  # a call that ends before it shall not hold up the loop
+        thread.shutdown(wait=False)  # a cancelled call must not block the loop until the thread ends
 
 
 def _furnish(netlink: Any, index: int, interface: SandboxInterface) -> None:

@@ -98,7 +98,7 @@ class Networks:
         try:
             await self._docker_user.allow()
         except BaseException:
-            # What of it is in DOCKER-USER already, the monitor removes.
+            # The monitor removes what was written to DOCKER-USER already.
             await asyncio.shield(asyncio.ensure_future(self._journal.delete(network, plan)))
             raise
         return network

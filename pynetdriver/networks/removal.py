@@ -1,4 +1,4 @@
-"""Endpoints go: told by the engine, or found dead by who needs what they hold."""
+"""Endpoints are removed: on the engine's request, or when one is found dead whose address or port is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pynetdriver.state.registry import Registry
 
 log = structlog.get_logger()
 
-#: How long a container waits for the one in whose place it comes.
+#: How long a container waits for the end of the one that it replaces.
 SUCCESSION_S = 3
 _AGAIN_S = 0.1
 

@@ -32,11 +32,11 @@ class Repair:
         self._in_background = Background()
 
     async def make_whole(self, network_id: str) -> None:
-        """Have a network's own links on the host before one of its endpoints comes. Raises PynetError."""
+        """Make a network's own links if they are missing, before an endpoint is made. Raises PynetError."""
         plan = self._registry.network_plan(self._registry.networks[network_id])
         if network_id in self._registry.unsound or self._kernel.netlink.is_missing(plan.links):
             await self._kernel.apply_objects(plan)
-            # Not waited for: who removes the network has its lock, and waits for the endpoint's.
+            # In the background: a removal holds the network's lock while it waits for the endpoint's.
             self._in_background(self.repair_network(network_id, set()))
 
     async def repair(self, owners: Iterable[Owner], *, switches: bool = False) -> set[Owner]:
@@ -61,7 +61,7 @@ class Repair:
             endpoint_ids = {one.id for one in self._registry.endpoints.values() if one.network_id == network_id}
         lost = await self._lost(endpoint_ids)
         for id in (network_id, *endpoint_ids):
-            # What is being made or removed is not to be waited for.
+            # A record that is being made or removed is skipped.
             if not self._registry.is_whole(network_id, id):
                 continue
             async with self._registry.lock(id):
@@ -87,7 +87,7 @@ class Repair:
                         repaired.add(plan.owner)
                         self._registry.unsound.discard(id)
                 except PynetError as error:
-                    # A link that is going at this moment is told of once it is gone.
+                    # The kernel tells of a link once it is gone, so no error is logged for one that is going.
                     is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
                     if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
                         log.error("cannot mend", owner=str(plan.owner), error=str(error))

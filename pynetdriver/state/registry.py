@@ -19,7 +19,7 @@ from pynetdriver.plan import Owner, Plan, SandboxInterface, Segment
 
 
 class Registry:
-    """Who is there, found by id, by address, by the name of the link."""
+    """All networks and endpoints, found by id, by address, by the name of the link."""
 
     def __init__(self) -> None:
         self._networks: dict[str, Network] = {}

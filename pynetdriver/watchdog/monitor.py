@@ -86,7 +86,7 @@ class Monitor:
             elif await self._kernel.firewall.repair():
                 self._table_repaired()
             elif time.monotonic() - self._rewritten_blindly > _LOOK_S:
-                # Seldom: what is written is told of too, and may overrun again.
+                # Not often: the kernel tells of this change too, which may overflow the socket's buffer again.
                 self._rewritten_blindly = time.monotonic()
                 await self._kernel.firewall.rewrite()
         except PynetError:
@@ -109,7 +109,7 @@ class Monitor:
 
     def _table_repaired(self, by: str | None = None) -> None:
         self._repairs.note("table", "pynet's rules were changed", by)
-        # A client that began meanwhile would go on reaching nobody for as long as it keeps sending.
+        # A flow that began without the rules stays untranslated as long as its client sends.
         self._kernel.conntrack.recheck()
 
     async def _note_links(self) -> None:

@@ -16,7 +16,7 @@ from pynetdriver.watchdog.loop import run_loops
 
 log = structlog.get_logger()
 
-#: So many endpoints are seen to before calls have their turn.
+#: So many endpoints are checked before calls have their turn.
 _PART = 100
 _SWEEP_S = 30.0
 

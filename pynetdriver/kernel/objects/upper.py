@@ -23,7 +23,7 @@ from pynetdriver.kernel.rtnetlink import host_errors, index_of, index_of_present
 from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, in_thread_of_its_own, made_with, make_inside, outlast
 from pynetdriver.plan import Owner, SandboxInterface, Upper
 
-#: After this long nothing is left of a sandbox that died.
+#: After this time nothing is left of a dead sandbox.
 _DYING_S = 30.0
 #: Why the kernel puts no link on another (drivers/net/macvlan.c, drivers/net/ipvlan/ipvlan_main.c).
 _NO_UPPER = {
@@ -48,7 +48,7 @@ class UpperKind(LinkKind[Upper]):
 
     def __init__(self, netlink: Netlink) -> None:
         super().__init__(netlink)
-        #: Owners by the links that they share with others, and what keeps one from going while another comes.
+        #: Owners by the links that they share; the lock serialises making and removing a shared link.
         self._sharing: dict[str, set[Owner]] = {}
         self._lock = asyncio.Lock()
         #: By their lower link, links that were in a sandbox when they were to be removed, and when that was.
@@ -84,7 +84,7 @@ class UpperKind(LinkKind[Upper]):
                 return
             await self._add(one, lower)
             if one.moves:
-                # What it is found by where it has another name.
+                # The engine renames it in the container; it is found there by its alias.
                 await self.netlink.requests.link("set", index=index_of_present(one.name), ifalias=one.name)
 
     async def _add(self, one: Upper, lower: int) -> None:

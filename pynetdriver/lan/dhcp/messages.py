@@ -339,7 +339,7 @@ def _ways(options: dict[int, bytes], address: IPNetwork) -> tuple[IPAddress | No
     if routes is None:
         router = _address(options.get(_ROUTER, b"")[:4])
         if router is not None and address.prefixlen == 32:
-            # Who has a subnet by himself reaches the router on the link, as other clients see to.
+            # A client whose prefix holds only itself (/32) reaches the router on the link, as other clients have it.
             return router, ((IPNetwork(router), _NOWHERE),)
         return router, ()
     # A default route without a next hop is no gateway, but still a route.
