@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 
 from pynetdriver.kernel.rtnetlink import index_of
 
@@ -34,9 +34,10 @@ class FollowedLinks:
         """Tell whether there is anything to take."""
         return bool(self._changed)
 
-    def take(self) -> set[str]:
-        """Hand over which links changed, also those that came or went."""
-        taken, self._changed = self._changed, set()
+    def take(self, among: Collection[str] | None = None) -> set[str]:
+        """Hand over which links changed, came or went, of all or among some."""
+        taken = self._changed.intersection(self._changed if among is None else among)
+        self._changed -= taken
         return taken
 
     def named(self, index: int, name: str) -> bool:

@@ -28,7 +28,7 @@ HOST_ADDRESSES = 16
 
 
 class HostFacts:
-    """Finds networks their place on the host, and follows it."""
+    """Looks at what networks to come stand on, chooses the host's addresses there, and follows what changes."""
 
     def __init__(
         self,
@@ -118,44 +118,45 @@ class HostFacts:
             return network
         if self._kernel.watch.read():  # and there may be more
             self._unread.update(names)
-        self._unread |= self._kernel.health.followed.take()
-        if not {*self._unread, self._reading}.isdisjoint(names):
-            async with self._lock:
-                for name in self._unread.intersection(names):
-                    await self._read(name)
+        self._unread |= self._kernel.health.followed.take(names)
+        for name in names:
+            if name in self._unread or name == self._reading:
+                await self._read(name)
         return self._registry.networks.get(network.id, network)
 
     async def follow_changed(self) -> None:
         """Plan networks anew whose links changed.
 
-        A link that is not to be told leaves its networks what they were: it decides nothing for others.
+        A link that cannot be looked at leaves its networks as they were, and is looked at again with the next call.
         """
-        self._unread |= self._kernel.health.followed.take()
-        async with self._lock:
-            for name in list(self._unread):
-                try:
-                    await self._read(name)
-                except PynetError as error:
-                    log.error("cannot tell what a network stands on", link=name, error=str(error))
+        changed = self._kernel.health.followed.take()
+        self._unread |= changed
+        for name in changed:
+            try:
+                await self._read(name)
+            except PynetError as error:
+                log.error("cannot tell what a network stands on", link=name, error=str(error))
 
     async def _read(self, name: str) -> None:
-        """Look at a link, and have the networks on it know."""
-        if not any(name in _followed(one) for one in self._registry.networks.values()):
+        """Look at a link unless somebody did meanwhile, and plan the networks anew that stand on it."""
+        async with self._lock:
+            if name not in self._unread:
+                return
             self._unread.discard(name)
-            self._kernel.health.followed.forget(name)
-            return
-        self._unread.discard(name)
-        self._reading = name
-        try:
-            link = await self._kernel.netlink.describe(name)
-        except BaseException:
-            self._unread.add(name)
-            raise
-        finally:
-            self._reading = ""
-        for network in list(self._registry.networks.values()):
-            if name in _followed(network):
-                self._know(network, name, link)
+            if not any(name in _followed(one) for one in self._registry.networks.values()):
+                self._kernel.health.followed.forget(name)
+                return
+            self._reading = name
+            try:
+                link = await self._kernel.netlink.describe(name)
+            except BaseException:
+                self._unread.add(name)
+                raise
+            finally:
+                self._reading = ""
+            for network in list(self._registry.networks.values()):
+                if name in _followed(network):
+                    self._know(network, name, link)
 
     def _know(self, network: Network, name: str, link: Link | None) -> None:
         """Plan a network anew; a link that is not there (any more) is what it was, unless it was pynet's."""
