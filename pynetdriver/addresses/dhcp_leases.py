@@ -39,7 +39,7 @@ class DhcpLeases(Source):
     def __init__(
         self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours
     ) -> None:
-        """Know of nobody yet; see `restore`."""
+        """Know of no identity yet; see `restore`."""
         self._store = store
         self._registry = registry
         self._journal = journal
@@ -56,7 +56,7 @@ class DhcpLeases(Source):
         self.renewals: Counter[str] = Counter(renewed=0, lost=0)
 
     def restore(self) -> None:
-        """Take up who was stored. Raises PynetError."""
+        """Take up the stored identities. Raises PynetError."""
         for one in (decode(data, DhcpIdentity) for data in self._store.load(_KIND).values()):
             self._identities.setdefault(one.network_id, {})[one.client_id] = one
 
@@ -103,7 +103,7 @@ class DhcpLeases(Source):
         return bool(endpoint.client_id) or (former is not None and former.traits == endpoint.traits)
 
     def predecessor(self, endpoint: Endpoint) -> str | None:
-        """Name the endpoint that is taken for what another one says it is."""
+        """Name the endpoint that has the identity which another one asks for."""
         return self._present.get(_key(endpoint)) if endpoint.client_id else None
 
     def keep(self, endpoint: Endpoint) -> None:
@@ -120,7 +120,7 @@ class DhcpLeases(Source):
                 self.keep(endpoint)
 
     def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
-        """Renew no more, and tell the server if the address is to be free; else the next container finds it its own."""
+        """Renew no more; give the address back to the server if `is_free`, else leave it to the next container."""
         self._outdated.pop(endpoint.id, None)
         if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
             return
@@ -143,13 +143,13 @@ class DhcpLeases(Source):
             log.error("could not note a DHCP lease", endpoint=endpoint.id[:12], error=str(error))
 
     def forget_network(self, network_id: str) -> None:
-        """Forget who was on a network."""
+        """Forget the identities of a network."""
         identities = self._identities.pop(network_id, {})
         if identities:
             self._store.write(*(Change(_KIND, f"{network_id} {client_id}", None) for client_id in identities))
 
     async def close(self) -> None:
-        """Renew nothing more: the containers live on, and the next daemon goes on."""
+        """Renew nothing more: containers keep their addresses, and the next daemon renews them."""
         await self._leases.close()
 
     def _absent(self, endpoint: Endpoint) -> DhcpIdentity | None:
@@ -188,7 +188,7 @@ class DhcpLeases(Source):
         identities[client_id] = identity
 
     async def _changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
-        """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
+        """Follow what the DHCP server said: take a lost address from its container, or give it another one."""
         self.renewals["lost" if lease is None else "renewed"] += 1
         async with self._registry.lock(endpoint_id):
             former = self._registry.endpoints.get(endpoint_id)

@@ -69,7 +69,7 @@ class Gateways:
             )
 
     def _trust(self, network_id: str, pool: IPNetwork) -> None:
-        """Doubt a subnet's gateway no longer."""
+        """Note that somebody answered for a subnet's gateway."""
         network = self._registry.networks.get(network_id)
         if network is not None and network.phase == "ready":
             subnets = tuple(replace(one, doubted=one.doubted and one.pool != pool) for one in network.subnets)

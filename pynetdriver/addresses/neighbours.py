@@ -99,7 +99,7 @@ class Neighbours:
             self._theirs.discard((link, address))
 
     def doubting(self, network: Network) -> Network:
-        """Doubt the gateways that the IPAM driver may have made up: the router of a LAN is where it is.
+        """Mark the gateways that the IPAM driver may have made up: it does not know the address of the LAN's router.
 
         The engine does not say which these are. Its IPAM and pynet's take the first address of the subnet, or of the
         `--ip-range`, which is a multiple of 4 unless that is a range of less than four addresses. On a bridge the host
@@ -190,12 +190,12 @@ class Neighbours:
         return link, silent, [one for one in asked if one not in silent]
 
     def taken_up(self, network: Network, endpoint: Endpoint) -> None:
-        """Take note that addresses are a container's by now: what was known of them before is void."""
+        """Forget what was known of addresses that a container has now."""
         for address in endpoint.addresses.values():
             self._conflicts.forget(_asked(network) or "", address)
 
     def announce(self, network: Network, endpoint: Endpoint) -> None:
-        """Tell the LAN whose addresses are: engines before 28 do not, none does of leased ones, and caches are long."""
+        """Announce an endpoint's addresses on the LAN: engines before 28 do not, and no engine knows leased ones."""
         lan = backend_named(network.backend).lan(network)
         if lan is not None:
             self._announcer.announce(lan.link, endpoint.mac, endpoint.addresses.values())

@@ -275,7 +275,7 @@ class Pools:
         return None
 
     async def _forgotten(self, pool: Pool, wanted: IPAddress | None) -> IPAddress | None:
-        """Find a held address that no endpoint has: the engine released it while nobody listened.
+        """Find a held address that no endpoint has: the engine released it while pynet did not run.
 
         One granted a moment ago has no endpoint yet. Of those granted before pynet's start that is not known, but
         an engine asks for a certain address only when it has released it.
@@ -307,7 +307,7 @@ class Pools:
 
 
 def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
-    """Give what others on the LAN hold after everything else."""
+    """Give addresses that others on the LAN have only after all others."""
     for address, mac in held.items():
         if not allocator.holds(address):
             log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)

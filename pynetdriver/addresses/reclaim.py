@@ -1,4 +1,4 @@
-"""Addresses of pools that an engine may have released while nobody listened: free once no endpoint has them."""
+"""Addresses of pools that an engine may have released while pynet did not run: free if no endpoint has them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Reclaim:
     """Decides whether an address that a pool holds is in use on this host, and removes a dead endpoint that has it."""
 
     def __init__(self, registry: Registry, liveness: Liveness, remove_dead: Callable[[str], Awaitable[bool]]) -> None:
-        """Use what others know of endpoints.
+        """Ask these.
 
         Args:
             remove_dead: removes an endpoint, by its id, if it is dead, and tells whether it is gone.

@@ -1,4 +1,4 @@
-"""Where a container's address comes from: its choice is made here, and nowhere else.
+"""Where a container's address comes from; the source is chosen here.
 
 | source | when |
 |---|---|

@@ -146,7 +146,7 @@ class Networks:
                 await self._docker_user.allow()
 
     def _is_last(self) -> bool:
-        """Tell whether pynet judges no packets of other networks."""
+        """Tell whether pynet filters packets of no other network."""
         return not any(self._registry.network_plan(one).segments for one in self._registry.networks.values())
 
 

@@ -221,7 +221,7 @@ async def serve(
 
 
 def _shorten_garbage_collections() -> None:
-    """Have no collection look again at what is there by now, and stays: a whole one took 30 ms."""
+    """Exclude the objects that exist by now from garbage collections: a full one took 30 ms."""
     gc.collect()
     gc.freeze()
 
@@ -261,7 +261,7 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _allow_descriptors() -> None:
-    """Take as many as there may be: a published port needs two."""
+    """Raise the limit of descriptors to the maximum: a published port needs two."""
     _, own = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in (_DESCRIPTORS, own):
         with contextlib.suppress(OSError, ValueError):

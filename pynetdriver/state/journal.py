@@ -1,4 +1,4 @@
-"""Nothing lost: a record is written before the kernel is touched and after, so a crash at any instant
+"""The journal: a record is written before the kernel is changed and after, so a crash at any instant
 leaves a row that says what to do. Creation, restart and repair are the same `apply`; undoing is derived
 from the plan and exists once, here.
 """

@@ -1,4 +1,4 @@
-"""Which endpoints live: the engine does not mention all that die, so their links and their times are looked at."""
+"""Which endpoints live: the engine does not report all that die, so their links and ages are looked at."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Switches:
             )
 
     async def guess_strangers(self, *, lost: bool) -> None:
-        """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
+        """Find the strangers where a former pynet turned the switch on without noting them, or lost its store.
 
         What fails is logged; what cannot be stored is in force all the same.
 
@@ -184,7 +184,7 @@ class Switches:
     async def add_strangers(
         self, names: Collection[str], hardware: Callable[[Collection[str]], set[str]] = hardware
     ) -> None:
-        """Take the hardware among links that came for more of them: it is nobody's who would have the host forward.
+        """Take hardware among new links for strangers too: nobody who made it can have wanted the host to forward.
 
         Raises:
             PynetError: not all of it is in force and stored; to be called again with the same names.

@@ -22,7 +22,7 @@ _SWEEP_S = 30.0
 
 
 class Sweep:
-    """Removes what is dead."""
+    """Removes dead endpoints, and finishes removals."""
 
     def __init__(
         self, registry: Registry, journal: Journal, liveness: Liveness, removal: Removal, repair: Repair
