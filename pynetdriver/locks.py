@@ -33,7 +33,7 @@ async def in_parts(all_of_it: Collection[T]) -> AsyncIterator[list[T]]:
 
 @dataclass
 class Calls:
-    """Calls of the engine that are not answered yet; who has time lets them go first."""
+    """Calls of the engine that are not answered yet; work in the background pauses for them."""
 
     in_hand: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -113,14 +114,14 @@ class DhcpLease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_s: int | None = None
 
 
-class Station(msgspec.Struct, frozen=True):
-    """Whom DHCP messages are spoken for, and where."""
+class DhcpClient(msgspec.Struct, frozen=True):
+    """A DHCP client: who asks for an address, and by which link."""
 
     #: The host's link to send by.
     link: str
     #: Source of the frames, and chaddr.
     mac: str
-    #: All of option 61, its type byte first: tells stations with one MAC apart.
+    #: All of option 61, its type byte first: tells clients with one MAC apart.
     client_id: bytes
     #: Option 12; empty for none.
     host_name: str = ""
@@ -128,11 +129,11 @@ class Station(msgspec.Struct, frozen=True):
     listen: tuple[str, ...] = ()
 
 
-class Tenant(Record, frozen=True, kw_only=True):
-    """Who a DHCP server takes one container of a network for, which the next container may be in its place.
+class DhcpIdentity(Record, frozen=True, kw_only=True):
+    """Whom a DHCP server takes a container of a network for; the next container may take it over.
 
-    `client_id` is option 61 in hexadecimal, `lease` the last one. One whose MAC was `given` by the user stays himself.
-    `traits` are those of the endpoint that it was last.
+    `client_id` is option 61 in hexadecimal, `lease` the last one. If the user has `given` the MAC, only an endpoint
+    with that MAC takes it over. `traits` are those of the endpoint that had it last.
     """
 
     network_id: str
@@ -255,4 +256,5 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_decode)
     except (msgspec.DecodeError, AddrFormatError, UnicodeDecodeError, RecursionError) as error:
-        raise PynetError(f"a {kind.__name__.lower()} in pynet's state cannot be read: {error}") from error
+        name = re.sub("(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
+        raise PynetError(f"a {name} in pynet's state cannot be read: {error}") from error

@@ -427,7 +427,7 @@ class Entrance:
     """
 
     link: str
-    admits: Literal["residents", "link", "shims"]
+    admits: Literal["members", "link", "shims"]
 
     def __str__(self) -> str:
         return f"entrance {self.link} for {self.admits}"
@@ -455,7 +455,7 @@ class Member:
     mac: str
 
     def __str__(self) -> str:
-        return f"resident {self.mac} on {self.link}"
+        return f"member {self.mac} on {self.link}"
 
 
 Made = Bridge | Dummy | Upper | Veth

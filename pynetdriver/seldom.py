@@ -1,4 +1,4 @@
-"""What happens often is logged seldom: one line for many failures alike."""
+"""Rate limit for log lines: one line a minute for equal warnings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Leases of the LAN's DHCP server: obtained before an endpoint's link is made, kept while it lives, remembered after.
 
 The engine gives every container run a new endpoint, so a server would take each for another machine. A container
-is therefore taken for one of the network's tenants of before that is not there now, best for one of which the engine
-said the same: with its MAC or client id it gets that one's address, also after a reboot.
+therefore takes over a DHCP identity of the network (MAC and client id) that no container has at present, best one of
+which the engine said the same. So it gets that one's address, also after a reboot.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.source import Source
 from pynetdriver.errors import Conflict, PynetError
 from pynetdriver.kernel import Kernel
-from pynetdriver.lan.dhcp import DhcpClient
-from pynetdriver.model import DhcpLease, Endpoint, Network, Station, Tenant, decode, encode
+from pynetdriver.lan.dhcp import LeaseManager
+from pynetdriver.model import DhcpClient, DhcpIdentity, DhcpLease, Endpoint, Network, decode, encode
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.registry import Registry, backend_of
 from pynetdriver.store import Change, Store
@@ -27,33 +27,38 @@ log = structlog.get_logger()
 
 #: Less than the engine and the server wait, with what else a call takes (see `server.DEADLINE_S`).
 _LEASE_S = 10.0
-#: Of so many of a network the last ones are remembered.
-_TENANTS = 256
+#: So many of a network are remembered, the last ones.
+_IDENTITIES = 256
+#: What they are called in the store.
+_KIND = "tenant"
 
 
 class DhcpLeases(Source):
-    """Who has which lease, who had it before, and what becomes of a container whose lease changes."""
+    """Keeps leases of endpoints, remembers those of former ones, and readdresses containers whose lease changes."""
 
     def __init__(
         self, store: Store, registry: Registry, journal: Journal, kernel: Kernel, neighbours: Neighbours
     ) -> None:
-        """Take up the stored tenants."""
+        """Know of no identity yet; see `restore`."""
         self._store = store
         self._registry = registry
         self._journal = journal
         self._kernel = kernel
         self._neighbours = neighbours
-        self._client = DhcpClient(self._changed)
+        self._leases = LeaseManager(self._changed)
         #: Addresses that containers have still, since giving them those of their new leases failed.
         self._outdated: dict[str, IPNetwork] = {}
         #: By network and client id; who was seen last comes last.
-        self._tenants: dict[str, dict[str, Tenant]] = {}
-        for one in (decode(data, Tenant) for data in store.load("tenant").values()):
-            self._tenants.setdefault(one.network_id, {})[one.client_id] = one
-        #: Endpoints by the key of the tenant that they are.
+        self._identities: dict[str, dict[str, DhcpIdentity]] = {}
+        #: Endpoints by the key of the identity that they have.
         self._present: dict[str, str] = {}
         #: How kept leases went on: renewed, or had again after they were lost; lost.
         self.renewals: Counter[str] = Counter(renewed=0, lost=0)
+
+    def restore(self) -> None:
+        """Take up the stored identities. Raises PynetError."""
+        for one in (decode(data, DhcpIdentity) for data in self._store.load(_KIND).values()):
+            self._identities.setdefault(one.network_id, {})[one.client_id] = one
 
     async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Get an address for an endpoint to come; returns it with that and what the server takes it for.
@@ -63,9 +68,9 @@ class DhcpLeases(Source):
         """
 
         async def taken(address: IPAddress) -> str | None:
-            holder = self._registry.holder(network.id, address)
-            if holder is not None and holder != endpoint.id:
-                return self._registry.endpoints[holder].mac
+            other = self._registry.endpoint_at(network.id, address)
+            if other is not None and other != endpoint.id:
+                return self._registry.endpoints[other].mac
             own = await self._neighbours.own(network, address)
             return own or await self._neighbours.holder(network, address, endpoint.mac)
 
@@ -74,18 +79,18 @@ class DhcpLeases(Source):
         if former is not None:
             mac = endpoint.mac if endpoint.mac_given else former.mac
             endpoint = replace(endpoint, mac=mac, client_id=former.client_id)
-        station = _station(network, endpoint)
-        endpoint = replace(endpoint, client_id=station.client_id.hex())
+        client = _client_of(network, endpoint)
+        endpoint = replace(endpoint, client_id=client.client_id.hex())
         key = _key(endpoint)
         if key in self._present:
             raise Conflict(f"another container of the network has MAC {endpoint.mac}; choose another --mac-address")
         self._present[key] = endpoint.id
         try:
-            lease = await self._client.acquire(station, former.lease if former else None, taken, _LEASE_S)
+            lease = await self._leases.acquire(client, former.lease if former else None, taken, _LEASE_S)
             try:
                 self._remember(endpoint, lease, given=given)
             except BaseException:
-                self._client.give_back(station, lease)
+                self._leases.give_back(client, lease)
                 raise
         except BaseException:
             del self._present[key]
@@ -93,20 +98,20 @@ class DhcpLeases(Source):
         return replace(endpoint, address4=lease.address, lease=lease)
 
     def is_settled(self, endpoint: Endpoint) -> bool:
-        """Tell whether an endpoint to come says who it is, or a tenant that is not there now is just like it."""
+        """Tell whether an endpoint to come says who it is, or an absent identity has its traits."""
         former = self._absent(endpoint)
         return bool(endpoint.client_id) or (former is not None and former.traits == endpoint.traits)
 
-    def holder(self, endpoint: Endpoint) -> str | None:
-        """Name the endpoint that is taken for what another one says it is."""
+    def predecessor(self, endpoint: Endpoint) -> str | None:
+        """Name the endpoint that has the identity which another one asks for."""
         return self._present.get(_key(endpoint)) if endpoint.client_id else None
 
     def keep(self, endpoint: Endpoint) -> None:
         """Renew an endpoint's lease from now on, if it has one."""
         if endpoint.lease is not None:
             self._present[_key(endpoint)] = endpoint.id
-            station = _station(self._registry.networks[endpoint.network_id], endpoint)
-            self._client.keep(endpoint.id, station, endpoint.lease)
+            client = _client_of(self._registry.networks[endpoint.network_id], endpoint)
+            self._leases.keep(endpoint.id, client, endpoint.lease)
 
     def take_up(self) -> None:
         """Go on renewing the leases of endpoints that an earlier process made."""
@@ -115,55 +120,55 @@ class DhcpLeases(Source):
                 self.keep(endpoint)
 
     def release(self, endpoint: Endpoint, *, is_free: bool) -> None:
-        """Renew no more, and tell the server if the address is to be free; else the next container finds it its own."""
+        """Renew no more; give the address back to the server if `is_free`, else leave it to the next container."""
         self._outdated.pop(endpoint.id, None)
         if endpoint.lease is None or self._present.pop(_key(endpoint), None) is None:
             return
-        self._client.forget(endpoint.id)
-        tenant = self._tenant(endpoint)
-        if is_free and tenant is not None:
-            station = _station(self._registry.networks[endpoint.network_id], endpoint)
-            self._client.give_back(station, tenant.lease)
-            self._renewed(endpoint, replace(tenant.lease, lease_s=0))
+        self._leases.forget(endpoint.id)
+        identity = self._identity(endpoint)
+        if is_free and identity is not None:
+            client = _client_of(self._registry.networks[endpoint.network_id], endpoint)
+            self._leases.give_back(client, identity.lease)
+            self._renewed(endpoint, replace(identity.lease, lease_s=0))
 
-    def _tenant(self, endpoint: Endpoint) -> Tenant | None:
-        return self._tenants.get(endpoint.network_id, {}).get(endpoint.client_id)
+    def _identity(self, endpoint: Endpoint) -> DhcpIdentity | None:
+        return self._identities.get(endpoint.network_id, {}).get(endpoint.client_id)
 
     def _renewed(self, endpoint: Endpoint, lease: DhcpLease) -> None:
         """Remember what the server said last."""
-        tenant = self._tenant(endpoint)
+        identity = self._identity(endpoint)
         try:
-            self._remember(endpoint, lease, given=tenant is not None and tenant.given)
+            self._remember(endpoint, lease, given=identity is not None and identity.given)
         except PynetError as error:
             log.error("could not note a DHCP lease", endpoint=endpoint.id[:12], error=str(error))
 
     def forget_network(self, network_id: str) -> None:
-        """Forget who was on a network."""
-        tenants = self._tenants.pop(network_id, {})
-        if tenants:
-            self._store.write(*(Change("tenant", f"{network_id} {client_id}", None) for client_id in tenants))
+        """Forget the identities of a network."""
+        identities = self._identities.pop(network_id, {})
+        if identities:
+            self._store.write(*(Change(_KIND, f"{network_id} {client_id}", None) for client_id in identities))
 
     async def close(self) -> None:
-        """Renew nothing more: the containers live on, and the next daemon goes on."""
-        await self._client.close()
+        """Renew nothing more: containers keep their addresses, and the next daemon renews them."""
+        await self._leases.close()
 
-    def _absent(self, endpoint: Endpoint) -> Tenant | None:
-        """Find the tenant that an endpoint is to be: the one that it says it is, or the last like it that is not there.
+    def _absent(self, endpoint: Endpoint) -> DhcpIdentity | None:
+        """Find the identity that an endpoint is to have: the one that it names, or the last absent one of its traits.
 
-        If there is none like it, another one: the container may have got other ports.
+        If there is none of its traits, the last absent one: the container may have got other ports.
         """
         if endpoint.client_id:
-            return self._tenant(endpoint)
+            return self._identity(endpoint)
         absent = [
             one
-            for one in self._tenants.get(endpoint.network_id, {}).values()
+            for one in self._identities.get(endpoint.network_id, {}).values()
             if f"{one.network_id} {one.client_id}" not in self._present and not one.given
         ]
         return max(absent, key=lambda one: (one.traits == endpoint.traits, absent.index(one)), default=None)
 
     def _remember(self, endpoint: Endpoint, lease: DhcpLease, *, given: bool) -> None:
         network_id, client_id = endpoint.network_id, endpoint.client_id
-        tenant = Tenant(
+        identity = DhcpIdentity(
             network_id=network_id,
             mac=endpoint.mac,
             client_id=client_id,
@@ -171,19 +176,19 @@ class DhcpLeases(Source):
             given=given,
             traits=endpoint.traits,
         )
-        tenants = self._tenants.setdefault(network_id, {})
-        absent = [one for one in tenants if one != client_id and f"{network_id} {one}" not in self._present]
-        forgotten = absent[: max(0, len(tenants) - _TENANTS)]
+        identities = self._identities.setdefault(network_id, {})
+        absent = [one for one in identities if one != client_id and f"{network_id} {one}" not in self._present]
+        forgotten = absent[: max(0, len(identities) - _IDENTITIES)]
         self._store.write(
-            Change("tenant", _key(endpoint), encode(tenant)),
-            *(Change("tenant", f"{network_id} {one}", None) for one in forgotten),
+            Change(_KIND, _key(endpoint), encode(identity)),
+            *(Change(_KIND, f"{network_id} {one}", None) for one in forgotten),
         )
         for one in (client_id, *forgotten):
-            tenants.pop(one, None)
-        tenants[client_id] = tenant
+            identities.pop(one, None)
+        identities[client_id] = identity
 
     async def _changed(self, endpoint_id: str, lease: DhcpLease | None) -> None:
-        """Follow what the DHCP server said: a container whose address is lost loses it, another one it gets."""
+        """Follow what the DHCP server said: take a lost address from its container, or give it another one."""
         self.renewals["lost" if lease is None else "renewed"] += 1
         async with self._registry.lock(endpoint_id):
             former = self._registry.endpoints.get(endpoint_id)
@@ -224,10 +229,10 @@ class DhcpLeases(Source):
                     )
 
 
-def _station(network: Network, endpoint: Endpoint) -> Station:
-    station = backend_of(network).station(network, endpoint)
-    assert station is not None, "asked for endpoints of networks with DHCP alone"
-    return station
+def _client_of(network: Network, endpoint: Endpoint) -> DhcpClient:
+    client = backend_of(network).dhcp_client(network, endpoint)
+    assert client is not None, "asked for endpoints of networks with DHCP alone"
+    return client
 
 
 def _key(endpoint: Endpoint) -> str:

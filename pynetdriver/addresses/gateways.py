@@ -56,7 +56,7 @@ class Gateways:
             if subnet.doubted and subnet.gateway in there:
                 self._trust(network.id, subnet.pool)
         for gateway in silent:
-            if network.id not in self._registry.networks or self._registry.holder(network.id, gateway):
+            if network.id not in self._registry.networks or self._registry.endpoint_at(network.id, gateway):
                 continue
             router = await self._netlink.router(link, gateway.version)
             log.warning(
@@ -69,7 +69,7 @@ class Gateways:
             )
 
     def _trust(self, network_id: str, pool: IPNetwork) -> None:
-        """Doubt a subnet's gateway no longer."""
+        """Note that somebody answered for a subnet's gateway."""
         network = self._registry.networks.get(network_id)
         if network is not None and network.phase == "ready":
             subnets = tuple(replace(one, doubted=one.doubted and one.pool != pool) for one in network.subnets)

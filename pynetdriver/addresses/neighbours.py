@@ -52,18 +52,18 @@ class Neighbours:
 
     @property
     def pools(self) -> Collection[PoolKey]:
-        """The pools that are on a LAN; see `ipam.Others`."""
+        """The pools that are on a LAN; see `pools.Others`."""
         return self._networks.keys()
 
     async def held_by(self, pool: PoolKey, address: IPAddress) -> str | None:
-        """Tell who else has an address of a pool; see `ipam.Others`."""
+        """Tell who else has an address of a pool; see `pools.Others`."""
         network = self._networks.get(pool)
         if network is None:
             return None
         return await self.own(network, address) or await self.holder(network, address)
 
     async def ask_ahead(self, pool: PoolKey, addresses: Collection[IPAddress]) -> dict[IPAddress, str]:
-        """Ask for addresses that will be given; see `ipam.Others`."""
+        """Ask for addresses that will be given; see `pools.Others`."""
         network = self._networks.get(pool)
         link = _asked(network) if network is not None else None
         if link is None or not addresses:
@@ -99,7 +99,7 @@ class Neighbours:
             self._theirs.discard((link, address))
 
     def doubting(self, network: Network) -> Network:
-        """Doubt the gateways that the IPAM driver may have made up: the router of a LAN is where it is.
+        """Mark the gateways that the IPAM driver may have made up: it does not know the address of the LAN's router.
 
         The engine does not say which these are. Its IPAM and pynet's take the first address of the subnet, or of the
         `--ip-range`, which is a multiple of 4 unless that is a range of less than four addresses. On a bridge the host
@@ -190,12 +190,12 @@ class Neighbours:
         return link, silent, [one for one in asked if one not in silent]
 
     def taken_up(self, network: Network, endpoint: Endpoint) -> None:
-        """Take note that addresses are a container's by now: what was known of them before is void."""
+        """Forget what was known of addresses that a container has now."""
         for address in endpoint.addresses.values():
             self._conflicts.forget(_asked(network) or "", address)
 
     def announce(self, network: Network, endpoint: Endpoint) -> None:
-        """Tell the LAN whose addresses are: engines before 28 do not, none does of leased ones, and caches are long."""
+        """Announce an endpoint's addresses on the LAN: engines before 28 do not, and no engine knows leased ones."""
         lan = backend_named(network.backend).lan(network)
         if lan is not None:
             self._announcer.announce(lan.link, endpoint.mac, endpoint.addresses.values())

@@ -1,6 +1,6 @@
-"""Pools that the engine holds, and who has what in them: in memory, and in the store before the answer.
+"""Pools that the engine holds, and which of their addresses are held: in memory, and in the store before the answer.
 
-What is waited for are the host's routes, and now and then the LAN.
+Calls wait for the host's routes and, at most 0.1 s, for answers from the LAN.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import structlog
 from msgspec.structs import replace
 from netaddr import IPAddress, IPNetwork
 
+from pynetdriver.addresses.reclaim import Reclaim
 from pynetdriver.errors import Conflict, Exhausted, InvalidRequest, PynetError, shortened
 from pynetdriver.locks import Locks
 from pynetdriver.model import Lease, Pool, decode, encode
@@ -34,9 +35,6 @@ _POOLS = 16
 _CONFLICTS = 16
 #: What the LAN said of an address is taken for true for a minute.
 _ASK_AHEAD_S = 45.0
-
-#: Tells whether an address of a pool is in use on one of pynet's networks, and reclaims it from who is dead.
-StillHeld = Callable[[PoolKey, IPAddress], Awaitable[bool]]
 
 
 class Others(Protocol):
@@ -60,18 +58,25 @@ class Pools:
     """Gives pools and addresses, each once."""
 
     def __init__(
-        self, store: Store, networks_in_use: Callable[[], Awaitable[list[IPNetwork]]], others: Others, pool6: IPNetwork
+        self,
+        store: Store,
+        networks_in_use: Callable[[], Awaitable[list[IPNetwork]]],
+        others: Others,
+        reclaim: Reclaim,
+        pool6: IPNetwork,
     ) -> None:
         """Know of no pool yet; see `restore`.
 
         Args:
             networks_in_use: lists what the host has routes to or addresses in.
             others: tells who else on its LAN holds addresses of a pool that one of pynet's networks has.
+            reclaim: decides whether an address that is held is in use on this host.
             pool6: where IPv6 pools come from when none is asked for, a /48 of this host's own.
         """
         self._store = store
         self._networks_in_use = networks_in_use
         self._others = others
+        self._reclaim = reclaim
         self._pool6 = pool6
         #: Pools of which addresses were given, so that others come up there.
         self._given: asyncio.Queue[str] = asyncio.Queue()
@@ -166,7 +171,7 @@ class Pools:
         self._late_pools.discard(id)
         self._late.pop(id, None)
 
-    async def hold_address(self, pool_id: str, wanted: IPAddress | None, still_held: StillHeld) -> IPNetwork:
+    async def hold_address(self, pool_id: str, wanted: IPAddress | None) -> IPNetwork:
         """Hold an address of a pool: this one, or the next that is free.
 
         Returns:
@@ -191,7 +196,7 @@ class Pools:
                     await self._pass_over_conflicts(pool, allocator)
                 address = allocator.take(wanted)
             except (Conflict, Exhausted) as refusal:
-                forgotten = await self._forgotten(pool, wanted, still_held)
+                forgotten = await self._forgotten(pool, wanted)
                 if forgotten is None or self._allocators.get(pool.id) is not allocator:
                     raise refusal from None
                 allocator.give_back(forgotten)
@@ -269,8 +274,8 @@ class Pools:
                 return named
         return None
 
-    async def _forgotten(self, pool: Pool, wanted: IPAddress | None, still_held: StillHeld) -> IPAddress | None:
-        """Find a held address that no endpoint has: the engine released it while nobody listened.
+    async def _forgotten(self, pool: Pool, wanted: IPAddress | None) -> IPAddress | None:
+        """Find a held address that no endpoint has: the engine released it while pynet did not run.
 
         One granted a moment ago has no endpoint yet. Of those granted before pynet's start that is not known, but
         an engine asks for a certain address only when it has released it.
@@ -278,7 +283,7 @@ class Pools:
         unknown = self._started if wanted is None else -CLAIMING_S
         for address in [wanted] if wanted else self._allocators[pool.id].held():
             granted = self._given_at.get(_key(Lease(pool_id=pool.id, address=address)), unknown)
-            if time.monotonic() - granted >= CLAIMING_S and not await still_held(_of(pool), address):
+            if time.monotonic() - granted >= CLAIMING_S and await self._reclaim.is_free(_of(pool), address):
                 return address
         return None
 
@@ -302,7 +307,7 @@ class Pools:
 
 
 def _postpone(allocator: Allocator, held: Mapping[IPAddress, str]) -> None:
-    """Give what others on the LAN hold after everything else."""
+    """Give addresses that others on the LAN have only after all others."""
     for address, mac in held.items():
         if not allocator.holds(address):
             log.warning("address is in use on the LAN, passing it over", address=str(address), mac=mac)

@@ -1,4 +1,4 @@
-"""What a source of addresses does; one that has nothing to do somewhere leaves that as it is here."""
+"""The interface of a source of addresses, with defaults that do nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class Source:
     def take_up(self) -> None:
         """Go on with endpoints that an earlier process made."""
 
-    def holder(self, endpoint: Endpoint) -> str | None:
-        """Name the endpoint that is taken for what another one says it is."""
+    def predecessor(self, endpoint: Endpoint) -> str | None:
+        """Name the endpoint that has the identity which another one asks for."""
         return None
 
     def is_settled(self, endpoint: Endpoint) -> bool:
-        """Tell whether it is known who an endpoint to come is, so that no dead one before it is to be waited for."""
+        """Tell whether an endpoint to come can be given its identity without waiting for dead ones to go."""
         return True
 
     async def obtain(self, network: Network, endpoint: Endpoint) -> Endpoint:

@@ -1,4 +1,4 @@
-"""Where a container's address comes from: its choice is made here, and nowhere else.
+"""Where a container's address comes from; the source is chosen here.
 
 | source | when |
 |---|---|
@@ -36,7 +36,7 @@ class GivenAddresses(Source):
 
 
 class Sources:
-    """All sources, and what the LAN is told of addresses."""
+    """All sources."""
 
     def __init__(self, neighbours: Neighbours, gateways: Gateways, dhcp_leases: DhcpLeases) -> None:
         self._neighbours = neighbours
@@ -51,16 +51,8 @@ class Sources:
 
     def of(self, network: Network, endpoint: Endpoint) -> Source:
         """Choose where an endpoint's address comes from."""
-        leased = backend_of(network).station(network, endpoint) is not None
+        leased = backend_of(network).dhcp_client(network, endpoint) is not None
         return self._dhcp_leases if leased else self._given
-
-    def know(self, network: Network) -> None:
-        """Take note of a network that is there."""
-        self._neighbours.know(network)
-
-    def leave_lan(self, network: Network) -> None:
-        """Ask nobody for addresses of a network that goes."""
-        self._neighbours.forget(network)
 
     def forget(self, network: Network) -> None:
         """Drop a network that is gone. Raises PynetError."""
@@ -78,10 +70,6 @@ class Sources:
         """Let go what an endpoint was given; an address that `is_free` is not kept for the next container."""
         for source in self._all:
             source.release(endpoint, is_free=is_free)
-
-    def announce(self, network: Network, endpoint: Endpoint) -> None:
-        """Tell the LAN whose the endpoint's addresses are."""
-        self._neighbours.announce(network, endpoint)
 
     async def close(self) -> None:
         """End, with all addresses kept."""

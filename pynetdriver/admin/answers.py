@@ -25,7 +25,7 @@ class PoolUse(Answer, frozen=True, kw_only=True):
 
 
 class Repair(Answer, frozen=True, kw_only=True):
-    """Something that others had damaged and pynet mended; `kind` is what, such as bridge, port or table."""
+    """Something that others had damaged and pynet repaired; `kind` is what, such as bridge, port or table."""
 
     time: float
     kind: str
@@ -130,14 +130,14 @@ class Difference(Answer, frozen=True, kw_only=True):
 
 
 class Reconciliation(Answer, frozen=True, kw_only=True):
-    """What was found and, unless it was only looked, mended."""
+    """What was found and, unless it was only looked, repaired."""
 
     dry_run: bool
     differences: list[Difference]
 
 
 class Finding(Answer, frozen=True, kw_only=True):
-    """Something that is wrong on this host, and the command that mends it.
+    """Something that is wrong on this host, and the command that repairs it.
 
     `check` is the kind of it, such as forwarding or parent. An error breaks something now, a warning will.
     """

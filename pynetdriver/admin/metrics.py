@@ -102,7 +102,7 @@ class Metrics:
     async def _asked(self, written: Callable[[Collector], T]) -> T:
         """Look at everything, and have it written in a thread; who asks meanwhile has to wait."""
         async with self._one_at_a_time:
-            picture = Picture(
+            snapshot = Snapshot(
                 counted=self._collectors,
                 networks=dict(self._registry.networks),
                 endpoints=list(self._registry.endpoints.values()),
@@ -112,7 +112,7 @@ class Metrics:
                 renewals=dict(self._dhcp_leases.renewals),
                 carried=await self._carried(),
             )
-            return await asyncio.to_thread(written, picture)
+            return await asyncio.to_thread(written, snapshot)
 
     async def _carried(self) -> dict[Flow, Count] | None:
         try:
@@ -123,7 +123,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Picture(Collector):
+class Snapshot(Collector):
     """The daemon at one moment; what links carried is read when it is written."""
 
     counted: Collector
@@ -141,7 +141,7 @@ class Picture(Collector):
         yield _gauge("pynet_build_info", "Which pynet this is.", ["version"], [((__version__,), 1)])
         yield from self._numbers()
         yield from self._pools()
-        yield _counter("pynet_repairs", "What others had damaged and was mended.", ["kind"], _by_word(self.repairs))
+        yield _counter("pynet_repairs", "What others had damaged and was repaired.", ["kind"], _by_word(self.repairs))
         yield _counter(
             "pynet_conflicts", "Addresses that others on a LAN were found to have.", [], [((), self.conflicts)]
         )

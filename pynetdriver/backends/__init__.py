@@ -20,7 +20,7 @@ from netaddr import IPAddress, IPNetwork
 
 from pynetdriver import options as kinds
 from pynetdriver.errors import InvalidOption, InvalidRequest
-from pynetdriver.model import Endpoint, Network, Station
+from pynetdriver.model import DhcpClient, Endpoint, Network
 from pynetdriver.options import declared, option, parse_options
 from pynetdriver.plan import Plan, SandboxInterface, StaticRoute
 from pynetdriver.pool import overlap
@@ -172,10 +172,10 @@ def check_dhcp(network: Network) -> None:
         )
 
 
-def dhcp_station(link: str, endpoint: Endpoint, default: bytes, listen: tuple[str, ...] = ()) -> Station:
-    """Speak for an endpoint; `default` is its client id if it has none yet."""
+def client_on(link: str, endpoint: Endpoint, default: bytes, listen: tuple[str, ...] = ()) -> DhcpClient:
+    """Make an endpoint a DHCP client on a link; `default` is its client id if it has none yet."""
     client_id = bytes.fromhex(endpoint.client_id) or default
-    return Station(link, endpoint.mac, client_id, f"pynet-{client_id[-6:].hex()}", listen)
+    return DhcpClient(link, endpoint.mac, client_id, f"pynet-{client_id[-6:].hex()}", listen)
 
 
 def mac_client_id(mac: str) -> bytes:
@@ -260,7 +260,7 @@ class Backend(ABC, Generic[Chosen]):
         """Tell on which LAN containers have their addresses beside other machines; None if there are no others."""
         return None
 
-    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+    def dhcp_client(self, network: Network, endpoint: Endpoint) -> DhcpClient | None:
         """Tell who asks the LAN's DHCP server for the endpoint's address, None if it is not to be asked.
 
         An endpoint that has no client id yet gets one.

@@ -21,9 +21,9 @@ from pynetdriver.backends import (
     check_dhcp,
     check_mtu,
     check_subnets,
+    client_on,
     conflict_check_option,
     dhcp_option,
-    dhcp_station,
     gateways,
     has_ipv6,
     leased_routes,
@@ -31,7 +31,7 @@ from pynetdriver.backends import (
     prefix_option,
 )
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, NetworkInTheWay
-from pynetdriver.model import Endpoint, Link, Network, Station
+from pynetdriver.model import DhcpClient, Endpoint, Link, Network
 from pynetdriver.names import OUR_NAMES, VLAN_NAME, bridge_name, container_link, network_mac, shim_link, shim_mac
 from pynetdriver.options import option
 from pynetdriver.plan import (
@@ -223,7 +223,7 @@ class ParentBackend(Backend[P]):
             objects += [Parent(parent)]
         if options.host_access:
             objects += _shim(network, parent, attributes)
-            entrances.append(Entrance(shim_link(parent), "residents" if attributes.own_mac else "link"))
+            entrances.append(Entrance(shim_link(parent), "members" if attributes.own_mac else "link"))
         # Without a link of the network's own nothing would tell that the parent takes none, until a container starts.
         trial = Upper(attributes.kind, container_link(network.id), parent, attributes.container)
         return Plan(
@@ -263,11 +263,11 @@ class ParentBackend(Backend[P]):
                 raise Conflict(OWN_ADDRESS.format(address))
         return endpoint
 
-    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+    def dhcp_client(self, network: Network, endpoint: Endpoint) -> DhcpClient | None:
         """The container, on the parent."""
         if not self.options(network).dhcp:
             return None
-        return dhcp_station(parent_name(network) or "", endpoint, self.client_id(endpoint))
+        return client_on(parent_name(network) or "", endpoint, self.client_id(endpoint))
 
     def lan(self, network: Network) -> Lan | None:
         """The parent, unless it is the network's own."""

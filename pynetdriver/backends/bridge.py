@@ -14,9 +14,9 @@ from pynetdriver.backends import (
     IPV6_MINIMUM_MTU,
     Lan,
     check_dhcp,
+    client_on,
     conflict_check_option,
     dhcp_option,
-    dhcp_station,
     has_ipv6,
     mac_client_id,
     with_mac_client_id,
@@ -31,7 +31,7 @@ from pynetdriver.backends._bridged import (
     localnet,
 )
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest
-from pynetdriver.model import Endpoint, Link, Network, Station, Subnet
+from pynetdriver.model import DhcpClient, Endpoint, Link, Network, Subnet
 from pynetdriver.names import ENGINE_BRIDGE, OUR_NAMES, bridge_name, host_link
 from pynetdriver.options import option, parse_options
 from pynetdriver.plan import Address, Adopted, Bridge, Guard, Intent, LinkSysctl, Member, Owner, Plan, Segment, Veth
@@ -271,12 +271,12 @@ class BridgeBackend(BridgedBackend[BridgeOptions]):
         """Any endpoint; one whose MAC was given is itself for a DHCP server."""
         return with_mac_client_id(endpoint) if self.options(network).dhcp else endpoint
 
-    def station(self, network: Network, endpoint: Endpoint) -> Station | None:
+    def dhcp_client(self, network: Network, endpoint: Endpoint) -> DhcpClient | None:
         """The container's MAC on the bridge; what is for that alone passes at the host's end of its pair."""
         options = self.options(network)
         if not options.dhcp:
             return None
-        return dhcp_station(
+        return client_on(
             self.bridge(network, options), endpoint, mac_client_id(endpoint.mac), (host_link(endpoint.id),)
         )
 

@@ -19,7 +19,7 @@ from pynetdriver.errors import PynetError
 @sockets_option
 @json_option
 def status(sockets: tuple[Path, ...], as_json: bool) -> None:
-    """Say how the daemon is, what it holds and what it mended last."""
+    """Say how the daemon is, what it holds and what it repaired last."""
     answer = _daemon(sockets).ask("/status", Status)
     _show(answer, as_json, tables.status(answer))
 
@@ -74,7 +74,7 @@ def ports(network: str | None, sockets: tuple[Path, ...], as_json: bool) -> None
 @json_option
 @click.pass_context
 def reconcile(context: click.Context, dry_run: bool, sockets: tuple[Path, ...], as_json: bool) -> None:
-    """Compare what pynet knows with what the host has, say what differs and mend it.
+    """Compare what pynet knows with what the host has, say what differs and repair it.
 
     The exit code is 1 if something differs still.
     """

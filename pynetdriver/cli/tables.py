@@ -107,7 +107,11 @@ def reconciliation(one: Reconciliation) -> str:
 
 
 def findings(several: Sequence[Finding], *, complete: bool) -> str:
-    """Say what is wrong, and under each the command that mends it; unless all is `complete`, some was not looked at."""
+    """Say what is wrong, and under each the command that repairs it.
+
+    Args:
+        complete: all of the host was looked at.
+    """
     nothing = "nothing is wrong" if complete else "nothing is wrong with what was looked at"
     return "\n\n".join(f"{one.severity}: {one.what}\n    {one.command}" for one in several) or nothing
 

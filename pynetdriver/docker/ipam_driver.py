@@ -8,7 +8,6 @@ from typing import Any
 from pynetdriver.addresses.pools import Pools
 from pynetdriver.docker import messages as wire
 from pynetdriver.errors import InvalidOption, InvalidRequest, shortened
-from pynetdriver.networks.removal import Removal
 from pynetdriver.options import ENGINE_OPTIONS
 from pynetdriver.pool import parse_address, parse_subnet
 
@@ -19,9 +18,8 @@ GLOBAL_SPACE = "pynet-global"
 class IpamDriver:
     """Turns requests into pools and addresses, and these into answers."""
 
-    def __init__(self, pools: Pools, removal: Removal) -> None:
+    def __init__(self, pools: Pools) -> None:
         self._pools = pools
-        self._removal = removal
 
     async def address_spaces(self) -> wire.AddressSpacesResponse:
         """Name the address spaces; two names, or the engine stops checking for overlaps."""
@@ -52,7 +50,7 @@ class IpamDriver:
     async def request_address(self, request: wire.RequestAddressRequest) -> wire.RequestAddressResponse:
         """Hold the address that was asked for, or the next free one."""
         wanted = parse_address(request.address, "address") if request.address else None
-        address = await self._pools.hold_address(request.pool_id, wanted, self._removal.still_held)
+        address = await self._pools.hold_address(request.pool_id, wanted)
         return wire.RequestAddressResponse(str(address))
 
     async def release_address(self, request: wire.ReleaseAddressRequest) -> wire.Empty:

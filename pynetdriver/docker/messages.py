@@ -1,4 +1,4 @@
-"""The wire: what the engine sends and what it wants back, one type a message.
+"""Messages of libnetwork's remote protocol: what the engine sends and what it wants back, one type a message.
 
 Mirrors libnetwork's drivers/remote/api/api.go and ipams/remote/api/api.go. Keys may be missing, null or
 empty depending on the engine's version, so null is read as missing everywhere and every optional member takes

@@ -1,4 +1,4 @@
-"""Why it does not work: looks at the host, changes nothing, and names for each finding the command that mends it.
+"""Why it does not work: looks at the host, changes nothing, and names for each finding the command that repairs it.
 
 | module | what |
 |---|---|

@@ -86,7 +86,7 @@ def _astray(host: Host, network: Network, link: str, address: IPAddress, way: Wa
     if network not in host.bridged:
         command = f"ip route replace {address} dev {link}"
     elif route is None:
-        command = host.mend
+        command = host.repair
     else:
         command = f"ip route del {route} dev {other}"
     return error(
@@ -118,9 +118,9 @@ def ports(host: Host) -> Iterator[Finding]:
         return
     for listener in listeners():
         shared = [(port, network) for port, network in published if listener.takes(port)]
-        holder = _holder(listener.inode) if shared else None
-        if holder is not None and holder[1] != host.daemon_pid:
-            (port, network), (name, pid) = shared[0], holder
+        process = _process_at(listener.inode) if shared else None
+        if process is not None and process[1] != host.daemon_pid:
+            (port, network), (name, pid) = shared[0], process
             yield error(
                 "ports",
                 f"port {port.host_port}/tcp of {port.host_address} is published by network {title(network)}, and"
@@ -201,7 +201,7 @@ def listeners() -> Iterator[Listener]:
         return
 
 
-def _holder(inode: int) -> tuple[str, int] | None:
+def _process_at(inode: int) -> tuple[str, int] | None:
     """Name and id of a process that has a socket open."""
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:

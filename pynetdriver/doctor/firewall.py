@@ -39,7 +39,7 @@ def own_rules(host: Host) -> Iterator[Finding]:
     if table is not None and table.dormant:
         yield error(
             "own-rules",
-            f"somebody put pynet's table {TABLE} to sleep (flags dormant): no port is published, and nothing takes the"
+            f"pynet's table {TABLE} is switched off (flags dormant): no port is published, and nothing takes the"
             " host's address on its way out",
             command=f"nft add table {TABLE}",
         )
@@ -48,7 +48,7 @@ def own_rules(host: Host) -> Iterator[Finding]:
             "own-rules",
             "pynet's rules are gone from this host's firewall: no port is published, and nothing takes the host's"
             " address on its way out",
-            command=host.mend,
+            command=host.repair,
         )
 
 

@@ -113,7 +113,7 @@ class Host:
         return None
 
     @property
-    def mend(self) -> str:
+    def repair(self) -> str:
         """The command that has pynet put right what is its own: a running one is told, one that starts does it."""
         return "pynet reconcile" if self.told.answers else self.start
 

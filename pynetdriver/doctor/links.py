@@ -158,7 +158,7 @@ def own_links(host: Host) -> Iterator[Finding]:
         yield error(
             "own-links",
             f"{link.name}, a link of pynet's, is {'in no bridge' if link.up else 'down'}: {containers} cut off",
-            command=host.mend if link.up else f"ip link set dev {link.name} up",
+            command=host.repair if link.up else f"ip link set dev {link.name} up",
         )
 
 

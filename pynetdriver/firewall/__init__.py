@@ -42,14 +42,14 @@ class EngineBridges:
     """The bridges of the engine's own networks, and how these stand to pynet's."""
 
     names: frozenset[str] = frozenset()
-    #: Those that nothing passes to or from: they are internal, or too new for the engine's rules to say what they are.
+    #: Those to and from which everything is dropped: internal ones, and new ones that no rule of the engine names yet.
     closed: frozenset[str] = frozenset()
-    #: By IP version: those whose own rules say what gets in from other networks, to the last packet.
+    #: By IP version: those for which the engine's own rules decide about every packet from other networks.
     judged: frozenset[tuple[int, str]] = frozenset()
     #: Those of `judged` whose rules stand behind DOCKER-USER.
     passed_on: frozenset[tuple[int, str]] = frozenset()
-    #: Whether the engine keeps its networks from what other networks have open, as engines before 29 do.
-    apart: bool = True
+    #: Whether the engine drops packets of other networks to unprotected ports, as engines before 29 do.
+    isolated: bool = True
 
     @property
     def guarded(self) -> frozenset[str]:
@@ -62,7 +62,7 @@ class EngineBridges:
 
 
 class Firewall(Protocol):
-    """Keeps what it was told, so that changes are deltas and a flushed table can be written anew."""
+    """Keeps the intents of all owners, so that changes are deltas and a flushed table can be written anew."""
 
     #: nftables or iptables.
     kind: str

@@ -72,7 +72,7 @@ class _Said:
     judged: set[tuple[int, str]] = field(default_factory=set)
     passed_on: set[tuple[int, str]] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
-    #: Whether there are rules such as engines write that do not keep their networks apart any more.
+    #: Whether there are rules of an engine that no longer isolates its networks from each other (29 and newer).
     is_modern: bool = False
 
 
@@ -107,7 +107,7 @@ class Bridges:
         self._seen = {key: now - _YOUNG_S if former is None else former.get(key, now) for key in bridges}
         present = {name for name, _ in bridges if name not in adopted and _is_plain(name)}
         young = {name for (name, _), since in self._seen.items() if now - since < _YOUNG_S} & present - said.named
-        # Without any rules of the engine's there is nothing to wait for.
+        # An engine that writes no rules will not say what a new bridge is.
         young = young if said.chains else set()
         self.is_unsettled = bool(young)
         closed = said.internal & present | young
@@ -116,7 +116,7 @@ class Bridges:
             closed=frozenset(closed),
             judged=frozenset(one for one in said.judged if one[1] in present - closed),
             passed_on=frozenset(one for one in said.passed_on if one[1] in present - closed),
-            apart=_STAGE_1 in said.chains or not said.is_modern,
+            isolated=_STAGE_1 in said.chains or not said.is_modern,
         )
 
 
@@ -171,7 +171,7 @@ def _take(said: _Said, version: int, chains: set[str], rules: dict[str, list[Rul
                 said.named |= {link for link in (one.incoming, one.outgoing) if link and link[0] != "!"}
             if name in (_STAGE_1, _INTERNAL) and one.verdict == "DROP":
                 said.internal.add(one.incoming)
-            # Engines before 28.1 leave what is not open to the policy of FORWARD.
+            # Before 28.1 the policy of FORWARD decides about ports that are not open.
             if _BRIDGE in chains and _opens(name, one):
                 said.judged.add((version, one.outgoing))
                 said.passed_on.add((version, one.outgoing))

@@ -7,11 +7,11 @@ few for every network; but for their number they say what the table `inet pynet`
 |---|---|
 | PYNET-RAW | `raw` |
 | PYNET-PREROUTING, PYNET-OUTPUT, PYNET-PUBLISH | `prerouting`, `output`, `publish` with its maps |
-| PYNET-POSTROUTING, PYNET-LEAVE-link | `postrouting`, `leave_link` |
+| PYNET-POSTROUTING, PYNET-SNAT-link | `postrouting`, `snat_link` |
 | PYNET-FORWARD, PYNET-EDGE, PYNET-ENGINE | `forward`: which packets are ours, what becomes of them |
-| PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `genuine_link`, `to_link` |
+| PYNET-FROM-link, PYNET-SOURCE-link, PYNET-TO-link | `from_link`, `anti_spoof_link`, `to_link` |
 | PYNET-OPEN, PYNET-RELAYED | the sets `open4` and `open6`, `relayed` |
-| PYNET-APART | the set `residents` |
+| PYNET-ISOLATED | the set `members` |
 | PYNET-PREROUTING of mangle, PYNET-BY-link, PYNET-ROUTED | `raw` and `entrance`, but for what is about 127/8 |
 | PYNET-WORLD | `world` |
 | PYNET-INPUT | `input` |
@@ -36,9 +36,10 @@ from pynetdriver.names import LINK_GROUP, PLAIN_GROUP
 from pynetdriver.plan import Entrance, Guard, Intent, Member, OpenPort, PortForward, Relaying, Segment, bracketed
 
 #: The names of all that `render` writes but for the user's, for former networks too; any other chain is somebody's.
+#: Version 0.2.0 wrote LEAVE for SNAT and APART for ISOLATED.
 MADE = re.compile(
-    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|APART|RELAYED|OPEN|INPUT|ROUTED|STRANGERS"
-    r"|BEYOND|CLOSED|(LEAVE|FROM|SOURCE|TO|BY)-\S+)"
+    r"PYNET-(RAW|PREROUTING|OUTPUT|PUBLISH|POSTROUTING|FORWARD|EDGE|ENGINE|WORLD|ISOLATED|APART|RELAYED|OPEN|INPUT|ROUTED"
+    r"|STRANGERS|BEYOND|CLOSED|(SNAT|LEAVE|FROM|SOURCE|TO|BY)-\S+)"
 )
 #: Begins the names of all that belongs to the administrator; the chain of just this name is consulted first.
 USER = "PYNET-USER"
@@ -87,11 +88,11 @@ class Content:
 
     links: set[str] = field(default_factory=set)
     internal: set[str] = field(default_factory=set)
-    genuine: set[str] = field(default_factory=set)
+    anti_spoof: set[str] = field(default_factory=set)
     #: Links that others use too, and what comes from containers there.
     mixed: set[str] = field(default_factory=set)
-    residents: dict[str, set[str]] = field(default_factory=dict)
-    #: Links on others' links, and whether who comes by one has to be a resident.
+    members: dict[str, set[str]] = field(default_factory=dict)
+    #: Links on others' links, and whether who comes by one has to be a member.
     entrances: dict[str, bool] = field(default_factory=dict)
     shared: dict[tuple[str, int], set[str]] = field(default_factory=dict)
     strangers: dict[int, Strangers] = field(default_factory=dict)
@@ -118,9 +119,9 @@ def content(intents: Iterable[Intent]) -> Content:
                     result.share("relayed", version, f"{_port(intent.protocol, intent.host_port)} -j DROP")
             case Member():
                 who = f"-i {intent.link} -m mac --mac-source {intent.mac.upper()}"
-                result.residents.setdefault(intent.link, set()).add(who)
-            case Entrance(admits="residents" | "link"):  # of another link these tables do not know whom it leads to
-                result.entrances[intent.link] = intent.admits == "residents"
+                result.members.setdefault(intent.link, set()).add(who)
+            case Entrance(admits="members" | "link"):  # of another link these tables do not know whom it leads to
+                result.entrances[intent.link] = intent.admits == "members"
             case Segment():
                 _bound(result, intent)
             case Strangers():
@@ -138,17 +139,17 @@ def render(contents: Iterable[Content], bridges: EngineBridges) -> dict[Table, C
     for one in contents:
         whole.links |= one.links
         whole.internal |= one.internal
-        whole.genuine |= one.genuine
+        whole.anti_spoof |= one.anti_spoof
         whole.mixed |= one.mixed
         whole.entrances.update(one.entrances)
-        for link, found in one.residents.items():
-            whole.residents.setdefault(link, set()).update(found)
+        for link, found in one.members.items():
+            whole.members.setdefault(link, set()).update(found)
         whole.strangers |= one.strangers
         for key, rules in one.shared.items():
             whole.shared.setdefault(key, set()).update(rules)
         for table, chains in one.own.items():
             whole.own.setdefault(table, {}).update(chains)
-    if not (whole.links or whole.shared or whole.residents or whole.entrances or whole.strangers):
+    if not (whole.links or whole.shared or whole.members or whole.entrances or whole.strangers):
         return {}
     tables: dict[Table, Chains] = {(4, "raw"): _raw(whole)}
     for version in (4, 6):
@@ -187,7 +188,7 @@ def _nat(whole: Content, version: int) -> Chains:
         "PYNET-PUBLISH": _sorted(whole, "publish", version),
         "PYNET-PREROUTING": (*_sorted(whole, "untranslated", version), *kept, publish),
         "PYNET-OUTPUT": (*left_alone, publish),
-        "PYNET-POSTROUTING": (*own, *_sorted(whole, "leave", version)),
+        "PYNET-POSTROUTING": (*own, *_sorted(whole, "snat", version)),
     }
 
 
@@ -195,8 +196,8 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
     links, closed = sorted(whole.links), sorted(bridges.closed)
     strangers = whole.strangers.get(version, Strangers(version, ()))
     away = tuple(f"{who} -j PYNET-FROM-{link}" for link in sorted(whole.internal) for who in _containers(whole, link))
-    genuine = tuple(
-        f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.genuine) for who in _containers(whole, link)
+    anti_spoof = tuple(
+        f"{who} -j PYNET-SOURCE-{link}" for link in sorted(whole.anti_spoof) for who in _containers(whole, link)
     )
     return {
         USER: (),
@@ -208,11 +209,11 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
             f"-j {USER}",
             *(f"{flag} {bridge} -j DROP" for bridge in closed for flag in ("-i", "-o")),
             *away,
-            *genuine,
+            *anti_spoof,
             *(f"-o {link} -g PYNET-TO-{link}" for link in links),
-            # What comes here comes from one of our links.
+            # All packets in this chain come in by one of pynet's links.
             *(f"-o {bridge} -g PYNET-ENGINE" for bridge in sorted(bridges.guarded)),
-            *(f"{who} -j RETURN" for link in strangers.links for who in sorted(whole.residents.get(link, ()))),
+            *(f"{who} -j RETURN" for link in strangers.links for who in sorted(whole.members.get(link, ()))),
             "-g PYNET-STRANGERS",
         ),
         **_separate(strangers),
@@ -222,16 +223,16 @@ def _guard(whole: Content, version: int, bridges: EngineBridges) -> Chains:
             "-j DROP",
         ),
         "PYNET-WORLD": (
-            *(f"-i {link} -j DROP" for link in [*links, *sorted(bridges.guarded)] if bridges.apart),
+            *(f"-i {link} -j DROP" for link in [*links, *sorted(bridges.guarded)] if bridges.isolated),
             "-j RETURN",
         ),
-        "PYNET-APART": tuple(f"{who} -j DROP" for link in sorted(whole.mixed) for who in _containers(whole, link)),
+        "PYNET-ISOLATED": tuple(f"{who} -j DROP" for link in sorted(whole.mixed) for who in _containers(whole, link)),
         "PYNET-RELAYED": _sorted(whole, "relayed", version),
         "PYNET-OPEN": (*_sorted(whole, "open", version), "-j DROP"),
         "PYNET-INPUT": (
             f"{_REDIRECT[version]} {_OURS_BY_GROUP} -j DROP",
             *away,
-            *genuine,
+            *anti_spoof,
             *(f"-i {bridge} -j PYNET-RELAYED" for bridge in closed),
         ),
     }
@@ -257,8 +258,8 @@ def _separate(strangers: Strangers) -> Chains:
 def _entrances(whole: Content, version: int) -> Chains:
     """Guard what packets come by that no rule about a bridge knows; see `ruleset`."""
     found: Chains = {"PYNET-ROUTED": _ROUTED[version]}
-    for link, residents in whole.entrances.items():
-        who = sorted(whole.residents.get(link, ())) if residents else [f"-i {link}"]
+    for link, members in whole.entrances.items():
+        who = sorted(whole.members.get(link, ())) if members else [f"-i {link}"]
         found[f"PYNET-BY-{link}"] = (*(f"{one} -g PYNET-ROUTED" for one in who), "-j DROP")
     ways = (f"-i {link} -g PYNET-BY-{link}" for link in sorted(whole.entrances))
     return {**found, "PYNET-PREROUTING": (f"-i pnh+ {_OURS_BY_GROUP} -j DROP", *ways)}
@@ -266,7 +267,7 @@ def _entrances(whole: Content, version: int) -> Chains:
 
 def _containers(whole: Content, link: str) -> list[str]:
     """Match what comes from containers on a link."""
-    return sorted(whole.residents.get(link, ())) if link in whole.mixed else [f"-i {link}"]
+    return sorted(whole.members.get(link, ())) if link in whole.mixed else [f"-i {link}"]
 
 
 def _sorted(whole: Content, chain: str, version: int) -> tuple[str, ...]:
@@ -294,13 +295,13 @@ def _bound(result: Content, segment: Segment) -> None:
         result.mixed.add(link)
     for version in (4, 6):
         subnets = [one for one in segment.subnets if one.version == version]
-        # Where others live too, only what goes to our subnets is ours to judge.
+        # On a link that others use too, pynet decides about packets to the network's subnets only.
         into = [f"-d {one} " for one in subnets] if segment.shared else [""]
         beyond = [f"{one}-j DROP" for one in into]
         others = ["-g PYNET-STRANGERS"] if segment.shared else []
         among = [f"-i {link} -j {'DROP' if segment.isolated else 'RETURN'}"]
         if segment.shared and segment.isolated:
-            among = [*(f"{one}-i {link} -g PYNET-APART" for one in into), f"-i {link} -j RETURN"]
+            among = [*(f"{one}-i {link} -g PYNET-ISOLATED" for one in into), f"-i {link} -j RETURN"]
         guard = result.own.setdefault((version, "mangle"), {})
         if segment.internal:
             result.internal.add(link)
@@ -312,7 +313,7 @@ def _bound(result: Content, segment: Segment) -> None:
             here = [] if version in segment.hostless else ["-j PYNET-RELAYED", *local]
             guard[f"PYNET-FROM-{link}"] = (f"-o {link} -j RETURN", *here, "-j DROP")
         if segment.anti_spoof and segment.subnets:
-            result.genuine.add(link)
+            result.anti_spoof.add(link)
             known = (f"-s {one} -j RETURN" for one in subnets)
             # What the kernel cannot assign to a flow it does not translate: see `ruleset`.
             is_translated = any(one.version == version and one.source is not None for one in segment.crossings)
@@ -322,7 +323,7 @@ def _bound(result: Content, segment: Segment) -> None:
         if segment.internal:
             continue
         admitted = [f"{_KNOWN_OR_TRANSLATED} -j RETURN", *among]
-        # A published port reached from inside its own network: the answer must come back this way.
+        # A published port reached from its own network: the answer has to come back through the host.
         left = [f"-o {link} {_TRANSLATED} -j MASQUERADE", f"-o {link} -j RETURN"]
         for crossing in segment.crossings:
             if crossing.version != version:
@@ -339,6 +340,6 @@ def _bound(result: Content, segment: Segment) -> None:
                 left.append(f"-j SNAT --to-source {crossing.source}")
         guard[f"PYNET-TO-{link}"] = (*admitted, *beyond, *others)
         if subnets:
-            result.own.setdefault((version, "nat"), {})[f"PYNET-LEAVE-{link}"] = tuple(left)
+            result.own.setdefault((version, "nat"), {})[f"PYNET-SNAT-{link}"] = tuple(left)
         for subnet in subnets:
-            result.share("leave", version, f"-s {subnet} -j PYNET-LEAVE-{link}")
+            result.share("snat", version, f"-s {subnet} -j PYNET-SNAT-{link}")

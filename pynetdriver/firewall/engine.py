@@ -285,7 +285,7 @@ async def _told(command: str) -> list[str]:
         with contextlib.suppress(HostError):
             await _run(command, "-C", *rule.split()[1:])
             ours.add(rule)
-    # A like one of somebody else comes before.
+    # An equal rule of somebody else comes before.
     return [rule if rule in ours and rule not in rules[place + 1 :] else "" for place, rule in enumerate(rules)]
 
 

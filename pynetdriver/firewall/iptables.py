@@ -49,7 +49,7 @@ _TRANSLATIONS = {"DNAT", "SNAT", "MASQUERADE"}
 #: NF_NAT_RANGE_MAP_IPS and NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h).
 _MAP_ADDRESSES, _MAP_PORTS = 1, 2
 _NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1, "ipv6-icmp": 58}
-#: Order of tables within a change: what guards comes before what leads in.
+#: Order of tables within a change: rules that drop are written before rules that translate.
 _ORDER = ("raw", "mangle", "nat")
 
 #: The library is not thread-safe.
@@ -74,7 +74,7 @@ class IptablesFirewall:
         self._bridges = EngineBridges()
         self._written: dict[Table, Chains] = {}
         #: Tables as they were when ours was last found to be right.
-        self._pictures: dict[Table, xtables.Picture] = {}
+        self._tables_seen: dict[Table, xtables.Contents] = {}
         self._lock = asyncio.Lock()
 
     @property
@@ -89,7 +89,7 @@ class IptablesFirewall:
 
     async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
-        # Shielded: a change in another thread cannot be called back, so it is waited for.
+        # Shielded: a change in another thread cannot be cancelled.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
     async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
@@ -144,7 +144,7 @@ class IptablesFirewall:
             if not self._owners:
                 return False
             looks = {table: xtables.read(*table) for table, wanted in self._written.items() if wanted}
-            changed = {table: picture for table, picture in looks.items() if self._pictures.get(table) != picture}
+            changed = {table: contents for table, contents in looks.items() if self._tables_seen.get(table) != contents}
             if not changed:
                 return False
             wrong = await asyncio.to_thread(self._wrong, changed)
@@ -181,7 +181,7 @@ class IptablesFirewall:
             if whole or after != self._written.get(table, {}):
                 await asyncio.to_thread(_bring, table, after)
                 self._written[table] = after
-                self._pictures.pop(table, None)
+                self._tables_seen.pop(table, None)
         _forget(wanted)
 
     async def _put_back(self, former: Mapping[Table, Chains]) -> None:
@@ -190,13 +190,13 @@ class IptablesFirewall:
             with contextlib.suppress(HostError):
                 await self._change()
 
-    def _wrong(self, changed: Mapping[Table, xtables.Picture]) -> list[Table]:
+    def _wrong(self, changed: Mapping[Table, xtables.Contents]) -> list[Table]:
         """Tell which of the changed tables do not have our part as it has to be."""
         wrong = []
         with _library():
-            for table, picture in changed.items():
-                if _difference(table, picture.chains(), self._written[table]).is_none:
-                    self._pictures[table] = picture
+            for table, contents in changed.items():
+                if _difference(table, contents.chains(), self._written[table]).is_none:
+                    self._tables_seen[table] = contents
                 else:
                     wrong.append(table)
         return wrong

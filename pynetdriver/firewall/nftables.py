@@ -101,7 +101,7 @@ class NftablesFirewall:
 
     async def set(self, owner: Owner, intents: Sequence[Intent]) -> None:
         """Replace an owner's intents."""
-        # Shielded: a transaction in another thread cannot be called back, so it is waited for.
+        # Shielded: a transaction in another thread cannot be cancelled.
         await asyncio.shield(asyncio.ensure_future(self._set(owner, tuple(intents))))
 
     async def _set(self, owner: Owner, intents: tuple[Intent, ...]) -> None:
@@ -122,7 +122,7 @@ class NftablesFirewall:
                 self._tidying = asyncio.create_task(self._tidy())
 
     async def _tidy(self) -> None:
-        """Forget the counters of what is not published any more, so that who comes next begins with none."""
+        """Remove the counters of former ports: whoever publishes such a port next begins with none."""
         await asyncio.sleep(_SETTLE_S)
         try:
             _, stale = await asyncio.to_thread(self._attributed)
@@ -202,7 +202,7 @@ class NftablesFirewall:
         """Write the table anew."""
         async with self._lock:
             if self._owners:
-                # One that somebody put to sleep takes no chains in the transaction that wakes it.
+                # A table takes no base chains in the transaction that clears its flag `dormant`.
                 with contextlib.suppress(NftablesError):
                     await self._commit(f"add table {ruleset.TABLE}")
                 await self._change("")

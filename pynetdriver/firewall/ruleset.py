@@ -8,12 +8,12 @@ written here is a subset of nft(8), with a command a line, which `transaction` m
 |---|---|
 | host port → container | `publish4`, `publish6` (any local address), `publish4_at`, `publish6_at` (one address) |
 | open ports of containers | `open4`, `open6` |
-| into, out of a network | `into`, `from` (internal ones), `genuine` (whose sources are checked), keyed by link |
-| containers on links that others use too | `residents` |
+| into, out of a network | `into`, `from` (internal ones), `anti_spoof` (whose sources are checked), keyed by link |
+| containers on links that others use too | `members` |
 | where packets of strangers come in, and would go out | `strangers4`, `strangers6`; `beyond4`, `beyond6` |
 | the group of what pynet makes on links, where strangers are kept apart | `made4`, `made6` |
 | bridges of theirs, which carry packets as well | `bridged4`, `bridged6` |
-| leaving a subnet | `leave4`, `leave6`, keyed by source prefix |
+| source NAT of what leaves a subnet | `snat4`, `snat6`, keyed by source prefix |
 | whose packets are counted | `counted4`, `counted6`, `counted4_at`, `counted6_at`, keyed like `publish4`, … |
 | what published ports carry | `traffic4`, `traffic6`, `traffic4_at`, `traffic6_at`: filled by the packets themselves |
 | the host's administrator | chains, sets and maps whose name begins with `user`; never written here |
@@ -49,9 +49,9 @@ _MAPS = {
     "publish6_at": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
     "into": "type ifname : verdict;",
     "from": "type ifname : verdict;",
-    "genuine": "type ifname : verdict;",
-    "leave4": "type ipv4_addr : verdict; flags interval;",
-    "leave6": "type ipv6_addr : verdict; flags interval;",
+    "anti_spoof": "type ifname : verdict;",
+    "snat4": "type ipv4_addr : verdict; flags interval;",
+    "snat6": "type ipv6_addr : verdict; flags interval;",
 }
 _SETS = {
     # Older kernels do not look for a key in a map whose data is not used.
@@ -59,13 +59,13 @@ _SETS = {
     "counted6": "type inet_proto . inet_service;",
     "counted4_at": "type ipv4_addr . inet_proto . inet_service;",
     "counted6_at": "type ipv6_addr . inet_proto . inet_service;",
-    "apart4": "type ifname . inet_proto . inet_service;",
-    "apart6": "type ifname . inet_proto . inet_service;",
-    "apart4_at": "type ifname . ipv4_addr . inet_proto . inet_service;",
-    "apart6_at": "type ifname . ipv6_addr . inet_proto . inet_service;",
+    "isolated4": "type ifname . inet_proto . inet_service;",
+    "isolated6": "type ifname . inet_proto . inet_service;",
+    "isolated4_at": "type ifname . ipv4_addr . inet_proto . inet_service;",
+    "isolated6_at": "type ifname . ipv6_addr . inet_proto . inet_service;",
     "relayed": "type inet_proto . inet_service;",
     "links": "type ifname;",
-    "residents": "type ifname . ether_addr;",
+    "members": "type ifname . ether_addr;",
     "strangers4": "type ifname;",
     "strangers6": "type ifname;",
     "beyond4": "type ifname;",
@@ -89,8 +89,8 @@ _COUNTERS = {
     "traffic4_at": ("ct_dir", "ipv4_addr", "inet_proto", "inet_service", "ipv4_addr"),
     "traffic6_at": ("ct_dir", "ipv6_addr", "inet_proto", "inet_service", "ipv6_addr"),
 }
-#: Older versions of nft end with a signal over a set of one type that newer ones wrote by the type's name; what they
-#: wrote by an expression, which comes to the same set, they read.
+#: nft 1.0.6 and older crash on a set of one type that newer versions declared by the type's name. They read one
+#: that was declared by an expression (typeof); the kernel's set is the same.
 _TYPEOF = {
     "ifname": "iifname",
     "ipv4_addr": "ip saddr",
@@ -103,9 +103,9 @@ _TYPES = {"ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, 
 #: The most counters of each: two for each port, whatever clients ask for.
 _COUNTERS_SIZE = 65536
 _ICMP = {4: "icmp", 6: "ipv6-icmp"}
-#: To the host itself comes what has no address of a network's: neighbour discovery, and DHCP.
+#: Packets to the host that have no address of a network: neighbour discovery, and DHCP.
 _NO_ADDRESS_YET = ("ip6 saddr { ::, fe80::/10 } return", "ip saddr 0.0.0.0 return")
-#: Into a container goes what goes the way of its flow's first packet.
+#: Packets in the direction of a flow's first packet go into the container.
 _WAYS: dict[Direction, str] = {"in": "original", "out": "reply"}
 
 # The forward chain goes before the engine's (priority filter): what it drops stays dropped, what it
@@ -169,13 +169,13 @@ _CHAINS = (
     iifgroup {LINK_GROUP} icmp type redirect drop
     iifgroup {LINK_GROUP} icmpv6 type nd-redirect drop
     iifname vmap @from
-    iifname vmap @genuine
+    iifname vmap @anti_spoof
     iifname @engine_closed meta l4proto . th dport @relayed drop
     ct status dnat iifname @links goto traffic
   }}"""
     + """
   chain entrance {
-    meta iifkind "macvlan" iifname . ether saddr != @residents drop
+    meta iifkind "macvlan" iifname . ether saddr != @members drop
     ip saddr 0.0.0.0 drop
     fib saddr . iif oif exists accept
     meta iifkind "vlan" fib saddr oifname "pns*" accept
@@ -192,10 +192,10 @@ _CHAINS = (
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
     iifname != @links ip6 saddr fe80::/10 return
-    meta nfproto ipv4 iifname . meta l4proto . th dport @apart4 return
-    meta nfproto ipv6 iifname . meta l4proto . th dport @apart6 return
-    iifname . ip daddr . meta l4proto . th dport @apart4_at return
-    iifname . ip6 daddr . meta l4proto . th dport @apart6_at return
+    meta nfproto ipv4 iifname . meta l4proto . th dport @isolated4 return
+    meta nfproto ipv6 iifname . meta l4proto . th dport @isolated6 return
+    iifname . ip daddr . meta l4proto . th dport @isolated4_at return
+    iifname . ip6 daddr . meta l4proto . th dport @isolated6_at return
     fib daddr type local jump publish
   }
   chain output {
@@ -207,8 +207,8 @@ _CHAINS = (
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
     oifname @links ip saddr 127.0.0.0/8 masquerade
-    ip saddr vmap @leave4
-    ip6 saddr vmap @leave6
+    ip saddr vmap @snat4
+    ip6 saddr vmap @snat6
   }
   chain engine {
     oifname @engine_closed drop
@@ -232,10 +232,10 @@ _CHAINS = (
     ct status dnat jump traffic
     jump user
     iifname vmap @from
-    iifname vmap @genuine
+    iifname vmap @anti_spoof
     oifname vmap @into
     oifname @engine_bridges goto engine
-    iifname . ether saddr != @residents goto strangers
+    iifname . ether saddr != @members goto strangers
   }
   chain sent {
     type filter hook output priority filter; policy accept;
@@ -244,7 +244,7 @@ _CHAINS = (
 """
 )
 
-#: The chain that says who of the world is let in where all of it is.
+#: The chain that accepts packets from outside where `Crossing.admits` is "all".
 _WORLD = "world"
 
 
@@ -301,7 +301,7 @@ def content(intents: Iterable[Intent]) -> Content:
             case Relaying():
                 result.add_element("relayed", f"{intent.protocol} . {intent.host_port}")
             case Member():
-                result.add_element("residents", f'"{intent.link}" . {intent.mac}')
+                result.add_element("members", f'"{intent.link}" . {intent.mac}')
             case Strangers():
                 _separate(result, intent)
             case Segment():
@@ -412,7 +412,7 @@ def _engine_sets(bridges: EngineBridges) -> dict[str, frozenset[str]]:
 
 def _world(bridges: EngineBridges) -> list[str]:
     """Let in all, or all but other networks of containers."""
-    return [*(f"iifname @{name} return" for name in ("links", "engine_bridges") if bridges.apart), "accept"]
+    return [*(f"iifname @{name} return" for name in ("links", "engine_bridges") if bridges.isolated), "accept"]
 
 
 def forget(counted: Iterable[Counted]) -> str:
@@ -429,7 +429,7 @@ def _publish(result: Content, one: PortForward) -> None:
     result.add_element(f"publish{which}", key, f"{one.address} . {one.port}")
     result.add_element(f"counted{which}", key)
     if one.but_from is not None:
-        result.add_element(f"apart{which}", f'"{one.but_from}" . {key}')
+        result.add_element(f"isolated{which}", f'"{one.but_from}" . {key}')
 
 
 def _separate(result: Content, strangers: Strangers) -> None:
@@ -454,14 +454,14 @@ def _asked(address: IPAddress, protocol: str, port: int) -> tuple[str, str]:
 def _bound(result: Content, segment: Segment) -> None:
     """Guard the edge of a network."""
     link = f'"{segment.link}"'
-    to, leave = f"to_{segment.link}", f"leave_{segment.link}"
+    to, snat = f"to_{segment.link}", f"snat_{segment.link}"
     among, beyond, others = [f"iifname {link} {'drop' if segment.isolated else 'accept'}"], ["drop"], []
     if segment.shared:
         beyond = [f"{_family(one.version)} daddr {one} drop" for one in segment.subnets]
-        others = ["iifname . ether saddr != @residents return"]
+        others = ["iifname . ether saddr != @members return"]
         if segment.isolated:
-            apart = [f"iifname . ether saddr @residents {rule}" for rule in beyond]
-            among = [*(f"iifname {link} {rule}" for rule in apart), f"iifname {link} accept"]
+            isolated = [f"iifname . ether saddr @members {rule}" for rule in beyond]
+            among = [*(f"iifname {link} {rule}" for rule in isolated), f"iifname {link} accept"]
     result.add_element("links", link)
     result.add_element("into", link, f"jump {to}")
     if segment.internal:
@@ -476,7 +476,7 @@ def _bound(result: Content, segment: Segment) -> None:
         result.chains[away] = [*others, f"oifname {link} return", *hostless, relayed, local, "drop"]
         result.add_element("from", link, f"jump {away}")
     if segment.anti_spoof and segment.subnets:
-        genuine = f"genuine_{segment.link}"
+        anti_spoof = f"anti_spoof_{segment.link}"
         # What the kernel cannot assign to a flow it does not translate: it would leave as it is. On a link of others
         # a flow may come in another way than by this host.
         translates = not (segment.shared or segment.internal)
@@ -485,7 +485,7 @@ def _bound(result: Content, segment: Segment) -> None:
             f"{_family(one.version)} saddr {one} {'ct state != invalid ' if one.version in translated else ''}return"
             for one in segment.subnets
         ]
-        result.chains[genuine] = [
+        result.chains[anti_spoof] = [
             *others,
             f"oifname {link} return",
             *known,
@@ -493,11 +493,11 @@ def _bound(result: Content, segment: Segment) -> None:
             "ct state established,related return",
             "drop",
         ]
-        result.add_element("genuine", link, f"jump {genuine}")
+        result.add_element("anti_spoof", link, f"jump {anti_spoof}")
     if segment.internal:
         return
     admitted = ["ct state established,related accept", "ct status dnat accept", *among]
-    # A published port reached from inside its own network: the answer must come back this way.
+    # A published port reached from its own network: the answer has to come back through the host.
     left = [f"oifname {link} ct status dnat masquerade", f"oifname {link} return"]
     for one in segment.crossings:
         family = _family(one.version)
@@ -512,9 +512,9 @@ def _bound(result: Content, segment: Segment) -> None:
             source = "masquerade" if one.source == "link" else f"snat {family} to {one.source}"
             left.append(f"meta nfproto ipv{one.version} {source}")
     result.chains[to] = [*admitted, *beyond]
-    result.chains[leave] = left
+    result.chains[snat] = left
     for subnet in segment.subnets:
-        result.add_element(f"leave{subnet.version}", str(subnet), f"jump {leave}")
+        result.add_element(f"snat{subnet.version}", str(subnet), f"jump {snat}")
 
 
 def _family(version: int) -> str:

@@ -63,7 +63,7 @@ class XtablesError(HostError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Contents:
     """A table without what differs between equal ones: counters and the kernel's own notes."""
 
     version: int
@@ -113,8 +113,8 @@ def present(version: int) -> list[str]:
         return []
 
 
-def read(version: int, table: str) -> Picture:
-    """Take a picture of a table.
+def read(version: int, table: str) -> Contents:
+    """Read the contents of a table.
 
     Raises:
         XtablesError: there is none, or it does not hold still.
@@ -133,7 +133,7 @@ def read(version: int, table: str) -> Picture:
         hooks = tuple(
             (name, info[2 + number], info[7 + number]) for number, name in enumerate(_HOOKS) if info[1] & 1 << number
         )
-        return Picture(version, hooks, _still(entries[_HEAD.size :], layout))
+        return Contents(version, hooks, _still(entries[_HEAD.size :], layout))
     raise XtablesError(f"cannot read {what}: it changes all the time")
 
 

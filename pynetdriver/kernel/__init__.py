@@ -5,6 +5,7 @@
 | `objects` | kinds of objects, a file each: how they are made, removed, expected and compared |
 | `netlink`, `rtnetlink` | looks at links, addresses and routes |
 | `health`, `watch`, `compare` | what should be, what the kernel tells of changes, and all of both beside each other |
+| `followed` | links of others of which networks need the facts |
 | `sandbox`, `traffic` | links that went into containers, and what links carried |
 | `settings` | switches: those under /proc/sys/net, and promiscuity |
 | `strangers` | links that the host did not route between until pynet had it forward |
@@ -34,6 +35,7 @@ from pynetdriver.kernel.objects.link import LinkKind
 from pynetdriver.kernel.rtnetlink import addresses_of
 from pynetdriver.kernel.sandbox import Elsewhere, Place, elsewhere, in_thread_of_its_own, place_of, readdress
 from pynetdriver.kernel.tables import of
+from pynetdriver.kernel.watch import Watch
 from pynetdriver.locks import aside, in_parts
 from pynetdriver.plan import Made, Object, Plan, SandboxInterface, Upper
 
@@ -59,6 +61,8 @@ class Kernel:
         self.netlink = netlink
         self.firewall = firewall
         self.health = Health()
+        # From before anything is compared, so that no change falls between.
+        self.watch = Watch(self.health)
         self.bridges = Bridges()
         self.conntrack = Conntrack(netlink.is_local)
         self.kinds = {made: kind(netlink) for made, kind in KINDS.items()}
@@ -192,11 +196,11 @@ class Kernel:
             return await self.netlink.place_of_peer(plan.anchors[0])
         return await asyncio.to_thread(place_of, plan.moving[0])
 
-    async def rebuild(self, plan: Plan, key: str, interface: SandboxInterface) -> None:
-        """Make an endpoint's link again in its container; see `sandbox.rebuild`. Raises HostError."""
+    async def repair_inside(self, plan: Plan, key: str, interface: SandboxInterface) -> None:
+        """Make an endpoint's link again in its container; see `sandbox.make_inside`. Raises HostError."""
         for one in plan.objects:
             for name in one.moving:
-                await self._kind(one).rebuild(one, self.health.namespace_of(name), key, interface)
+                await self._kind(one).repair_inside(one, self.health.namespace_of(name), key, interface)
 
     async def stands(self, plan: Plan) -> bool:
         """Tell whether what others made and a plan needs is as it was found. Raises Conflict; see `Kind.stands`."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pynetdriver.kernel import settings
 from pynetdriver.kernel.health import Damage, Health
 from pynetdriver.kernel.objects import KINDS, NOTICES, expect
-from pynetdriver.kernel.rtnetlink import route_socket, told
+from pynetdriver.kernel.rtnetlink import host_errors, route_socket
 from pynetdriver.kernel.tables import of
 from pynetdriver.nlmsg import dump
 from pynetdriver.plan import Plan
@@ -25,7 +25,7 @@ def differences(plans: Collection[Plan]) -> list[Damage]:
     health = Health()
     for plan in plans:
         expect(plan, health)
-    with told("look at this host's links, addresses and routes"), route_socket() as one:
+    with host_errors("look at this host's links, addresses and routes"), route_socket() as one:
         for notices in NOTICES:
             if notices.listing is not None:
                 listed, kind, request = notices.listing

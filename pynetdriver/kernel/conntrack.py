@@ -121,7 +121,7 @@ class Conntrack:
         wanted = targets.get(entry.target, targets.get(wildcard))
         if entry.replier[0] == entry.target:
             return wanted is not None and await self._is_local(entry.target)
-        # Of the container that has the port now, nobody else's rules know: such a flow is one of before a crash.
+        # No rules of others lead to the container that has the port now: such a flow is from before a crash.
         is_ours = entry.replier in gone or (wanted is not None and entry.replier[0] == wanted[0])
         return is_ours and entry.replier != wanted
 

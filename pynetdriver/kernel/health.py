@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 from netaddr import IPAddress
 
+from pynetdriver.kernel.followed import FollowedLinks
 from pynetdriver.kernel.rtnetlink import index_of
 from pynetdriver.plan import Bridge, Made, Owner
 
@@ -89,12 +90,14 @@ class Health:
         self._foreign: dict[str, dict[Owner, Foreign]] = {}
         self._gone: set[str] = set()
         self._damage: dict[tuple[Owner, str], Damage] = {}
+        #: Links of which others need the facts.
+        self.followed = FollowedLinks()
         self._seen: set[str] | None = None
-        #: Bridges of whoever, by index; the event says that the engine may have others by now.
+        #: All bridges by index, whoever made them; the event says that the engine's may have changed.
         self._bridges: dict[int, str] = {}
         self.engine_bridges_changed = asyncio.Event()
         self.engine_bridges_changed.set()
-        #: Links that were seen, and those of them that nobody was told of yet.
+        #: Links that were seen, and those of them that were not taken yet.
         self._known: set[str] = set()
         self._new: set[str] = set()
 
@@ -213,7 +216,7 @@ class Health:
     @property
     def is_whole(self) -> bool:
         """Tell whether there is nothing to take."""
-        return not self._damage and not self._new
+        return not self._damage and not self._new and not self.followed.has_changed
 
     def is_of_interest(self, name: str, *, is_there: bool) -> bool:
         """Tell whether the rest of a message about this link is worth reading."""
@@ -290,7 +293,7 @@ class Health:
                 self._sound(owner, link.name)
 
     def link_gone(self, name: str) -> None:
-        """Note that a link is no more; a port's sandbox went with it, which is not to be mended."""
+        """Note that a link is no more; a port's sandbox went with it, which is not to be repaired."""
         expected = self._links.get(name)
         if expected is not None and not expected.link.anchors:
             self._link_damaged(name, "is gone")
@@ -326,7 +329,7 @@ class Health:
     def thing_gone(self, key: Hashable, index: int) -> None:
         """Note that something was taken from a link."""
         thing = self._things.get(key)
-        # With its link gone it is not what is to be mended.
+        # If its link is gone, that is what is to be repaired.
         if thing is not None and index_of(thing.link) == index:
             self._damaged(thing.owner, thing.kind, thing.what, f"{thing.what} is gone")
             if thing.source is not None:

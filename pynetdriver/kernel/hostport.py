@@ -30,19 +30,19 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class HostPorts:
-    """All host ports that endpoints of pynet hold; a holder is an endpoint's id."""
+    """All host ports that endpoints of pynet hold."""
 
     def __init__(self, calls: Calls | None = None, engine_bridges: Callable[[], Set[str]] = frozenset) -> None:
         """Hold nothing yet; both arguments are for `Relay`."""
-        self._holders: dict[tuple[str, int], dict[IPAddress, str]] = {}
+        self._endpoints: dict[tuple[str, int], dict[IPAddress, str]] = {}
         self._held: dict[str, dict[PortMapping, socket.socket | None]] = {}
         self._next_ephemeral = 0
-        #: What holders of many ports let go, in parts.
+        #: Tasks that release ports in parts, by endpoint.
         self._releasing: dict[str, asyncio.Task[None]] = {}
         self._relay = Relay(calls or Calls(), engine_bridges)
 
     def hold(
-        self, holder: Endpoint, requests: Iterable[PortRequest], isolated: bool = False
+        self, endpoint: Endpoint, requests: Iterable[PortRequest], isolated: bool = False
     ) -> tuple[PortMapping, ...]:
         """Take host ports for an endpoint, all or none.
 
@@ -55,98 +55,98 @@ class HostPorts:
             InvalidRequest: the host does not have the address.
         """
         new: list[PortMapping] = []
-        relayed = partial(_relayed, addresses=holder.addresses, isolated=isolated)
+        relayed = partial(_relayed, addresses=endpoint.addresses, isolated=isolated)
         try:
             for request in narrowest_first(requests):
-                new += self._hold_one(holder.id, request, relayed)
+                new += self._hold_one(endpoint.id, request, relayed)
         except BaseException:
-            self.release(holder.id, new)
+            self.release(endpoint.id, new)
             raise
         return tuple(new)
 
-    def adopt(self, holder: Endpoint, mappings: Iterable[PortMapping], isolated: bool = False) -> list[PynetError]:
+    def adopt(self, endpoint: Endpoint, mappings: Iterable[PortMapping], isolated: bool = False) -> list[PynetError]:
         """Take all ports that an endpoint has had already; one that cannot be bound is held without a socket.
 
         Returns what stood in the way: another process that took a port meanwhile, or an address that is gone.
         """
         failed: list[PynetError] = []
-        addresses = holder.addresses
+        addresses = endpoint.addresses
         for mapping in mappings:
-            if not mapping.host_port or mapping in self._held.get(holder.id, {}):
+            if not mapping.host_port or mapping in self._held.get(endpoint.id, {}):
                 continue
             bound, relayed = None, _relayed(mapping, addresses, isolated)
             try:
                 bound = self._bind(mapping, relayed)
             except PynetError as error:
                 failed.append(error)
-            self._keep(holder.id, mapping, bound, relayed)
+            self._keep(endpoint.id, mapping, bound, relayed)
         return failed
 
-    def release(self, holder: str, mappings: Iterable[PortMapping]) -> None:
+    def release(self, endpoint_id: str, mappings: Iterable[PortMapping]) -> None:
         """Free some of what an endpoint holds."""
-        held = self._held.get(holder, {})
+        held = self._held.get(endpoint_id, {})
         for mapping in held.keys() & set(mappings):
             bound = held.pop(mapping)
             if bound is not None:
                 self._relay.close(bound)
                 bound.close()
             key = (mapping.protocol, mapping.host_port)
-            addresses = self._holders.get(key, {})
-            if addresses.get(mapping.host_address) == holder:
+            addresses = self._endpoints.get(key, {})
+            if addresses.get(mapping.host_address) == endpoint_id:
                 del addresses[mapping.host_address]
             if not addresses:
-                self._holders.pop(key, None)
+                self._endpoints.pop(key, None)
         if not held:
-            self._held.pop(holder, None)
+            self._held.pop(endpoint_id, None)
 
-    def let_go(self, holder: str, mappings: Collection[PortMapping]) -> None:
+    def let_go(self, endpoint_id: str, mappings: Collection[PortMapping]) -> None:
         """Free some of what an endpoint holds; many of them in parts, to the end also when the call is over."""
         if len(mappings) <= PART:
-            self.release(holder, mappings)
+            self.release(endpoint_id, mappings)
             return
-        former = self._releasing.get(holder)
+        former = self._releasing.get(endpoint_id)
 
         async def release() -> None:
             if former is not None:
                 await former
-            await self.release_in_parts(holder, mappings)
-            if self._releasing.get(holder) is task:
-                del self._releasing[holder]
+            await self.release_in_parts(endpoint_id, mappings)
+            if self._releasing.get(endpoint_id) is task:
+                del self._releasing[endpoint_id]
 
-        task = self._releasing[holder] = asyncio.ensure_future(release())
+        task = self._releasing[endpoint_id] = asyncio.ensure_future(release())
 
-    async def release_in_parts(self, holder: str, mappings: Collection[PortMapping]) -> None:
+    async def release_in_parts(self, endpoint_id: str, mappings: Collection[PortMapping]) -> None:
         """Free some of what an endpoint holds, with turns for others."""
         async for part in in_parts(mappings):
-            self.release(holder, part)
+            self.release(endpoint_id, part)
 
-    def is_releasing(self, holder: str | None) -> bool:
+    def is_releasing(self, endpoint_id: str | None) -> bool:
         """Tell whether an endpoint is letting ports go."""
-        return holder in self._releasing
+        return endpoint_id in self._releasing
 
-    async def all_released(self, holder: str) -> None:
+    async def all_released(self, endpoint_id: str) -> None:
         """Wait until everything is free that an endpoint has let go."""
-        while holder in self._releasing:
-            await asyncio.shield(self._releasing[holder])
+        while endpoint_id in self._releasing:
+            await asyncio.shield(self._releasing[endpoint_id])
 
-    def held_by(self, holder: str) -> list[PortMapping]:
+    def held_by(self, endpoint_id: str) -> list[PortMapping]:
         """Tell all that an endpoint holds, also what its record no longer has."""
-        return list(self._held.get(holder, ()))
+        return list(self._held.get(endpoint_id, ()))
 
     def close(self) -> None:
         """Free everything."""
-        for holder, held in list(self._held.items()):
-            self.release(holder, list(held))
+        for endpoint_id, held in list(self._held.items()):
+            self.release(endpoint_id, list(held))
 
-    def holder_of(self, protocol: str, address: IPAddress, port: int) -> str | None:
+    def endpoint_with(self, protocol: str, address: IPAddress, port: int) -> str | None:
         """Tell which endpoint holds a port on an address that overlaps the given one."""
-        for held, holder in self._holders.get((protocol, port), {}).items():
+        for held, endpoint_id in self._endpoints.get((protocol, port), {}).items():
             if held.version == address.version and (held == address or not int(held) or not int(address)):
-                return holder
+                return endpoint_id
         return None
 
     def _hold_one(
-        self, holder: str, request: PortRequest, relayed_by: Callable[[PortMapping], _Relayed]
+        self, endpoint_id: str, request: PortRequest, relayed_by: Callable[[PortMapping], _Relayed]
     ) -> list[PortMapping]:
         conflict: Conflict | None = None
         for number in self._candidates(request):
@@ -165,7 +165,7 @@ class HostPorts:
                 conflict = error
                 continue
             for mapping, one, to in zip(mappings, bound, relayed, strict=True):
-                self._keep(holder, mapping, one, to)
+                self._keep(endpoint_id, mapping, one, to)
             return mappings
         if conflict is not None and request.low == request.high != 0:
             raise conflict
@@ -184,18 +184,18 @@ class HostPorts:
                 self._next_ephemeral = low
             yield self._next_ephemeral
 
-    def _keep(self, holder: str, mapping: PortMapping, bound: socket.socket | None, to: _Relayed) -> None:
-        self._held.setdefault(holder, {})[mapping] = bound
-        at = self._holders.setdefault((mapping.protocol, mapping.host_port), {})
-        at.setdefault(mapping.host_address, holder)
+    def _keep(self, endpoint_id: str, mapping: PortMapping, bound: socket.socket | None, to: _Relayed) -> None:
+        self._held.setdefault(endpoint_id, {})[mapping] = bound
+        at = self._endpoints.setdefault((mapping.protocol, mapping.host_port), {})
+        at.setdefault(mapping.host_address, endpoint_id)
         if bound is not None and to.addresses:
             self._relay.open(bound, mapping.protocol, to.addresses, mapping.port, to.only_broadcasts)
 
     def _bind(self, mapping: PortMapping, to: _Relayed, named: bool = True) -> socket.socket | None:
         protocol, address, number = mapping.protocol, mapping.host_address, mapping.host_port
-        holder = self.holder_of(protocol, address, number)
-        if holder is not None:
-            raise PortTaken(_where(mapping), protocol, number, holder)
+        endpoint_id = self.endpoint_with(protocol, address, number)
+        if endpoint_id is not None:
+            raise PortTaken(_where(mapping), protocol, number, endpoint_id)
         try:
             bound = bind(
                 protocol,
@@ -238,19 +238,19 @@ def _where(mapping: PortMapping) -> str:
 
 
 class PortTaken(Conflict):
-    """A host port is in use; `holder` is the endpoint if it is one of pynet's."""
+    """A host port is in use; `endpoint_id` is the endpoint if it is one of pynet's."""
 
-    def __init__(self, where: str, protocol: str, number: int, holder: str | None) -> None:
-        by = f"pynet's endpoint {holder[:12]}" if holder else "another process"
+    def __init__(self, where: str, protocol: str, number: int, endpoint_id: str | None) -> None:
+        by = f"pynet's endpoint {endpoint_id[:12]}" if endpoint_id else "another process"
         super().__init__(f"host port {where} is taken by {by}; publish on another one")
         self.where = where
         self.protocol = protocol
         self.number = number
-        self.holder = holder
+        self.endpoint_id = endpoint_id
 
     def named(self) -> Conflict:
         """Say which process it is, as far as /proc tells; looks through all of them, so not on the loop."""
-        process = None if self.holder else process_at(self.protocol, self.number)
+        process = None if self.endpoint_id else process_at(self.protocol, self.number)
         if process is None:
             return self
         return Conflict(f"host port {self.where} is taken by {process}; stop it or publish on another port")

@@ -32,9 +32,9 @@ from pynetdriver.kernel.rtnetlink import (
     all_addresses,
     all_links,
     all_routes,
+    host_errors,
     index_of,
     index_of_present,
-    told,
 )
 from pynetdriver.kernel.sandbox import Place
 from pynetdriver.model import Link
@@ -44,7 +44,7 @@ from pynetdriver.plan import Made, Veth
 log = structlog.get_logger()
 
 _SO_RCVBUFFORCE, _BUFFER_BYTES = 33, 8 << 20
-#: They do nothing but wait.
+#: Threads that wait in the kernel most of the time.
 _DELETING_THREADS = 32
 _LOOK_S = 0.0005
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
@@ -63,7 +63,7 @@ class _Requests(AsyncIPRoute):  # type: ignore[misc]
 
     def setup_socket(self) -> socket.socket:
         one: socket.socket = super().setup_socket()
-        # Of many calls at once each has an answer waiting; without room for one the library is done with the socket.
+        # Many calls have answers waiting at once; on a full buffer (ENOBUFS) the library stops using the socket.
         one.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         return one
 
@@ -88,7 +88,7 @@ class Netlink:
 
     def links(self) -> set[str]:
         """List the names of this namespace's links; cheap even with thousands."""
-        with told("list this host's links"):
+        with host_errors("list this host's links"):
             return {name for _, name in socket.if_nameindex()}
 
     def is_missing(self, names: Iterable[str]) -> bool:
@@ -100,7 +100,7 @@ class Netlink:
         index = index_of(name)
         if index is None:
             return None
-        with told(f"look at link {name}"):
+        with host_errors(f"look at link {name}"):
             link = await self.link(index)
             kind = str(link.get(("linkinfo", "kind")))
         return kind if _is_ours(link, kind) else None
@@ -113,7 +113,7 @@ class Netlink:
         index = index_of(name)
         if index is None:
             return False
-        with told(f"look at link {name}"):
+        with host_errors(f"look at link {name}"):
             if (await self.link(index)).get("link_netnsid") is not None:
                 return True
         # The ends of a pair stand on each other.
@@ -122,7 +122,7 @@ class Netlink:
 
     async def place_of_peer(self, name: str) -> Place:
         """Find the other end of a pair, which is in a container. Raises HostError."""
-        with told(f"find the other end of {name}"):
+        with host_errors(f"find the other end of {name}"):
             link = await self.link(index_of_present(name))
         if link.get("link_netnsid") is None:
             raise HostError(f"the other end of {name} is in no container")
@@ -140,7 +140,7 @@ class Netlink:
         with contextlib.suppress(OSError):
             if (proper := socket.if_indextoname(index)) != name:
                 raise Conflict(f'"{name}" is another name of link "{proper}"; use that one')
-        with told(f"look at link {name}"):
+        with host_errors(f"look at link {name}"):
             link = await self.link(index)
             kind = link.get(("linkinfo", "kind")) or "device"
             master = link.get("master")
@@ -178,7 +178,7 @@ class Netlink:
 
     async def addresses(self) -> list[tuple[str, IPNetwork]]:
         """List the host's addresses with their prefix lengths, each after the name of its link."""
-        with told("list this host's links"):
+        with host_errors("list this host's links"):
             names = dict(socket.if_nameindex())
         return [(names.get(index, ""), address) for index, address in await asyncio.to_thread(all_addresses)]
 
@@ -195,7 +195,7 @@ class Netlink:
 
     async def remove_link(self, name: str, kind: str) -> None:
         """Remove our link and what hangs on it; an absent one is fine, somebody else's is left alone."""
-        with told(f"remove link {name}"):
+        with host_errors(f"remove link {name}"):
             index = index_of(name)
             if index is None:
                 return

@@ -67,7 +67,7 @@ def bind(
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((_text(address), number))
         if listen:
-            # Listening looks for others at the port again.
+            # listen() checks again for other sockets at the port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.listen(socket.SOMAXCONN)
         if protocol == "tcp":

@@ -41,7 +41,7 @@ IDLE_S = 90
 MOST, _SHARE_OF_DESCRIPTORS = 16384, 4
 #: Of these one source keeps an eighth when others want some.
 _SHARE_OF_SOURCE = 8
-#: Small pieces are not held back, and who is gone without a word is noticed: Go's defaults, so docker-proxy's too.
+#: No delay (Nagle), and keepalive for peers that vanished: Go's defaults, so docker-proxy's too.
 _SETTINGS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -50,7 +50,7 @@ _SETTINGS = (
 )
 #: What one socket gets done before others have their turn; flows that end at once with their port, the rest follows.
 _BATCH, _AT_ONCE, _ENDING_S = 16, 256, 10
-#: How long the thread rests after each turn of a socket while the engine waits for an answer.
+#: How long the thread pauses after each turn of a socket while the engine waits for an answer.
 _REST_S = 0.001
 _CHUNK = 65536
 _SWEEP_S = 1.0
@@ -176,7 +176,7 @@ class Relay:
         """Tell whether connections of a host port may still be there that was closed a moment ago."""
         return time.monotonic() < self._given_up.get(number, -math.inf) + _ENDING_S
 
-    # What follows is for who has the lock, but for `_run`.
+    # Methods below are called with the lock held, except `_run`.
 
     def _run(self) -> None:
         """Serve until there is no port any more; for the thread."""
@@ -286,7 +286,7 @@ class Relay:
                 self._watch(port.held, 0)
                 self._paused.append(port)
                 return
-            # What is left of it shall not keep the next holder from the host port.
+            # Remains of the connection must not keep the next endpoint from the host port.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             key = (peer, None)
             flow = _Stream(self, port, key, client)

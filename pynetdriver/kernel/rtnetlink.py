@@ -119,7 +119,7 @@ class LinkSeen(NamedTuple):
 
 def all_links() -> list[LinkSeen]:
     """List the links of this namespace; for threads. Raises HostError."""
-    with told("list this host's links"), route_socket() as one:
+    with host_errors("list this host's links"), route_socket() as one:
         return [_link_seen(body) for body in dump(one, GETLINK, ALL_LINKS, partly=True)]
 
 
@@ -135,7 +135,7 @@ def all_addresses() -> list[tuple[int, IPNetwork]]:
 
     Raises HostError.
     """
-    with told("list this host's addresses"), route_socket() as one:
+    with host_errors("list this host's addresses"), route_socket() as one:
         bodies = dump(one, GETADDR, ALL_ADDRESSES, partly=True)
     return [(struct.unpack_from("=4xI", body)[0], _address(body)) for body in bodies]
 
@@ -143,7 +143,7 @@ def all_addresses() -> list[tuple[int, IPNetwork]]:
 def all_routes() -> list[IPNetwork]:
     """List what this namespace has routes to, in all tables, default routes left out; for threads. Raises HostError."""
     found: dict[tuple[bytes, int], None] = {}
-    with told("list this host's routes"), route_socket() as one:
+    with host_errors("list this host's routes"), route_socket() as one:
         for body in routes(one, partly=True):
             destination = dict(attributes(body, ROUTE_BYTES)).get(DESTINATION)
             if destination and body[1]:
@@ -167,7 +167,7 @@ def addresses_of(index: int, namespace: int | None = None) -> tuple[IPNetwork, .
         HostError: it is not there, or the kernel does not answer.
     """
     where = b"" if namespace is None else attribute(_ADDRESS_NSID, struct.pack("=i", namespace))
-    with told("list the addresses of a link"), route_socket() as one:
+    with host_errors("list the addresses of a link"), route_socket() as one:
         return tuple(_address(body) for body in dump(one, GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, index) + where))
 
 
@@ -196,7 +196,7 @@ def text(value: bytes | None) -> str:
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def host_errors(what: str) -> Iterator[None]:
     """Translate the kernel's refusal; `what` was to be done."""
     try:
         yield

@@ -44,17 +44,17 @@ from pynetdriver.kernel.rtnetlink import (
     NSID_OF_DESCRIPTOR,
     SCOPE_LINK,
     TARGET_NSID,
+    host_errors,
     number,
     route_socket,
     text,
-    told,
 )
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.nlmsg import ask, attribute, attributes, dump, look
 from pynetdriver.paths import seen
 from pynetdriver.plan import SandboxInterface, Upper
 
-#: The attribute as it stands in a message of a link, of which taking all apart would hold up the event loop.
+#: The attribute as bytes in a message about a link: parsing all attributes of all links would block the event loop.
 _OUR_ALIAS = re.compile(re.escape(struct.pack("=HH", 20, ALIAS)) + rb"(%s)\0" % OUR_NAMES.pattern.encode())
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
@@ -97,7 +97,7 @@ def elsewhere() -> Elsewhere:
         HostError: the kernel does not answer.
     """
     places, unsure, unread = {}, set(), False
-    with told("look for links in containers"):
+    with host_errors("look for links in containers"):
         for number, bodies, is_whole in links_elsewhere(ALL_LINKS, alias_of):
             for body in bodies:
                 places[alias_of(body) or ""] = Place(number, *struct.unpack_from("=4xi", body))
@@ -125,7 +125,7 @@ def readdress(place: Place, key: str, former: IPNetwork | None, interface: Sandb
     Raises:
         HostError: the container is not to be found, or the kernel refuses.
     """
-    with told("give a link in its container another address"):
+    with host_errors("give a link in its container another address"):
         with _namespace(place.number, key) as namespace:
             _enter(namespace)
         with IPRoute() as netlink:
@@ -142,7 +142,7 @@ def made_with(upper: Upper) -> dict[str, Any]:
     return wanted | ({"mtu": upper.mtu} if upper.mtu else {})
 
 
-def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterface) -> None:
+def make_inside(upper: Upper, number: int | None, key: str, interface: SandboxInterface) -> None:
     """Make a link anew that went with its lower one, in the container that had it; for threads of their own alone.
 
     Args:
@@ -152,7 +152,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterf
         HostError: the container is not to be found, or the kernel refuses.
     """
     with (
-        told(f"make link {upper.name} again in its container"),
+        host_errors(f"make link {upper.name} again in its container"),
         _namespace(number, key) as namespace,
         IPRoute() as host,
     ):
@@ -162,7 +162,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterf
         with IPRoute() as netlink:
             taken = {name for _, name in socket.if_nameindex()}
             if upper.name in taken:
-                # Left by who did not get to its end.
+                # Left by a repair that did not finish.
                 netlink.link("del", index=socket.if_nametoindex(upper.name))
             name = next(one for one in (f"{interface.prefix}{number}" for number in count()) if one not in taken)
             host.link("add", ifname=upper.name, kind=upper.kind, **wanted)
@@ -174,7 +174,7 @@ def rebuild(upper: Upper, number: int | None, key: str, interface: SandboxInterf
                     seen(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("0")
                 netlink.link("set", index=index, state="up")
                 _furnish(netlink, index, interface)
-                # Last, as it is what tells that the link is there.
+                # Last: other code takes the alias for the sign that the link is complete.
                 netlink.link("set", index=index, ifalias=upper.name)
             except BaseException:
                 netlink.link("del", index=index)
@@ -198,7 +198,7 @@ def outlast(names: Set[str]) -> None:
             time.sleep(0.01)
 
     wait_for(lambda: names.isdisjoint(elsewhere().places))
-    with told("wait until former containers' links are gone"):
+    with host_errors("wait until former containers' links are gone"):
         _leave()
         last = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -216,7 +216,7 @@ async def in_thread_of_its_own(work: Callable[..., None], *arguments: object) ->
     try:
         await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
     finally:
-        thread.shutdown(wait=False)  # a call that ends before it shall not hold up the loop
+        thread.shutdown(wait=False)  # a cancelled call must not block the loop until the thread ends
 
 
 def _furnish(netlink: Any, index: int, interface: SandboxInterface) -> None:
@@ -241,7 +241,7 @@ def names_inside() -> dict[str, str]:
         HostError: the kernel does not answer.
     """
     found = {}
-    with told("look for links in containers"), route_socket() as one:
+    with host_errors("look for links in containers"), route_socket() as one:
         ends = {}
         for body in links(one, ALL_LINKS):
             values = dict(attributes(body, LINK_BYTES))

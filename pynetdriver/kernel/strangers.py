@@ -22,11 +22,11 @@ from pynetdriver.kernel.rtnetlink import (
     LINK_BYTES,
     LINKINFO,
     MASTER,
+    host_errors,
     link_request,
     number,
     route_socket,
     text,
-    told,
 )
 from pynetdriver.kernel.settings import routes_by_itself
 from pynetdriver.model import Strangers
@@ -77,7 +77,7 @@ def likely_strangers(version: int, routing: Collection[str], engine_bridges: Col
 def hardware(names: Collection[str]) -> set[str]:
     """Pick the links of the hardware; one by one, as many others may come and go. Raises HostError."""
     found = set()
-    with told("look at links that came"), route_socket() as one:
+    with host_errors("look at links that came"), route_socket() as one:
         for name in names:
             with contextlib.suppress(OSError):  # it is gone again
                 _, _, body = next(ask(one, GETLINK, 0, link_request(socket.if_nametoindex(name))))
@@ -93,7 +93,7 @@ def _of(version: int, found: list[_Link], routing: Collection[str]) -> Strangers
 
 def _links(engine_bridges: Collection[str]) -> Iterator[_Link]:
     """Go through links of others but for the engine's; ports that guests have in bridges are not routed."""
-    with told("look at this host's links"), route_socket() as one:
+    with host_errors("look at this host's links"), route_socket() as one:
         bodies = dump(one, GETLINK, ALL_LINKS, partly=True)
     for body in bodies:
         (index,) = struct.unpack_from("=i", body, 4)

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Collection
 from typing import NamedTuple
 
-from pynetdriver.kernel.rtnetlink import IFNAME, LINK_BYTES, STATS64, link_request, route_socket, text, told
+from pynetdriver.kernel.rtnetlink import IFNAME, LINK_BYTES, STATS64, host_errors, link_request, route_socket, text
 from pynetdriver.kernel.sandbox import alias_of, links, links_elsewhere
 from pynetdriver.names import container_link, host_link
 from pynetdriver.nlmsg import attributes
@@ -39,7 +39,7 @@ def traffic_of(endpoint_ids: Collection[str]) -> dict[str, Traffic]:
     ends = {host_link(id): id for id in endpoint_ids}
     moving = {container_link(id): id for id in endpoint_ids}
     whole: dict[str, Traffic] = {}
-    with told("read the counters of links"), route_socket() as one:
+    with host_errors("read the counters of links"), route_socket() as one:
         there = {_name(body): body for body in links(one, _WITH_COUNTERS)}
         for name, id in ends.items():
             if name in there:

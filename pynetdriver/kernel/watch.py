@@ -130,6 +130,7 @@ class Watch:
                     self.engine_rules_changed.set()
                 else:
                     self._health.namespaces_unknown()
+                    self._health.followed.unknown()
                     self._health.engine_bridges_changed.set()
                     self._broken_off = True
                     self.look()

@@ -4,9 +4,9 @@ It is asked as by a machine that wants the address for itself: with an ARP probe
 with a neighbour solicitation of duplicate address detection for IPv6 (RFC 4862 section 5.4). Neither has a sender
 address, so nobody's neighbour cache changes, and both come from the link's own MAC, so no switch learns a container's.
 
-Who is asleep, filters ARP or stands on the same parent (macvlan and ipvlan links do not hear what their parent sends)
-is not found. The other way round, somebody who just now runs duplicate address detection for an address that is asked
-for here takes it for taken (RFC 4862 section 5.4.3): so ask only for what is to be used.
+A machine is not found if it is suspended, filters ARP or stands on the same parent (macvlan and ipvlan links do not
+receive what their parent sends). A machine that is just running duplicate address detection for an address takes the
+question for a conflict (RFC 4862, section 5.4.3), so ask only for addresses that are to be used.
 """
 
 from __future__ import annotations

@@ -73,20 +73,20 @@ class Endpoints:
         """Have the addresses of an endpoint to come, those of dead ones included. Raises Conflict."""
         await self._journal.finish(lambda record, _: _has_address_of(record, endpoint))
         for address in endpoint.addresses.values():
-            holder = self._registry.holder(endpoint.network_id, address)
-            if not await self._removal.reclaim(holder) and holder and address.version == 6:
-                await self._removal.reclaim_ipv6(endpoint.network_id, holder)
+            other = self._registry.endpoint_at(endpoint.network_id, address)
+            if not await self._removal.reclaim(other) and other and address.version == 6:
+                await self._removal.reclaim_ipv6(endpoint.network_id, other)
         for address in endpoint.addresses.values():
-            holder = self._registry.holder(endpoint.network_id, address)
-            if holder is not None:
-                where = self._registry.endpoints[holder].network_id
+            other = self._registry.endpoint_at(endpoint.network_id, address)
+            if other is not None:
+                where = self._registry.endpoints[other].network_id
                 which = "the same network" if where == endpoint.network_id else f"network {where[:12]}"
-                raise Conflict(f"address {address} is in use by endpoint {holder[:12]} of {which}")
+                raise Conflict(f"address {address} is in use by endpoint {other[:12]} of {which}")
 
     async def _addressed(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Give an endpoint to come the addresses that it is to have. Raises PynetError."""
         source = self._sources.of(network, endpoint)
-        await self._removal.reclaim(source.holder(endpoint))
+        await self._removal.reclaim(source.predecessor(endpoint))
         await self._removal.reclaim_died(endpoint, partial(source.is_settled, endpoint))
         return await source.obtain(network, endpoint)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Coroutine
-from math import inf
 from typing import Any
 
 import structlog
@@ -16,7 +15,7 @@ from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools
 from pynetdriver.errors import Conflict, Exhausted, PynetError
 from pynetdriver.kernel import Kernel
-from pynetdriver.model import Facts, Network, Subnet
+from pynetdriver.model import Facts, Link, Network, Subnet
 from pynetdriver.plan import Adopted, Parent, Plan
 from pynetdriver.pool import last_free
 from pynetdriver.state.journal import Journal
@@ -24,14 +23,12 @@ from pynetdriver.state.registry import Registry, backend_of
 
 log = structlog.get_logger()
 
-#: Links on which networks stand are looked at as endpoints come, but not for each of many.
-FOLLOW_S = 1.0
 #: So many addresses of a subnet are tried for the host.
 HOST_ADDRESSES = 16
 
 
 class HostFacts:
-    """Finds networks their place on the host, and follows it."""
+    """Looks at what networks to come stand on, chooses the host's addresses there, and follows what changes."""
 
     def __init__(
         self,
@@ -48,7 +45,10 @@ class HostFacts:
         self._neighbours = neighbours
         self._pools = pools
         self._gateways = gateways
-        self._followed: dict[str, float] = {}
+        #: Links that changed and were not read since, and the one that is being read.
+        self._unread: set[str] = set()
+        self._reading = ""
+        self._lock = asyncio.Lock()
 
     async def of(self, network: Network) -> Facts:
         """Look at what a network to come stands on."""
@@ -98,36 +98,79 @@ class HostFacts:
                 )
         return self._gateways.warn(network)
 
-    async def follow_all(self) -> None:
-        """Take notice that the links on which networks stand have other addresses or MACs by now.
+    def begin(self, network: Network) -> None:
+        """Follow what a network stands on, which may have changed since it was looked at."""
+        self._neighbours.know(network)
+        self._kernel.health.followed.follow(_followed(network))
 
-        One that is not there (yet), or is not to be told, is what it was: one network decides nothing for the others.
+    def end(self, network: Network) -> None:
+        """Ask nobody for addresses of a network that goes."""
+        self._neighbours.forget(network)
+
+    async def follow(self, network: Network) -> Network:
+        """Return what a network is by all that the kernel has told so far of the links on which it stands.
+
+        Raises:
+            PynetError: a link that changed cannot be looked at.
         """
-        for network in list(self._registry.networks.values()):
-            try:
-                await self.follow(network)
-            except PynetError as error:
-                log.error("cannot tell what a network stands on", network=network.id[:12], error=str(error))
+        names = _followed(network)
+        if not names:
+            return network
+        if self._kernel.watch.read():  # and there may be more
+            self._unread.update(names)
+        self._unread |= self._kernel.health.followed.take(names)
+        for name in names:
+            if name in self._unread or name == self._reading:
+                await self._read(name)
+        return self._registry.networks.get(network.id, network)
 
-    async def follow(self, network: Network, within_s: float = 0.0) -> Network:
-        """Do so for one network, unless that was done within so many seconds; returns what it is then."""
-        if time.monotonic() - self._followed.get(network.id, -inf) < within_s:
-            return network
-        if not backend_of(network).FOLLOWS_HOST:
-            return network
-        self._followed[network.id] = time.monotonic()
-        names = backend_of(network).named_links(network, network.facts.uplink)
-        former = [network.facts.link(name) for name in names]
-        found = [await self._kernel.netlink.describe(name) for name in names]
-        links = [new or (old if old and not old.ours else None) for new, old in zip(found, former, strict=True)]
-        facts = replace(network.facts, links=tuple(one for one in links if one is not None))
-        current = self._registry.networks.get(network.id)
+    async def follow_changed(self) -> None:
+        """Plan networks anew whose links changed.
+
+        A link that cannot be looked at leaves its networks as they were, and is looked at again with the next call.
+        """
+        changed = self._kernel.health.followed.take()
+        self._unread |= changed
+        for name in changed:
+            try:
+                await self._read(name)
+            except PynetError as error:
+                log.error("cannot tell what a network stands on", link=name, error=str(error))
+
+    async def _read(self, name: str) -> None:
+        """Look at a link unless somebody did meanwhile, and plan the networks anew that stand on it."""
+        async with self._lock:
+            if name not in self._unread:
+                return
+            self._unread.discard(name)
+            if not any(name in _followed(one) for one in self._registry.networks.values()):
+                self._kernel.health.followed.forget(name)
+                return
+            self._reading = name
+            try:
+                link = await self._kernel.netlink.describe(name)
+            except BaseException:
+                self._unread.add(name)
+                raise
+            finally:
+                self._reading = ""
+            for network in list(self._registry.networks.values()):
+                if name in _followed(network):
+                    self._know(network, name, link)
+
+    def _know(self, network: Network, name: str, link: Link | None) -> None:
+        """Plan a network anew; a link that is not there (any more) is what it was, unless it was pynet's."""
+        old = network.facts.link(name)
+        link = link or (old if old and not old.ours else None)
+        found = (link if one == name else network.facts.link(one) for one in _followed(network))
+        facts = replace(network.facts, links=tuple(one for one in found if one is not None))
         # As text, since networks of one subnet are equal whatever their own addresses are.
-        if current is None or current.phase != network.phase or str(facts) == str(network.facts):
-            return network
-        self._registry.know_network(replace(current, facts=facts))
-        self._neighbours.know(self._registry.networks[network.id])
-        return self._registry.networks[network.id]
+        if str(facts) == str(network.facts):
+            return
+        network = replace(network, facts=facts)
+        self._registry.know_network(network)
+        if network.phase == "ready":
+            self._neighbours.know(network)
 
     async def _with_host_addresses(self, network: Network) -> Network:
         """Choose the addresses that the host takes on a network, such as nobody on its LAN has.
@@ -161,6 +204,8 @@ class HostFacts:
             taken = taken | {address}
         raise Exhausted(f"other machines have the last addresses of {subnet.pool}; name one with host_access=ADDRESS")
 
-    def forget(self, network_id: str) -> None:
-        """Drop a network."""
-        self._followed.pop(network_id, None)
+
+def _followed(network: Network) -> tuple[str, ...]:
+    """Name the links whose facts are those of the present; see `Backend.FOLLOWS_HOST`."""
+    backend = backend_of(network)
+    return backend.named_links(network, network.facts.uplink) if backend.FOLLOWS_HOST else ()

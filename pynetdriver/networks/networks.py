@@ -12,7 +12,7 @@ from pynetdriver.addresses.sources import Sources
 from pynetdriver.errors import Conflict, NetworkInTheWay
 from pynetdriver.locks import Background
 from pynetdriver.model import Facts, Network
-from pynetdriver.networks.host_facts import FOLLOW_S, HostFacts
+from pynetdriver.networks.host_facts import HostFacts
 from pynetdriver.networks.removal import Removal
 from pynetdriver.pool import overlap
 from pynetdriver.state.docker_user import DockerUser
@@ -68,7 +68,7 @@ class Networks:
             except BaseException:
                 self._registry.forget_network(network.id)
                 raise
-            self._sources.know(network)
+            self._facts.begin(network)
             self._in_background(self._facts.warn(network))
 
     async def delete(self, network_id: str) -> None:
@@ -80,7 +80,7 @@ class Networks:
 
     async def present(self, network_id: str) -> Network:
         """Find the network that a call is about, as the host is now. Raises PynetError."""
-        return await self._facts.follow(self._registry.network(network_id), within_s=FOLLOW_S)
+        return await self._facts.follow(self._registry.network(network_id))
 
     async def _with_room(self, network: Network) -> Network:
         """See what the host is like, and that the network has its place there. Raises PynetError."""
@@ -98,7 +98,7 @@ class Networks:
         try:
             await self._docker_user.allow()
         except BaseException:
-            # What of it is in DOCKER-USER already, the monitor removes.
+            # The monitor removes what was written to DOCKER-USER already.
             await asyncio.shield(asyncio.ensure_future(self._journal.delete(network, plan)))
             raise
         return network
@@ -130,7 +130,7 @@ class Networks:
             if network is None:
                 return
             self._registry.know_network(replace(network, phase="deleting"))
-            self._sources.leave_lan(network)
+            self._facts.end(network)
             for endpoint in self._registry.on(network.id):
                 try:
                     await self._removal.remove_endpoint(endpoint.id, release=True)
@@ -141,13 +141,12 @@ class Networks:
                 await self._journal.delete(network, plan)
             finally:
                 self._registry.forget_network(network.id)
-                self._facts.forget(network.id)
                 self._sources.forget(network)
             if plan.segments and (plan.foreign or self._is_last()):
                 await self._docker_user.allow()
 
     def _is_last(self) -> bool:
-        """Tell whether pynet judges no packets of other networks."""
+        """Tell whether pynet filters packets of no other network."""
         return not any(self._registry.network_plan(one).segments for one in self._registry.networks.values())
 
 

@@ -36,11 +36,7 @@ class Ports:
         await self._journal.update(former, plans[0], endpoint, plans[1])
         self._registry.know(endpoint)
         self._host_ports.let_go(endpoint.id, set(former.ports).difference(endpoint.ports))
-        await self.all_released(endpoint.id)
-
-    async def all_released(self, endpoint_id: str) -> None:
-        """Wait until host ports are free that an endpoint has let go."""
-        await self._host_ports.all_released(endpoint_id)
+        await self._host_ports.all_released(endpoint.id)
 
     def restore(self, endpoint: Endpoint) -> None:
         """Hold an endpoint's host ports again; one that was taken meanwhile stays published."""

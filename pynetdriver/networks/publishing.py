@@ -103,22 +103,22 @@ class Publishing:
             try:
                 return self._host_ports.hold(endpoint, wanted, isolated)
             except PortTaken as taken:
-                if not await self._freed(endpoint, taken.holder):
+                if not await self._freed(endpoint, taken.endpoint_id):
                     raise await asyncio.to_thread(taken.named) from None
 
-    async def _freed(self, endpoint: Endpoint, holder: str | None) -> bool:
+    async def _freed(self, endpoint: Endpoint, other: str | None) -> bool:
         """Tell whether a port may be free now that an endpoint holds which is going, gone or dead."""
-        if holder is None:
+        if other is None:
             return False
-        if self._host_ports.is_releasing(holder):
-            await self._host_ports.all_released(holder)
+        if self._host_ports.is_releasing(other):
+            await self._host_ports.all_released(other)
             return True
-        if await self._journal.finish(lambda record, _: record.id == holder):
+        if await self._journal.finish(lambda record, _: record.id == other):
             return True
-        if holder not in self._registry.endpoints:
-            self._host_ports.let_go(holder, self._host_ports.held_by(holder))
+        if other not in self._registry.endpoints:
+            self._host_ports.let_go(other, self._host_ports.held_by(other))
             return True
-        return holder != endpoint.id and await self._removal.reclaim(holder)
+        return other != endpoint.id and await self._removal.reclaim(other)
 
 
 def _asked_ports(

@@ -1,4 +1,4 @@
-"""Endpoints go: told by the engine, or found dead by who needs what they hold."""
+"""Endpoints are removed: on the engine's request, or when one is found dead whose address or port is needed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import Callable
 
 import structlog
 from msgspec.structs import replace
-from netaddr import IPAddress
 
 from pynetdriver.addresses.sources import Sources
+from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.locks import Background
 from pynetdriver.model import Endpoint, Network
 from pynetdriver.networks.ports import Ports
-from pynetdriver.pool import PoolKey
 from pynetdriver.state.journal import Journal
 from pynetdriver.state.liveness import Liveness
 from pynetdriver.state.registry import Registry
 
 log = structlog.get_logger()
 
-#: How long a container waits for the one in whose place it comes.
+#: How long a container waits for the end of the one that it replaces.
 SUCCESSION_S = 3
 _AGAIN_S = 0.1
 
@@ -30,13 +29,20 @@ class Removal:
     """Removes endpoints, and reclaims what dead ones hold."""
 
     def __init__(
-        self, registry: Registry, journal: Journal, liveness: Liveness, sources: Sources, ports: Ports
+        self,
+        registry: Registry,
+        journal: Journal,
+        liveness: Liveness,
+        sources: Sources,
+        ports: Ports,
+        host_ports: HostPorts,
     ) -> None:
         self._registry = registry
         self._journal = journal
         self._liveness = liveness
         self._sources = sources
         self._ports = ports
+        self._host_ports = host_ports
         self._in_background = Background()
 
     async def delete(self, endpoint_id: str) -> None:
@@ -62,7 +68,7 @@ class Removal:
                 await self._journal.delete(endpoint, self._registry.endpoint_plan(endpoint))
             finally:
                 self._registry.forget(endpoint)
-            await self._ports.all_released(endpoint.id)
+            await self._host_ports.all_released(endpoint.id)
 
     async def reclaim(self, endpoint_id: str | None) -> bool:
         """Remove an endpoint that only pynet still knows of: after a crash the engine does not say so.
@@ -115,17 +121,3 @@ class Removal:
     async def is_lived_in(self, network: Network) -> bool:
         """Tell whether any endpoint of a network lives. Raises HostError."""
         return await self._liveness.is_lived_in(network)
-
-    async def still_held(self, pool: PoolKey, address: IPAddress) -> bool:
-        """Tell whether an address of a network is in use; one of a pool that is not a network's counts as used."""
-        for network in self._registry.networks.values():
-            for subnet in network.subnets:
-                if (subnet.space, subnet.pool) == pool:
-                    if address in (subnet.gateway, subnet.host) or address in subnet.aux:
-                        return True
-                    holder = self._registry.endpoints.get(self._registry.holder(network.id, address) or "")
-                    if holder is None:
-                        return False
-                    leaving = holder.phase == "deleting" or await self._liveness.is_dead(holder)
-                    return not leaving or not await self.reclaim(holder.id)
-        return True

@@ -32,11 +32,11 @@ class Repair:
         self._in_background = Background()
 
     async def make_whole(self, network_id: str) -> None:
-        """Have a network's own links on the host before one of its endpoints comes. Raises PynetError."""
+        """Make a network's own links if they are missing, before an endpoint is made. Raises PynetError."""
         plan = self._registry.network_plan(self._registry.networks[network_id])
         if network_id in self._registry.unsound or self._kernel.netlink.is_missing(plan.links):
             await self._kernel.apply_objects(plan)
-            # Not waited for: who removes the network has its lock, and waits for the endpoint's.
+            # In the background: a removal holds the network's lock while it waits for the endpoint's.
             self._in_background(self.repair_network(network_id, set()))
 
     async def repair(self, owners: Iterable[Owner], *, switches: bool = False) -> set[Owner]:
@@ -55,13 +55,13 @@ class Repair:
         return set().union(*await asyncio.gather(*(self.repair_network(*one, switches) for one in damaged.items())))
 
     async def repair_network(self, network_id: str, endpoint_ids: set[str], switches: bool = False) -> set[Owner]:
-        """Mend a network, also if only ports are to be mended: they go nowhere but to a bridge that it may use."""
+        """Repair a network, also if only its ports are damaged: these go to no bridge but one that it may use."""
         repaired: set[Owner] = set()
         if network_id in self._registry.unsound:
             endpoint_ids = {one.id for one in self._registry.endpoints.values() if one.network_id == network_id}
         lost = await self._lost(endpoint_ids)
         for id in (network_id, *endpoint_ids):
-            # What is being made or removed is not to be waited for.
+            # A record that is being made or removed is skipped.
             if not self._registry.is_whole(network_id, id):
                 continue
             async with self._registry.lock(id):
@@ -83,11 +83,11 @@ class Repair:
                             await self._switches.use(plan)
                         await self._kernel.repair(plan)
                         if id in lost:
-                            await self._rebuild(self._registry.endpoints[id], plan)
+                            await self._repair_inside(self._registry.endpoints[id], plan)
                         repaired.add(plan.owner)
                         self._registry.unsound.discard(id)
                 except PynetError as error:
-                    # A link that is going at this moment is told of once it is gone.
+                    # The kernel tells of a link once it is gone, so no error is logged for one that is going.
                     is_going = getattr(error.__cause__, "code", None) == errno.ENODEV
                     if not is_going and not self._kernel.netlink.is_missing(plan.anchors):
                         log.error("cannot mend", owner=str(plan.owner), error=str(error))
@@ -106,13 +106,13 @@ class Repair:
         there = await self._kernel.links_of_plans(plans.values())
         return {id for id, plan in plans.items() if plan.lowers and not there.has(plan)}
 
-    async def _rebuild(self, endpoint: Endpoint, plan: Plan) -> bool:
+    async def _repair_inside(self, endpoint: Endpoint, plan: Plan) -> bool:
         """Make a link again that is nowhere, in the container that had it; tells whether it is there."""
         if (await self._kernel.links_of_plans([plan])).has(plan):
             return True
         if endpoint.sandbox is None or self._kernel.netlink.is_missing(plan.lowers):
             return False
-        await self._kernel.rebuild(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
+        await self._kernel.repair_inside(plan, endpoint.sandbox, self._registry.sandbox_interface(endpoint))
         return True
 
     async def is_there_again(self, endpoint: Endpoint, plan: Plan) -> bool:
@@ -121,5 +121,5 @@ class Repair:
             if self._registry.endpoints.get(endpoint.id) is not endpoint:
                 return True  # others see to it
             with suppress(PynetError):
-                return await self._rebuild(endpoint, plan)
+                return await self._repair_inside(endpoint, plan)
             return False

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from pynetdriver.addresses.sources import Sources
+from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.backends import Attachment
 from pynetdriver.errors import Conflict
 from pynetdriver.kernel import Kernel
@@ -20,12 +20,14 @@ from pynetdriver.state.registry import Registry, backend_of
 class Sandboxes:
     """Knows into which sandbox an endpoint's link is moved; ports at its own address are open meanwhile."""
 
-    def __init__(self, registry: Registry, journal: Journal, kernel: Kernel, ports: Ports, sources: Sources) -> None:
+    def __init__(
+        self, registry: Registry, journal: Journal, kernel: Kernel, ports: Ports, neighbours: Neighbours
+    ) -> None:
         self._registry = registry
         self._journal = journal
         self._kernel = kernel
         self._ports = ports
-        self._sources = sources
+        self._neighbours = neighbours
 
     async def join(
         self, network_id: str, endpoint_id: str, key: str, ports: Callable[[], RequestedPorts | None]
@@ -56,7 +58,7 @@ class Sandboxes:
                 self._journal.write(joined)
                 self._registry.know(joined)
             if endpoint.sandbox is None:
-                self._sources.announce(network, joined)
+                self._neighbours.announce(network, joined)
         return joined, backend_of(network).attachment(network, joined)
 
     async def leave(self, endpoint_id: str) -> None:

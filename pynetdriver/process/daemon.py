@@ -22,6 +22,7 @@ from pynetdriver.addresses.dhcp_leases import DhcpLeases
 from pynetdriver.addresses.gateways import Gateways
 from pynetdriver.addresses.neighbours import Neighbours
 from pynetdriver.addresses.pools import Pools, unique_local_prefix
+from pynetdriver.addresses.reclaim import Reclaim
 from pynetdriver.addresses.sources import Sources
 from pynetdriver.admin.metrics import Metrics
 from pynetdriver.admin.report import Place, Report
@@ -35,7 +36,6 @@ from pynetdriver.firewall.engine import EngineChains
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
 from pynetdriver.kernel.netlink import Netlink
-from pynetdriver.kernel.watch import Watch
 from pynetdriver.lan.conflicts import Conflicts
 from pynetdriver.locks import Calls
 from pynetdriver.model import Network
@@ -96,12 +96,13 @@ class Daemon:
         self.dhcp_leases = DhcpLeases(store, self.registry, self.journal, kernel, self.neighbours)
         gateways = Gateways(self.registry, self.journal, self.neighbours, kernel.netlink)
         self.sources = Sources(self.neighbours, gateways, self.dhcp_leases)
-        self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, pool6)
+        self.ports = Ports(self.registry, self.journal, kernel, host_ports)
+        self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports, host_ports)
+        reclaim = Reclaim(self.registry, self.liveness, self.removal.reclaim)
+        self.pools = Pools(store, kernel.netlink.networks_in_use, self.neighbours, reclaim, pool6)
         self.facts = HostFacts(self.registry, self.journal, kernel, self.neighbours, self.pools, gateways)
         self.repair = Repair(self.registry, kernel, self.switches, self.facts)
-        self.ports = Ports(self.registry, self.journal, kernel, host_ports)
-        self.removal = Removal(self.registry, self.journal, self.liveness, self.sources, self.ports)
-        self.ipam = IpamDriver(self.pools, self.removal)
+        self.ipam = IpamDriver(self.pools)
         networks = Networks(
             self.registry,
             self.journal,
@@ -111,15 +112,13 @@ class Daemon:
             self.sources,
         )
         endpoints = Endpoints(self.registry, self.journal, self.removal, self.repair, self.sources)
-        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.sources)
+        sandboxes = Sandboxes(self.registry, self.journal, kernel, self.ports, self.neighbours)
         publishing = Publishing(self.registry, self.journal, host_ports, self.ports, self.removal)
         self.driver = NetworkDriver(networks, endpoints, self.removal, sandboxes, publishing)
         self.repairs = Repairs()
-        # Watched from before anything is compared, so that no change falls between.
-        self.watch = Watch(kernel.health)
         self.sweep = Sweep(self.registry, self.journal, self.liveness, self.removal, self.repair)
-        self.monitor = Monitor(kernel, self.watch, self.registry, self.repair, self.switches, self.repairs)
-        self.engine = EngineWatch(kernel, self.watch, self.registry, self.docker_user, self.sweep, self.repairs)
+        self.monitor = Monitor(kernel, self.registry, self.facts, self.repair, self.switches, self.repairs)
+        self.engine = EngineWatch(kernel, self.registry, self.docker_user, self.sweep, self.repairs)
 
     def engine_started(self) -> None:
         """Take note of an engine that introduced itself."""
@@ -132,13 +131,14 @@ class Daemon:
         Raises:
             PynetError: a stored network has options that this pynet does not know; nothing is touched then.
         """
-        self.pools.restore()
+        for one in (self.switches, self.pools, self.dhcp_leases):
+            one.restore()
         networks, endpoints = self.journal.load()
         known = {one.id for one in networks}
         self.registry.take_up(networks, [one for one in endpoints if one.network_id in known])
         for network in networks:
-            self.sources.know(network)
-        await self.facts.follow_all()
+            self.facts.begin(network)
+        await self.facts.follow_changed()
         found = await restore.sort(self.registry, self.kernel, self.repair, networks, endpoints)
         for endpoint in found.endpoints:
             self.ports.restore(endpoint)
@@ -163,7 +163,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Let go of what is not the host's; links and rules stay in place."""
-        self.watch.close()
+        self.kernel.watch.close()
         await self.sources.close()
         await self.kernel.conntrack.close()
         await self.kernel.netlink.close()
@@ -221,7 +221,7 @@ async def serve(
 
 
 def _shorten_garbage_collections() -> None:
-    """Have no collection look again at what is there by now, and stays: a whole one took 30 ms."""
+    """Exclude the objects that exist by now from garbage collections: a full one took 30 ms."""
     gc.collect()
     gc.freeze()
 
@@ -261,7 +261,7 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _allow_descriptors() -> None:
-    """Take as many as there may be: a published port needs two."""
+    """Raise the limit of descriptors to the maximum: a published port needs two."""
     _, own = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in (_DESCRIPTORS, own):
         with contextlib.suppress(OSError, ValueError):

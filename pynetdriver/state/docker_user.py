@@ -1,4 +1,4 @@
-"""What pynet keeps in the engine's own chains: DOCKER-USER lets through what pynet's rules have judged, and FORWARD
+"""What pynet keeps in the engine's own chains: DOCKER-USER accepts what pynet's rules have let through, and FORWARD
 closes bridges of the engine's that it found open.
 """
 
@@ -26,7 +26,7 @@ class DockerUser:
         self._switches = switches
 
     async def allow(self) -> bool:
-        """Have the engine's own rules let through what pynet's have judged; tells if they did not. Raises HostError.
+        """Have the engine's own rules accept what pynet's have let through; tells if they did not. Raises HostError.
 
         Bridges of the engine's that it found open are closed as well.
         """

@@ -1,4 +1,4 @@
-"""Nothing lost: a record is written before the kernel is touched and after, so a crash at any instant
+"""The journal: a record is written before the kernel is changed and after, so a crash at any instant
 leaves a row that says what to do. Creation, restart and repair are the same `apply`; undoing is derived
 from the plan and exists once, here.
 """
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.hostport import HostPorts
-from pynetdriver.locks import aside
+from pynetdriver.locks import Locks, aside
 from pynetdriver.model import Endpoint, Network, decode, encode
 from pynetdriver.plan import Owner, Plan
 from pynetdriver.state.switches import Switches
@@ -35,6 +35,8 @@ class Journal:
         self._ports = ports
         #: Removals that failed; the sweep tries them again.
         self.unfinished: dict[Owner, tuple[Subject, Plan]] = {}
+        #: Held by who tries again.
+        self._trying = Locks()
 
     async def create(self, record: Subject, plan: Plan) -> None:
         """Make what the plan names; on any failure, cancellation too, everything is as before."""
@@ -64,10 +66,21 @@ class Journal:
         Raises:
             PynetError: it fails again.
         """
-        found = [one for one in self.unfinished.values() if is_in_the_way(*one)]
-        for record, plan in found:
-            await self.delete(record, plan)
+        found = [owner for owner, left in self.unfinished.items() if is_in_the_way(*left)]
+        for owner in found:
+            await self._try_again(owner)
         return bool(found)
+
+    async def _try_again(self, owner: Owner) -> None:
+        """Remove what is left of an owner, unless somebody else has meanwhile: what was made since would go, too.
+
+        Raises:
+            PynetError: it fails again.
+        """
+        async with self._trying(str(owner)):
+            left = self.unfinished.get(owner)
+            if left is not None:
+                await self.delete(*left)
 
     async def _undo(self, record: Subject, plan: Plan) -> None:
         try:
@@ -113,16 +126,13 @@ class Journal:
         if isinstance(record, Endpoint):  # its host ports are free only now
             self._ports.let_go(record.id, self._ports.held_by(record.id))
 
-    async def retry(self) -> list[Subject]:
-        """Try again what could not be removed; returns what is gone now."""
-        gone = []
-        for record, plan in list(self.unfinished.values()):
+    async def retry(self) -> None:
+        """Try again what could not be removed."""
+        for owner in list(self.unfinished):
             try:
-                await self.delete(record, plan)
-                gone.append(record)
+                await self._try_again(owner)
             except PynetError as error:
-                log.warning("removal failed again", owner=str(plan.owner), error=str(error))
-        return gone
+                log.warning("removal failed again", owner=str(owner), error=str(error))
 
     def write(self, record: Subject) -> None:
         """Put a record as it is."""

@@ -1,4 +1,4 @@
-"""Which endpoints live: the engine does not mention all that die, so their links and their times are looked at."""
+"""Which endpoints live: the engine does not report all that die, so their links and ages are looked at."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sign:
 
 
 class Liveness:
-    """Asked by who needs what an endpoint holds, and by who removes what is left."""
+    """Tells whether endpoints are dead, from their links on the host and in sandboxes."""
 
     def __init__(self, registry: Registry, kernel: Kernel) -> None:
         """Know of no engine yet."""

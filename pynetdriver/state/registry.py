@@ -1,4 +1,4 @@
-"""The networks and endpoints that there are, with what each wants; all in memory. Nobody else writes it."""
+"""All networks and endpoints in memory, with their plans. Only its own methods change it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pynetdriver.plan import Owner, Plan, SandboxInterface, Segment
 
 
 class Registry:
-    """Who is there, found by id, by address, by the name of the link."""
+    """All networks and endpoints, found by id, by address, by the name of the link."""
 
     def __init__(self) -> None:
         self._networks: dict[str, Network] = {}
@@ -96,7 +96,7 @@ class Registry:
         """List the endpoints of a network."""
         return [one for one in self.endpoints.values() if one.network_id == network_id]
 
-    def holder(self, network_id: str, address: IPAddress) -> str | None:
+    def endpoint_at(self, network_id: str, address: IPAddress) -> str | None:
         """Find the endpoint that has an address on the LAN of a network."""
         return self._by_lan.get((self._lan(network_id), address))
 
@@ -178,7 +178,7 @@ class Registry:
         yield from (self.endpoint_plan(one) for one in self.endpoints.values() if one.network_id in self.networks)
 
     def segments(self) -> list[Segment]:
-        """List the edges of networks whose packets pynet judges, but for networks that may yet be refused."""
+        """List the edges of networks whose packets pynet filters, but for networks that may yet be refused."""
         networks = (one for one in self.networks.values() if one.phase != "creating")
         return [one for network in networks for one in self.network_plan(network).segments]
 

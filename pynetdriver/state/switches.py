@@ -30,22 +30,27 @@ class Switches:
     """Host-wide switches, those of links, and the strangers that go with the former; stored before each change."""
 
     def __init__(self, store: Store, kernel: Kernel, chains: EngineChains) -> None:
-        """Know what an earlier process of this boot has turned on."""
+        """Know of no switch yet; see `restore`."""
         self._store = store
         self._kernel = kernel
         self._chains = chains
-        settings, boot = [decode(data, Setting) for data in store.load("setting").values()], switches.boot_id()
-        self._settings = {one.path: one for one in settings if one.boot == boot}
+        self._settings: dict[str, Setting] = {}
         #: Those of which newer strangers are in force than are stored, or are to be.
         self._unstored: set[str] = set()
         #: Whether no switch was ever turned, as far as the store goes.
-        self._is_new = not settings
-        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
-            self._forget([one for one in settings if one.boot != boot])
+        self._is_new = True
         #: Switches, and what guards who did not need them, are changed by one at a time.
         self._switching = asyncio.Lock()
         #: Owners by what they need: the host to forward an IP version, or one switch of a link.
         self._needing: dict[HostSetting, set[Owner]] = {}
+
+    def restore(self) -> None:
+        """Take up what an earlier process of this boot has turned on. Raises PynetError."""
+        settings, boot = [decode(data, Setting) for data in self._store.load("setting").values()], switches.boot_id()
+        self._settings = {one.path: one for one in settings if one.boot == boot}
+        self._is_new = not settings
+        with contextlib.suppress(PynetError):  # on a full disk they are void all the same
+            self._forget([one for one in settings if one.boot != boot])
 
     async def use(self, plan: Plan, *, but: Collection[HostSetting] = ()) -> None:
         """Turn on the host-wide switches that a plan needs but for some, remembering what was there before."""
@@ -142,7 +147,7 @@ class Switches:
             )
 
     async def guess_strangers(self, *, lost: bool) -> None:
-        """Find who they are where a pynet turned the switch on that did not ask, or whose store was lost.
+        """Find the strangers where a former pynet turned the switch on without noting them, or lost its store.
 
         What fails is logged; what cannot be stored is in force all the same.
 
@@ -179,7 +184,7 @@ class Switches:
     async def add_strangers(
         self, names: Collection[str], hardware: Callable[[Collection[str]], set[str]] = hardware
     ) -> None:
-        """Take the hardware among links that came for more of them: it is nobody's who would have the host forward.
+        """Take hardware among new links for strangers too: nobody who made it can have wanted the host to forward.
 
         Raises:
             PynetError: not all of it is in force and stored; to be called again with the same names.

@@ -1,6 +1,6 @@
-"""What was answered, on disk: a few kinds of records behind one small interface.
+"""What this host has to remember, on disk: a few kinds of records behind one small interface.
 
-A later store on several hosts implements the same two calls.
+What several hosts have to agree on needs another interface, with transactions between hosts, watches and leases.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import contextlib
 import time
 
 from pynetdriver.kernel import Kernel
-from pynetdriver.kernel.watch import Watch
 from pynetdriver.names import OUR_NAMES
 from pynetdriver.state.docker_user import DockerUser
 from pynetdriver.state.registry import Registry
@@ -31,10 +30,10 @@ class EngineWatch:
     """Loops beside the calls; nothing in them is on a container's path."""
 
     def __init__(
-        self, kernel: Kernel, watch: Watch, registry: Registry, docker_user: DockerUser, sweep: Sweep, repairs: Repairs
+        self, kernel: Kernel, registry: Registry, docker_user: DockerUser, sweep: Sweep, repairs: Repairs
     ) -> None:
         self._kernel = kernel
-        self._watch = watch
+        self._watch = kernel.watch
         self._registry = registry
         self._docker_user = docker_user
         self._sweep = sweep

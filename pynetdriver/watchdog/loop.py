@@ -32,7 +32,7 @@ async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # A task group would let this loop go in silence.
+            # A task group ignores a task that ends cancelled, and the loop would be missing unnoticed.
             log.exception("what a watchdog waited for was cancelled")
             await asyncio.sleep(PAUSE_S)
         except Exception:

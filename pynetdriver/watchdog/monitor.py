@@ -9,7 +9,8 @@ from math import inf
 from pynetdriver.errors import PynetError
 from pynetdriver.kernel import Kernel
 from pynetdriver.kernel.health import Damage
-from pynetdriver.kernel.watch import Changes, Watch
+from pynetdriver.kernel.watch import Changes
+from pynetdriver.networks.host_facts import HostFacts
 from pynetdriver.networks.repair import Repair
 from pynetdriver.state.registry import Registry
 from pynetdriver.state.switches import Switches
@@ -26,11 +27,18 @@ class Monitor:
     """Loops beside the calls; nothing in them is on a container's path."""
 
     def __init__(
-        self, kernel: Kernel, watch: Watch, registry: Registry, repair: Repair, switches: Switches, repairs: Repairs
+        self,
+        kernel: Kernel,
+        registry: Registry,
+        facts: HostFacts,
+        repair: Repair,
+        switches: Switches,
+        repairs: Repairs,
     ) -> None:
         self._kernel = kernel
-        self._watch = watch
+        self._watch = kernel.watch
         self._registry = registry
+        self._facts = facts
         self._repair = repair
         self._switches = switches
         self._repairs = repairs
@@ -52,7 +60,7 @@ class Monitor:
         self._look()
 
     async def _follow(self) -> None:
-        """Wait for damage and repair it."""
+        """Wait for changes: damage is repaired, and networks are planned anew by what they stand on."""
         await self._watch.changed.wait()
         await asyncio.sleep(_SETTLE_S)
         self._watch.changed.clear()
@@ -60,7 +68,12 @@ class Monitor:
         while more:
             more = self._watch.read()
             await asyncio.sleep(0)
-        await asyncio.gather(self._repair_table(self._watch.take()), self._repair_links(), self._note_links())
+        await asyncio.gather(
+            self._repair_table(self._watch.take()),
+            self._repair_links(),
+            self._note_links(),
+            self._facts.follow_changed(),
+        )
 
     async def _repair_table(self, changes: Changes) -> None:
         by = changes.table_by
@@ -73,7 +86,7 @@ class Monitor:
             elif await self._kernel.firewall.repair():
                 self._table_repaired()
             elif time.monotonic() - self._rewritten_blindly > _LOOK_S:
-                # Seldom: what is written is told of too, and may overrun again.
+                # Not often: the kernel tells of this change too, which may overflow the socket's buffer again.
                 self._rewritten_blindly = time.monotonic()
                 await self._kernel.firewall.rewrite()
         except PynetError:
@@ -96,7 +109,7 @@ class Monitor:
 
     def _table_repaired(self, by: str | None = None) -> None:
         self._repairs.note("table", "pynet's rules were changed", by)
-        # A client that began meanwhile would go on reaching nobody for as long as it keeps sending.
+        # A flow that began without the rules stays untranslated as long as its client sends.
         self._kernel.conntrack.recheck()
 
     async def _note_links(self) -> None:

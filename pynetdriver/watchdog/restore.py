@@ -83,7 +83,7 @@ async def bring_back(
     registry: Registry, kernel: Kernel, switches: Switches, docker_user: DockerUser, found: Sorted
 ) -> None:
     """Write all rules, then make or correct what plans name."""
-    # Before links are made and the host forwards. What guards who does not need that goes with the rest of the rules.
+    # Before links are made and the host forwards. The guard for strangers is written with the rest of the rules.
     try:
         await docker_user.follow_bridges(at_start=True)
     except PynetError as error:

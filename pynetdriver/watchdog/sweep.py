@@ -16,13 +16,13 @@ from pynetdriver.watchdog.loop import run_loops
 
 log = structlog.get_logger()
 
-#: So many endpoints are seen to before calls have their turn.
+#: So many endpoints are checked before calls have their turn.
 _PART = 100
 _SWEEP_S = 30.0
 
 
 class Sweep:
-    """Removes what is dead."""
+    """Removes dead endpoints, and finishes removals."""
 
     def __init__(
         self, registry: Registry, journal: Journal, liveness: Liveness, removal: Removal, repair: Repair

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -254,6 +257,18 @@ def port(host_port: int, container_port: int = 80, protocol: int = 6, address: s
 def program(number: int, *ports: Any, network_id: str = NETWORK) -> Any:
     """Write a ProgramExternalConnectivity request."""
     return {**ids(number, network_id), "Options": {PORTMAP: list(ports)}}
+
+
+@contextmanager
+def stopped(host: Host) -> Iterator[None]:
+    """Have the daemon do nothing for a while, as on a machine that is too busy."""
+    pid = host.daemon.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 #: Has a test, or all of a module, run with each kind.

@@ -139,7 +139,7 @@ class Process:
             trapped(kind, trap)
         self._ports = HostPorts(Calls())
         self._daemon = Daemon(self._store, kernel, self._ports, IPNetwork("fd00::/48"))
-        self.driver, self.journal = self._daemon.driver, self._daemon.journal
+        self.driver, self.journal, self.netlink = self._daemon.driver, self._daemon.journal, kernel.netlink
 
     async def __aenter__(self) -> "Process":
         await self._daemon.restore()

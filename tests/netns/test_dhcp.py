@@ -19,7 +19,7 @@ import pytest
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.errors import Conflict, HostError, PynetError
-from pynetdriver.lan.dhcp import DhcpClient, Station
+from pynetdriver.lan.dhcp import DhcpClient, LeaseManager
 from pynetdriver.lan.dhcp.messages import Kind
 from pynetdriver.model import DhcpLease
 from tests.lab import command
@@ -40,14 +40,14 @@ RANGE = "192.0.2.100,192.0.2.120,255.255.255.0,120"
 SOON_S = 10.0
 
 
-def other_station(**changes: Any) -> Station:
-    """Make a station that differs from the usual one."""
+def other_client(**changes: Any) -> DhcpClient:
+    """Make a client that differs from the usual one."""
     usual = {"link": "lan0", "mac": "02:42:00:00:00:05", "client_id": b"\xff\0\0\0\1\0\2abc", "host_name": "web"}
-    return Station(**{**usual, **changes})
+    return DhcpClient(**{**usual, **changes})
 
 
-STATION = other_station()
-OTHER = other_station(client_id=b"\xff\0\0\0\1\0\2abd", host_name="db")
+CLIENT = other_client()
+OTHER = other_client(client_id=b"\xff\0\0\0\1\0\2abd", host_name="db")
 
 
 class Server:
@@ -132,7 +132,7 @@ class Lan:
                     found.append(Sent(frame))
         return found
 
-    def settle(self, lease: DhcpLease, mac: str = STATION.mac) -> Namespace:
+    def settle(self, lease: DhcpLease, mac: str = CLIENT.mac) -> Namespace:
         """Make a container on macvlan that uses the address: servers resolve it before they answer renewals."""
         container = self.stack.enter_context(Namespace())
         add = ("link", "add", "link", "lan0", "name", "mac0", "address", mac, "type", "macvlan", "mode", "bridge")
@@ -152,7 +152,7 @@ class Told:
 
     def __init__(self) -> None:
         self._told: asyncio.Queue[tuple[str, DhcpLease | None]] = asyncio.Queue()
-        self.client = DhcpClient(self._changed)
+        self.client = LeaseManager(self._changed)
 
     async def _changed(self, owner: str, lease: DhcpLease | None) -> None:
         self._told.put_nowait((owner, lease))
@@ -221,7 +221,7 @@ def test_a_lease_is_what_the_server_grants(lan: Lan) -> None:
 
     async def scenario(told: Told) -> None:
         before = time.time()
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         assert lease.address.ip in IPNetwork("192.0.2.96/27") and lease.address.prefixlen == 24
         assert (str(lease.server), lease.mtu, str(lease.gateway)) == (SERVER, 1400, "192.0.2.254")
         assert lease.routes == ((IPNetwork("10.0.0.0/8"), IPAddress("192.0.2.7")),)
@@ -229,27 +229,27 @@ def test_a_lease_is_what_the_server_grants(lan: Lan) -> None:
         assert lease.renew_s and lease.rebind_s and 0 < lease.renew_s < lease.rebind_s < (lease.lease_s or 0) == 120
         assert before <= lease.obtained <= time.time()
         end, mac, _, name, identifier = lan.server.leases[ip(lease)]
-        assert (mac, name, identifier) == (STATION.mac, "web", STATION.client_id.hex(":")) and float(end) > before
+        assert (mac, name, identifier) == (CLIENT.mac, "web", CLIENT.client_id.hex(":")) and float(end) > before
         assert lan.server.log.count("broadcast response") == 2
         assert [one.kind for one in lan.requests()] == [Kind.DISCOVER, Kind.REQUEST]
 
     on(lan, scenario)
 
 
-def test_stations_with_one_mac_get_an_address_each(lan: Lan) -> None:
+def test_clients_with_one_mac_get_an_address_each(lan: Lan) -> None:
     """As on ipvlan, told apart by their identifiers, and by their own again later.
 
     dnsmasq offers those that ask at the same time one address, and refuses it to all but one of them.
     """
     lan.server.start()
-    stations = [other_station(client_id=bytes([255, number]), host_name=f"web{number}") for number in range(8)]
+    clients = [other_client(client_id=bytes([255, number]), host_name=f"web{number}") for number in range(8)]
 
     async def scenario(told: Told) -> None:
         began = time.time()
-        leases = [ip(one) for one in await asyncio.gather(*(told.client.acquire(one) for one in stations))]
+        leases = [ip(one) for one in await asyncio.gather(*(told.client.acquire(one) for one in clients))]
         assert len(set(leases)) == 8 and time.time() - began < 3
         assert [lan.server.leases[one][3:] for one in leases] == [[f"web{n}", f"ff:{n:02x}"] for n in range(8)]
-        assert ip(await told.client.acquire(stations[5])) == leases[5]
+        assert ip(await told.client.acquire(clients[5])) == leases[5]
 
     on(lan, scenario)
 
@@ -259,11 +259,11 @@ def test_renewal_goes_to_the_server_at_t1(lan: Lan) -> None:
     lan.server.start("--dhcp-option=option:mtu,1400")
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.settle(lease)
         lan.requests()
         began = time.time()
-        told.client.keep("web", STATION, soon(lease, 0.4))
+        told.client.keep("web", CLIENT, soon(lease, 0.4))
         renewed = await told.renewed()
         assert 0.4 <= time.time() - began < 1.5
         assert ip(renewed) == ip(lease) and renewed.obtained >= began + 0.4 and renewed.lease_s == 120
@@ -280,11 +280,11 @@ def test_a_lease_is_renewed_at_once_if_it_was_time_meanwhile(lan: Lan) -> None:
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.settle(lease)
         old = msgspec.structs.replace(lease, obtained=time.time() - 70, renew_s=60, rebind_s=105)
         began = time.time()
-        told.client.keep("web", STATION, old)
+        told.client.keep("web", CLIENT, old)
         assert ip(await told.renewed()) == ip(lease) and time.time() - began < 1
 
     on(lan, scenario)
@@ -295,11 +295,11 @@ def test_rebinding_finds_a_server_with_another_mac(lan: Lan) -> None:
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.settle(lease)
         lan.machine.run("ip", "link", "set", "eth0", "address", "02:42:00:00:00:99")
         lan.requests()
-        told.client.keep("web", STATION, soon(lease, 0.1, 0.6, 30))
+        told.client.keep("web", CLIENT, soon(lease, 0.1, 0.6, 30))
         renewed = await told.renewed()
         assert ip(renewed) == ip(lease) and renewed.server_mac == "02:42:00:00:00:99"
         sent = lan.requests()
@@ -314,10 +314,10 @@ def test_a_server_that_lost_its_leases_confirms_them(lan: Lan) -> None:
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.settle(lease)
         lan.server.forget()
-        told.client.keep("web", STATION, soon(lease, 0.1, 1, 30))
+        told.client.keep("web", CLIENT, soon(lease, 0.1, 1, 30))
         await asyncio.sleep(0.3)
         lan.server.start("--dhcp-authoritative")
         assert ip(await told.renewed()) == ip(lease)
@@ -332,17 +332,17 @@ def test_a_former_address_is_confirmed_by_one_pair_of_messages(lan: Lan) -> None
 
     async def scenario(told: Told) -> None:
         for _ in range(3):  # so that it is not the one that the server would choose anyway
-            lease = await told.client.acquire(other_station(client_id=random.randbytes(9)))
+            lease = await told.client.acquire(other_client(client_id=random.randbytes(9)))
         former = msgspec.structs.replace(lease, address=IPNetwork("192.0.2.117/24"))
-        told.client.give_back(STATION, lease)
-        station = other_station(client_id=b"\0another")
+        told.client.give_back(CLIENT, lease)
+        another = other_client(client_id=b"\0another")
         expired = msgspec.structs.replace(former, obtained=time.time() - 121)
         lan.requests()
-        again = await told.client.acquire(station, expired)
+        again = await told.client.acquire(another, expired)
         assert ip(again) == "192.0.2.117"
         discover, _ = lan.requests()
         assert (discover.kind, discover.options[50]) == (Kind.DISCOVER, former.address.ip.packed)
-        assert ip(await told.client.acquire(station, again)) == "192.0.2.117"
+        assert ip(await told.client.acquire(another, again)) == "192.0.2.117"
         (sent,) = lan.requests()
         assert (sent.kind, sent.options[50], 54 in sent.options) == (Kind.REQUEST, former.address.ip.packed, False)
 
@@ -354,11 +354,11 @@ def test_a_former_address_that_no_server_knows_is_asked_for(lan: Lan) -> None:
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         former = msgspec.structs.replace(lease, address=IPNetwork("192.0.2.117/24"))
-        station = other_station(client_id=b"\0another")
+        another = other_client(client_id=b"\0another")
         began = time.time()
-        assert ip(await told.client.acquire(station, former)) == "192.0.2.117"
+        assert ip(await told.client.acquire(another, former)) == "192.0.2.117"
         assert 1 < time.time() - began < 3
 
     on(lan, scenario)
@@ -369,10 +369,10 @@ def test_a_refused_former_address_is_replaced_at_once(lan: Lan) -> None:
     lan.server.start("--dhcp-authoritative")
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         former = msgspec.structs.replace(lease, address=IPNetwork("198.51.100.7/24"))
         began = time.time()
-        assert ip(await told.client.acquire(STATION, former)).startswith("192.0.2.") and time.time() - began < 0.6
+        assert ip(await told.client.acquire(CLIENT, former)).startswith("192.0.2.") and time.time() - began < 0.6
         assert "DHCPNAK" in lan.server.log
 
     on(lan, scenario)
@@ -383,12 +383,12 @@ def test_a_refused_renewal_leads_to_another_lease(lan: Lan) -> None:
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.settle(lease)
         lan.server.forget()
         lan.server.start("--dhcp-authoritative", leases="192.0.2.30,192.0.2.40,255.255.255.0,120")
         began = time.time()
-        told.client.keep("web", STATION, soon(lease, 0.1, 0.2))
+        told.client.keep("web", CLIENT, soon(lease, 0.1, 0.2))
         assert await told.next() is None
         renewed = await told.renewed()
         assert renewed.address.ip in IPNetwork("192.0.2.0/26") and time.time() - began < 2
@@ -403,11 +403,11 @@ def test_the_end_of_a_lease_is_told_and_a_new_one_found(lan: Lan, outage: str) -
     lan.server.start()
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
+        lease = await told.client.acquire(CLIENT)
         lan.server.stop()
         lan.host.run("ip", "link", *(("set", "lan0", "down") if outage == "down" else ("delete", "lan0")))
         began = time.time()
-        told.client.keep("web", STATION, soon(lease, 0.1, 0.3, 0.8))
+        told.client.keep("web", CLIENT, soon(lease, 0.1, 0.3, 0.8))
         assert await told.next() is None and 0.8 <= time.time() - began < 1.5
         if outage == "down":
             lan.host.run("ip", "link", "set", "lan0", "up")
@@ -428,8 +428,8 @@ def test_one_of_several_servers_is_taken(lan: Lan, folder: Path) -> None:
         async def scenario(told: Told) -> None:
             lan.requests()
             for number in range(5):
-                station = other_station(link="br0", client_id=b"\0%d" % number)
-                lease = await told.client.acquire(station)
+                another = other_client(link="br0", client_id=b"\0%d" % number)
+                lease = await told.client.acquire(another)
                 chosen = lan.server if str(lease.server) == SERVER else second
                 assert ip(lease) in chosen.leases
             assert len(lan.server.leases) + len(second.leases) == 5
@@ -459,7 +459,7 @@ def test_no_server_is_said_in_time(lan: Lan, link: str) -> None:
     async def scenario(told: Told) -> None:
         began = time.time()
         with pytest.raises(HostError) as caught:
-            await told.client.acquire(STATION, timeout_s=1.5)
+            await told.client.acquire(CLIENT, timeout_s=1.5)
         took = time.time() - began
         if link == "up":
             expected = 'no DHCP server answered on link "lan0" within 1.5 seconds; check that the link is on the LAN'
@@ -489,9 +489,9 @@ def test_an_address_that_somebody_uses_is_declined(lan: Lan) -> None:
         return taken
 
     async def scenario(told: Told) -> None:
-        former = await told.client.acquire(STATION)
+        former = await told.client.acquire(CLIENT)
         lan.requests()
-        lease = await told.client.acquire(STATION, former, holders(1))
+        lease = await told.client.acquire(CLIENT, former, holders(1))
         first, second = asked
         assert first == former.address.ip != second == lease.address.ip
         sent = [(one.kind, one.options.get(50)) for one in lan.requests()]
@@ -501,7 +501,7 @@ def test_an_address_that_somebody_uses_is_declined(lan: Lan) -> None:
             (Kind.DISCOVER, None),
             (Kind.REQUEST, second.packed),
         ]
-        assert f"DHCPDECLINE(eth0) {first} {STATION.mac}" in lan.server.log
+        assert f"DHCPDECLINE(eth0) {first} {CLIENT.mac}" in lan.server.log
         assert list(lan.server.leases) == [ip(lease)]
         asked.clear()
         with pytest.raises(Conflict, match=r"192\.0\.2\.1 .*192\.0\.2\.\d+, which 02:42:00:00:00:77 has$"):
@@ -519,8 +519,8 @@ def test_release_frees_the_address(lan: Lan) -> None:
         raise PynetError(f"no idea about {address}")
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION)
-        told.client.keep("web", STATION, lease)
+        lease = await told.client.acquire(CLIENT)
+        told.client.keep("web", CLIENT, lease)
         assert ip(lease) in lan.server.leases
         told.client.release("web")
         told.client.release("web")
@@ -528,8 +528,8 @@ def test_release_frees_the_address(lan: Lan) -> None:
         with pytest.raises(PynetError, match="no idea"):
             await told.client.acquire(OTHER, taken=failing)
         assert lan.server.log.count("DHCPACK") == 2 and await later(lambda: not lan.server.leases)
-        lease = await told.client.acquire(STATION)
-        told.client.keep("web", STATION, soon(lease, 0.2))
+        lease = await told.client.acquire(CLIENT)
+        told.client.keep("web", CLIENT, soon(lease, 0.2))
         told.client.forget("web")
         lan.requests()
         await asyncio.sleep(0.4)
@@ -542,7 +542,7 @@ def test_whoever_waits_may_give_up(lan: Lan) -> None:
     """A cancelled call leaves no socket, and nothing is sent any more."""
 
     async def scenario(told: Told) -> None:
-        waiting = asyncio.create_task(told.client.acquire(STATION))
+        waiting = asyncio.create_task(told.client.acquire(CLIENT))
         assert await later(lan.packet_sockets)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -564,16 +564,16 @@ def test_answers_to_the_container_are_heard_behind_a_bridge(lan: Lan) -> None:
     for link in ("lan0", "pair0"):
         lan.host.run("ip", "link", "set", link, "master", "br0")
     lan.host.run("ip", "link", "set", "br0", "up")
-    container.run("ip", "link", "set", "eth0", "address", STATION.mac)
+    container.run("ip", "link", "set", "eth0", "address", CLIENT.mac)
 
     async def scenario(told: Told) -> None:
-        station = other_station(link="br0")
-        lease = await told.client.acquire(station)
+        another = other_client(link="br0")
+        lease = await told.client.acquire(another)
         container.run("ip", "address", "add", str(lease.address), "dev", "eth0")
-        told.client.keep("web", station, soon(lease, 0.1, 0.2, 0.5))
+        told.client.keep("web", another, soon(lease, 0.1, 0.2, 0.5))
         assert await told.next() is None
         # One that is not there any more does no harm.
-        listening = other_station(link="br0", listen=("gone0", "pair0"))
+        listening = other_client(link="br0", listen=("gone0", "pair0"))
         told.client.keep("web", listening, soon(lease, 0.1, 30, 60))
         assert ip(await told.renewed()) == ip(lease)
 
@@ -616,8 +616,8 @@ def test_what_a_container_answers_to_its_own_request_is_not_heard(lan: Lan) -> N
     connect(Plug(lan.host, "pair0"), Plug(container, "eth0"))
     lan.host.run("ip", "link", "set", "pair0", "master", "br0")
     lan.host.run("ip", "link", "set", "br0", "up")
-    container.run("ip", "link", "set", "eth0", "address", STATION.mac)
-    own = bytes.fromhex(STATION.mac.replace(":", ""))
+    container.run("ip", "link", "set", "eth0", "address", CLIENT.mac)
+    own = bytes.fromhex(CLIENT.mac.replace(":", ""))
 
     def to_itself(sent: Sent) -> list[bytes]:
         kind = Kind.OFFER if sent.kind is Kind.DISCOVER else Kind.ACK
@@ -625,7 +625,7 @@ def test_what_a_container_answers_to_its_own_request_is_not_heard(lan: Lan) -> N
 
     async def scenario(told: Told) -> None:
         with pytest.raises(HostError, match="no DHCP server answered"):
-            await told.client.acquire(other_station(link="br0", listen=("pair0",)), timeout_s=3)
+            await told.client.acquire(other_client(link="br0", listen=("pair0",)), timeout_s=3)
 
     with rogue(lan, to_itself, container) as seen:
         on(lan, scenario)
@@ -665,10 +665,10 @@ def test_wrong_answers_change_nothing(lan: Lan) -> None:
     lan.server.start("--dhcp-reply-delay=1")
 
     async def scenario(told: Told) -> None:
-        lease = await told.client.acquire(STATION, timeout_s=5)
+        lease = await told.client.acquire(CLIENT, timeout_s=5)
         assert str(lease.server) == SERVER and ip(lease) in lan.server.leases
         lan.settle(lease)
-        told.client.keep("web", STATION, soon(lease))
+        told.client.keep("web", CLIENT, soon(lease))
         assert ip(await told.renewed()) == ip(lease)
 
     with rogue(lan, wrong) as seen:
@@ -688,7 +688,7 @@ def test_the_server_that_offered_decides(lan: Lan) -> None:
         return [*others, one[:12] + b"\x81\0\xe0\0" + one[12:]]
 
     async def scenario(told: Told) -> None:
-        assert ip(await told.client.acquire(STATION)) == "192.0.2.66"
+        assert ip(await told.client.acquire(CLIENT)) == "192.0.2.66"
 
     with rogue(lan, frames) as seen:
         on(lan, scenario)
@@ -714,8 +714,8 @@ def test_what_follows_from_a_lease_may_fail(lan: Lan) -> None:
             await asyncio.sleep(0)
             calls.append("end")
 
-        client = DhcpClient(changed)
-        client.keep("web", STATION, soon(await client.acquire(STATION)))
+        client = LeaseManager(changed)
+        client.keep("web", CLIENT, soon(await client.acquire(CLIENT)))
         assert await later(lambda: len(calls) == 3)
         assert calls == ["192.0.2.66", "192.0.2.66", "end"]
 
@@ -732,7 +732,7 @@ def test_a_server_that_does_not_confirm_is_not_asked_in_a_loop(lan: Lan) -> None
 
     async def scenario(told: Told) -> None:
         with pytest.raises(HostError) as caught:
-            await told.client.acquire(STATION, timeout_s=2)
+            await told.client.acquire(CLIENT, timeout_s=2)
         assert str(caught.value) == (
             'no DHCP server gave an address on link "lan0" within 2 seconds: 192.0.2.66 refused 192.0.2.66: go?away'
         )

@@ -76,7 +76,7 @@ def test_the_engines_rules_tell_what_its_bridges_are(
             closed=frozenset({"x2"}),
             judged=frozenset(judged),
             passed_on=frozenset(judged if engine in ("28", "29") else ()),
-            apart=engine in ("26", "28"),
+            isolated=engine in ("26", "28"),
         )
 
 

@@ -29,7 +29,7 @@ BRIDGE = "pn-9f9f9f9f9f9f"
 #: Bridges of the engine's: none, one, and of every kind.
 BRIDGES = (
     EngineBridges(),
-    EngineBridges(frozenset({"docker0"}), apart=False),
+    EngineBridges(frozenset({"docker0"}), isolated=False),
     EngineBridges(
         frozenset({"br-0123456789ab", "docker0", "mybr"}),
         frozenset({"br-0123456789ab", "new0"}),

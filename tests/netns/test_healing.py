@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from tests.lab.daemon import Daemon
 from tests.lab.netns import Namespace
 from tests.lab.wait import SOON_S, eventually
 
-from .host import GENERIC, NETWORK, OTHER, PROGRAM, Host, endpoint, ids, join, network, port, program, rules
+from .host import GENERIC, NETWORK, OTHER, PROGRAM, Host, endpoint, ids, join, network, port, program, rules, stopped
 
 BRIDGE, OTHER_BRIDGE = "pn-9f9f9f9f9f9f", "pn-8e8e8e8e8e8e"
 PORT = "pnh000200020002"
@@ -49,18 +46,6 @@ def heals(host: Host, before: Any, timeout_s: float = SOON_S) -> None:
         return True
 
     eventually(is_whole, timeout_s=timeout_s, every_s=0.01)
-
-
-@contextmanager
-def stopped(host: Host) -> Iterator[None]:
-    """Have the daemon do nothing for a while, as on a machine that is too busy."""
-    pid = host.daemon.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -150,7 +135,7 @@ KEPT = (("chain", "user"), ("chain", "user_mine"), ("set", "user_friends"))
 def test_rules_of_the_users_may_name_what_is_pynets(busy: Host) -> None:
     """Neither a repair nor a restart nor the last network's end fails on it; the next network finds all in place."""
     netns = busy.netns
-    mine = ("iifname @links counter", "oifname vmap @genuine", "iifname eth7 jump engine", "jump user_mine")
+    mine = ("iifname @links counter", "oifname vmap @anti_spoof", "iifname eth7 jump engine", "jump user_mine")
     netns.run("nft", "add chain inet pynet user_mine; add rule inet pynet user_mine jump to_pn-9f9f9f9f9f9f")
     for rule in mine:
         netns.run("nft", f"add rule inet pynet user {rule}")
@@ -167,7 +152,7 @@ def test_rules_of_the_users_may_name_what_is_pynets(busy: Host) -> None:
     busy.ok("CreateNetwork", network(OTHER, 8))
     netns.run("nft", "flush", "chain", "inet", "pynet", "user")
     busy.restart()
-    assert "genuine_pn-9f" not in netns.run("nft", "list", "table", "inet", "pynet")
+    assert "anti_spoof_pn-9f" not in netns.run("nft", "list", "table", "inet", "pynet")
 
 
 def test_what_is_of_others_is_neither_mended_nor_moved(busy: Host) -> None:

@@ -59,11 +59,11 @@ def adopt_what_others_took() -> None:
     # What is opened at the container's own address takes no port of the host.
     for holder in (ONE, OTHER):
         assert ports.adopt(holder, [PortMapping("tcp", ANY4, 0, 80)]) == []
-    assert ports.holder_of("tcp", ANY4, 0) is None
+    assert ports.endpoint_with("tcp", ANY4, 0) is None
     for one in (taken, free, udp, absent):
         with pytest.raises(PortTaken) as caught:
             ports.hold(OTHER, asked(one.host_port, protocol=one.protocol))
-        assert caught.value.holder == ONE.id
+        assert caught.value.endpoint_id == ONE.id
     ports.release(ONE.id, mappings)
     assert ports.hold(OTHER, asked(8080)) == (taken,) and ports.hold(OTHER, asked(8081))
     ports.close()

@@ -13,7 +13,7 @@ import pytest
 from tests.lab.netns import Namespace
 from tests.lab.wait import SOON_S, eventually
 
-from .host import NETWORK, OTHER, Host, endpoint_id
+from .host import NETWORK, OTHER, Host, endpoint_id, stopped
 from .parents import (
     HOST4,
     HOST6,
@@ -32,7 +32,7 @@ from .parents import (
     on_parent,
     reaches,
 )
-from .test_healing import LONG_S, mended, stopped
+from .test_healing import LONG_S, mended
 
 #: What makes the parent again after it was deleted.
 LAY = (

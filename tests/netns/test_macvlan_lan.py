@@ -195,7 +195,7 @@ def test_a_container_lives_on_a_lease(host: Host, server: Server) -> None:
         leave(host)
     eventually(lambda: f"DHCPRELEASE(eth0) {address}" in server.log)
     with container(host, 3) as sandbox:
-        assert address_of(sandbox) == [made["Address"]]  # the same tenant
+        assert address_of(sandbox) == [made["Address"]]  # the same identity
         assert reaches(sandbox, NEIGHBOUR4) and reaches(sandbox, HOST4) and reaches(host.netns, address)
         assert json.loads(sandbox.run("ip", "-j", "link", "show", "dev", "eth0"))[0]["mtu"] == 1400
         leave(host, 3, sandbox=sandbox)
@@ -243,7 +243,7 @@ def test_a_mac_is_one_containers_at_a_time(host: Host, server: Server) -> None:
         assert address_of(sandbox) == address
 
 
-def test_a_container_of_before_a_crash_is_the_same_tenant(host: Host, server: Server) -> None:
+def test_a_container_of_before_a_crash_has_the_same_identity(host: Host, server: Server) -> None:
     """Daemon and sandbox died without a word: same MAC and address, confirmed by one pair of messages."""
     server.start(leases=RANGE)
     host.ok("CreateNetwork", with_dhcp())

@@ -110,14 +110,14 @@ def table_of_everything() -> None:
         )
     ]
     others = [OpenPort("tcp", one.address, 80) for one in ports] + [Relaying("tcp", 8080)]
-    resident = Member("vmbr0", "02:11:22:33:44:55")
+    member = Member("vmbr0", "02:11:22:33:44:55")
     strangers = [Strangers(version, ("eth0", "vmbr0"), bridges=("vmbr0",)) for version in (4, 6)]
 
     async def scenario() -> None:
         firewall = NftablesFirewall(Nftables())
         judged = frozenset({(4, "br0"), (6, "br0")})
         await firewall.set_engine_bridges(EngineBridges(frozenset({"docker0"}), frozenset({"docker0"}), judged))
-        await firewall.set(Owner.network("everything"), [*segments, *ports, *others, resident, *strangers])
+        await firewall.set(Owner.network("everything"), [*segments, *ports, *others, member, *strangers])
         assert await firewall.differences() == []
 
     asyncio.run(scenario())
@@ -163,7 +163,7 @@ def test_other_versions_of_nft_list_pynets_table(engine: str) -> None:
         for words in (
             "typeof iifname : verdict",
             'elements = { "docker0" }',
-            "10.9.0.0/24 : jump leave_pn-9f9f9f9f9f9f",
+            "10.9.0.0/24 : jump snat_pn-9f9f9f9f9f9f",
             '"vmbr0" . 02:11:22:33:44:55',
             "192.0.2.1 . tcp . 8080 : 10.9.0.2 . 80",
         ):

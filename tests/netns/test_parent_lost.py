@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.lab.netns import Namespace, Plug, connect
 from tests.lab.wait import eventually
 
-from .host import NETWORK, OTHER, Host
+from .host import NETWORK, OTHER, Host, stopped
 from .parents import (
     HOST4,
     HOST6,
@@ -116,3 +117,27 @@ def test_what_the_host_has_by_now_counts(host: Host, lan: Namespace) -> None:
     with Namespace() as sandbox:
         answer = host.ok("Join", join_in(sandbox))
     assert "2001:db8:1::77/128" in {route["Destination"] for route in answer["StaticRoutes"]}
+
+
+@pytest.mark.parametrize("noise", [0, 1_000, 30_000], ids=["told", "behind much else", "lost"])
+def test_a_call_knows_what_the_kernel_told_before_it(host: Host, lan: Namespace, noise: int) -> None:
+    """Whether the message was read, is still to be read, or was dropped; a look a moment ago is not enough."""
+    host.ok("CreateNetwork", on_parent())
+    host.netns.run("ip", "link", "add", "noise", "type", "veth", "peer", "name", "far")
+    host.ok("CreateEndpoint", endpoint_on(2, NETWORK, ADDRESS4, ""))
+    with ThreadPoolExecutor(1) as calls:
+        with stopped(host):
+            changes = "\n".join(f"link set noise mtu {1000 + number % 7}" for number in range(noise))
+            host.netns.run("ip", "-batch", "-", input=f"{changes}\naddress add 192.0.2.77/24 dev {PARENT}\n")
+            refusal = calls.submit(host.refused, "CreateEndpoint", endpoint_on(3, NETWORK, "192.0.2.77/24", ""))
+        assert "192.0.2.77 is this host's own" in refusal.result()
+    assert ("looking at everything" in host.daemon.log) == (noise == 30_000)
+    host.netns.run("ip", "address", "delete", "192.0.2.77/24", "dev", PARENT)
+    host.ok("CreateEndpoint", endpoint_on(3, NETWORK, "192.0.2.77/24", ""))
+    # Another link of that name is another one.
+    host.netns.run("ip", "link", "set", PARENT, "name", "was0")
+    host.netns.run("ip", "link", "set", "noise", "name", PARENT, "up")
+    host.netns.run("ip", "address", "add", "192.0.2.78/24", "dev", PARENT)
+    assert "192.0.2.78 is this host's own" in host.refused(
+        "CreateEndpoint", endpoint_on(4, NETWORK, "192.0.2.78/24", "")
+    )

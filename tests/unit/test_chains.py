@@ -55,7 +55,7 @@ def test_an_internal_network_drops_before_anything_established_is_let_through() 
         assert filtered["PYNET-INPUT"][1:] == (f"-i {LINK} -j PYNET-FROM-{LINK}",)
         assert filtered["PYNET-EDGE"][:2] == ("-j PYNET-USER", f"-i {LINK} -j PYNET-FROM-{LINK}")
         assert filtered["PYNET-RELAYED"] == ("-p tcp -m tcp --dport 80 -j DROP",)
-        assert f"PYNET-LEAVE-{LINK}" not in tables[version, "nat"]
+        assert f"PYNET-SNAT-{LINK}" not in tables[version, "nat"]
 
 
 def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
@@ -73,29 +73,29 @@ def test_what_is_let_through_goes_on_to_the_engines_rules() -> None:
 
 def test_others_on_a_shared_link_are_let_alone() -> None:
     """What does not come from a container there, nor goes to its network's subnets, meets no drop."""
-    resident = Member(LINK, "02:42:0a:09:00:02")
+    member = Member(LINK, "02:42:0a:09:00:02")
     who = f"-i {LINK} -m mac --mac-source 02:42:0A:09:00:02"
     crossings = (Crossing(4, "all"), Crossing(6, "open"))
-    guard = rendered(segment(shared=True, isolated=True, anti_spoof=True, crossings=crossings), resident)[4, "mangle"]
+    guard = rendered(segment(shared=True, isolated=True, anti_spoof=True, crossings=crossings), member)[4, "mangle"]
     assert guard["PYNET-EDGE"][1] == f"{who} -j PYNET-SOURCE-{LINK}"
-    assert guard["PYNET-APART"] == (f"{who} -j DROP",)
+    assert guard["PYNET-ISOLATED"] == (f"{who} -j DROP",)
     assert guard[f"PYNET-TO-{LINK}"][1:] == (
-        f"-d 10.9.0.0/24 -i {LINK} -g PYNET-APART",
+        f"-d 10.9.0.0/24 -i {LINK} -g PYNET-ISOLATED",
         f"-i {LINK} -j RETURN",
         "-d 10.9.0.0/24 -g PYNET-WORLD",
         "-d 10.9.0.0/24 -j DROP",
         "-g PYNET-STRANGERS",
     )
-    guard = rendered(segment(shared=True, internal=True), resident)[4, "mangle"]
+    guard = rendered(segment(shared=True, internal=True), member)[4, "mangle"]
     assert guard["PYNET-INPUT"][1:] == (f"{who} -j PYNET-FROM-{LINK}",)
     assert guard[f"PYNET-TO-{LINK}"][-2:] == ("-d 10.9.0.0/24 -j DROP", "-g PYNET-STRANGERS")
 
 
 def test_strangers_are_kept_apart_of_their_ip_version_alone() -> None:
     """By where packets come in and would leave; containers on a link of theirs go out, and bridges carry on."""
-    resident = Member("br0", "02:42:0a:09:00:02")
+    member = Member("br0", "02:42:0a:09:00:02")
     strangers = Strangers(4, ("br0", "lan0"), others=("up0",), bridges=("br0",))
-    tables = rendered(segment(), resident, strangers)
+    tables = rendered(segment(), member, strangers)
     guard = tables[4, "mangle"]
     assert guard["PYNET-STRANGERS"][:3] == (
         "-i br0 -o br0 -j RETURN",
@@ -133,7 +133,7 @@ def intents(draw: st.DrawFn) -> Intent:
         case 4:
             return Strangers(version, ("br0", "lan0"), ("up0",), ("br0",))
         case 5:
-            return Entrance(draw(links), draw(st.sampled_from(["residents", "link", "shims"])))
+            return Entrance(draw(links), draw(st.sampled_from(["members", "link", "shims"])))
         case _:
             crossing = st.builds(
                 Crossing,

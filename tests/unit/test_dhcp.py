@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 
-from pynetdriver.lan.dhcp import Station, messages
+from pynetdriver.lan.dhcp import DhcpClient, messages
 from pynetdriver.lan.dhcp.messages import Kind, Reply, lease_of, parsed
 from pynetdriver.model import DhcpLease, decode, encode
 
-STATION = Station("eth0", "02:42:00:00:00:05", b"\xff\0\0\0\1\0\2abc", "web")
+CLIENT = DhcpClient("eth0", "02:42:00:00:00:05", b"\xff\0\0\0\1\0\2abc", "web")
 SERVER, SERVER_MAC = IPAddress("192.0.2.1"), "02:42:00:00:00:01"
 XID = 0xDEADBEEF
 LEASE = DhcpLease(
@@ -47,7 +47,7 @@ def answer(
     options: dict[int, bytes] | bytes,
     *,
     xid: int = XID,
-    mac: str = STATION.mac,
+    mac: str = CLIENT.mac,
     address: str = "192.0.2.50",
     file: bytes = b"",
     sname: bytes = b"",
@@ -282,10 +282,10 @@ def test_an_answer_is_read_whatever_is_around_it() -> None:
 
 def test_answers_to_others_are_told_apart() -> None:
     """By MAC, and by the client identifier if the server returns it (RFC 6842)."""
-    assert read().is_for(STATION)
-    assert read(options={**USUAL, 61: STATION.client_id}).is_for(STATION)
-    assert not read(options={**USUAL, 61: b"\xffother"}).is_for(STATION)
-    assert not read(mac="02:42:00:00:00:06").is_for(STATION)
+    assert read().is_for(CLIENT)
+    assert read(options={**USUAL, 61: CLIENT.client_id}).is_for(CLIENT)
+    assert not read(options={**USUAL, 61: b"\xffother"}).is_for(CLIENT)
+    assert not read(mac="02:42:00:00:00:06").is_for(CLIENT)
     assert read(Kind.NAK, {54: SERVER.packed, 56: b"no\xff\0"}).message == "no\ufffd"
 
 
@@ -313,7 +313,7 @@ def test_damaged_answers_are_never_an_exception(
             frame[at] = value
     reply = parsed(bytes(frame))
     if reply is not None:
-        assert isinstance(reply.is_for(STATION), bool) and isinstance(reply.message, str)
+        assert isinstance(reply.is_for(CLIENT), bool) and isinstance(reply.message, str)
         found = lease_of(reply, 1.0)
         assert found is None or decode(encode(found), DhcpLease) == found
 
@@ -346,22 +346,22 @@ class Sent:
 def test_requests_say_what_the_state_needs() -> None:
     """Table 5 of RFC 2131: which options, which addresses, to whom."""
     offered, former = IPAddress("192.0.2.50"), IPAddress("192.0.2.50")
-    first = Sent(messages.discover(STATION, XID, 3, None))
+    first = Sent(messages.discover(CLIENT, XID, 3, None))
     assert (first.kind, first.xid, first.secs, first.flags) == (Kind.DISCOVER, XID, 3, 0x8000)
-    assert (first.options[61], first.options[12]) == (STATION.client_id, b"web") and not {50, 54} & first.options.keys()
+    assert (first.options[61], first.options[12]) == (CLIENT.client_id, b"web") and not {50, 54} & first.options.keys()
     assert first.options[55].index(121) < first.options[55].index(3) and {1, 26} <= set(first.options[55])
-    chosen = Sent(messages.request(STATION, XID, 3, offered, SERVER))
+    chosen = Sent(messages.request(CLIENT, XID, 3, offered, SERVER))
     assert (chosen.options[50], chosen.options[54]) == (offered.packed, SERVER.packed)
-    reboot = Sent(messages.request(STATION, XID, 3, former, None))
+    reboot = Sent(messages.request(CLIENT, XID, 3, former, None))
     assert reboot.options[50] == former.packed and 54 not in reboot.options
-    refused = Sent(messages.decline(STATION, XID, LEASE))
+    refused = Sent(messages.decline(CLIENT, XID, LEASE))
     assert (refused.kind, refused.options[50], refused.options[54]) == (Kind.DECLINE, offered.packed, SERVER.packed)
     for one in (first, chosen, reboot, refused):
-        assert (one.to, one.source, one.chaddr) == ("ff:ff:ff:ff:ff:ff", STATION.mac, STATION.mac)
+        assert (one.to, one.source, one.chaddr) == ("ff:ff:ff:ff:ff:ff", CLIENT.mac, CLIENT.mac)
         assert (one.from_ip, one.to_ip, one.ciaddr) == ("0.0.0.0", "255.255.255.255", "0.0.0.0")
-    renewing = Sent(messages.renewal(STATION, XID, 0, LEASE, False))
-    freed = Sent(messages.release(STATION, XID, LEASE))
-    rebinding = Sent(messages.renewal(STATION, XID, 0, LEASE, True))
+    renewing = Sent(messages.renewal(CLIENT, XID, 0, LEASE, False))
+    freed = Sent(messages.release(CLIENT, XID, LEASE))
+    rebinding = Sent(messages.renewal(CLIENT, XID, 0, LEASE, True))
     for one in (renewing, freed):
         assert (one.to, one.to_ip) == (SERVER_MAC, "192.0.2.1")
     assert (rebinding.to, rebinding.to_ip) == ("ff:ff:ff:ff:ff:ff", "255.255.255.255")
@@ -373,8 +373,8 @@ def test_requests_say_what_the_state_needs() -> None:
 def test_a_host_name_is_what_servers_take() -> None:
     """Neither empty nor longer than a label, and in ASCII."""
     for name, expected in (("", None), ("ä", None), ("webä", b"web"), ("x" * 70, b"x" * 63)):
-        station = Station("eth0", STATION.mac, STATION.client_id, name)
-        assert Sent(messages.discover(station, XID, 0, None)).options.get(12) == expected
+        another = DhcpClient("eth0", CLIENT.mac, CLIENT.client_id, name)
+        assert Sent(messages.discover(another, XID, 0, None)).options.get(12) == expected
 
 
 def test_leases_differ_by_address() -> None:

@@ -9,7 +9,7 @@ import pytest
 from netaddr import IPAddress, IPNetwork
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pynetdriver.admin.metrics import Picture
+from pynetdriver.admin.metrics import Snapshot
 from pynetdriver.errors import outcome
 from pynetdriver.firewall import Count, Flow
 from pynetdriver.firewall.counters import Counted, attributed
@@ -89,7 +89,7 @@ def scraped(**changes: Any) -> Scrape:
     """Write a picture of a daemon that has nothing but what is named, and read it."""
     settings: dict[str, Any] = {"networks": {}, "endpoints": [], "pools": [], "repairs": {}, "conflicts": 0}
     settings |= {"counted": CollectorRegistry(), "renewals": {}, "carried": None}
-    return Scrape(generate_latest(Picture(**(settings | changes))).decode())
+    return Scrape(generate_latest(Snapshot(**(settings | changes))).decode())
 
 
 def test_any_text_may_be_a_label() -> None:

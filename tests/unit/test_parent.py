@@ -11,7 +11,7 @@ from pynetdriver.backends import Lan, backend_named
 from pynetdriver.docker import messages as wire
 from pynetdriver.docker.requests import requested_options
 from pynetdriver.errors import Conflict, InvalidOption, InvalidRequest, PynetError
-from pynetdriver.model import DhcpLease, Endpoint, Facts, Link, Network, Station, Subnet, decode, encode
+from pynetdriver.model import DhcpClient, DhcpLease, Endpoint, Facts, Link, Network, Subnet, decode, encode
 from pynetdriver.plan import StaticRoute
 
 LAN = Link(
@@ -68,8 +68,8 @@ def routes_by(name: str) -> str:
   route 2001:db8::20 dev {name} src 2001:db8::fffe"""
 
 
-def resident(name: str) -> str:
-    return f"  resident 02:42:c0:00:02:14 on {name}"
+def member(name: str) -> str:
+    return f"  member 02:42:c0:00:02:14 on {name}"
 
 
 def entrances(**admitted: str) -> str:
@@ -91,8 +91,8 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     "macvlan with all": (
         a_network(host_access="true", promiscuous="true", mtu="1400"),
         f"  promiscuous lan0\n  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}"
-        + entrances(**{SHIM: "residents"}),
-        f"{LINK} macvlan on lan0 mode 4 mtu 1400 {MAC} moves\n{routes_by(SHIM)}\n{resident(SHIM)}",
+        + entrances(**{SHIM: "members"}),
+        f"{LINK} macvlan on lan0 mode 4 mtu 1400 {MAC} moves\n{routes_by(SHIM)}\n{member(SHIM)}",
     ),
     "macvlan private": (
         a_network(macvlan_mode="private"),
@@ -101,8 +101,8 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     ),
     "macvlan vepa": (
         a_network(macvlan_mode="vepa", host_access="true"),
-        f"  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}" + entrances(**{SHIM: "residents"}),
-        f"{LINK} macvlan on lan0 mode 2 {MAC} moves\n{routes_by(SHIM)}\n{resident(SHIM)}",
+        f"  parent lan0\n{shim(SHIM, f'macvlan on lan0 mode 4 {SHIM_MAC}')}" + entrances(**{SHIM: "members"}),
+        f"{LINK} macvlan on lan0 mode 2 {MAC} moves\n{routes_by(SHIM)}\n{member(SHIM)}",
     ),
     "macvlan passthru": (
         a_network(macvlan_mode="passthru"),
@@ -112,8 +112,8 @@ PLANS: dict[str, tuple[Network, str, str]] = {
     "macvlan on a VLAN that is to be made": (
         a_network(parent="lan0.50", host_access="true"),
         f"{MADE_VLAN}\n{shim(VLAN_SHIM, f'macvlan on lan0.50 mode 4 {VLAN_SHIM_MAC}')}"
-        + entrances(lan0_50="link", **{VLAN_SHIM: "residents"}),
-        f"{LINK} macvlan on lan0.50 mode 4 {MAC} moves\n{routes_by(VLAN_SHIM)}\n{resident(VLAN_SHIM)}",
+        + entrances(lan0_50="link", **{VLAN_SHIM: "members"}),
+        f"{LINK} macvlan on lan0.50 mode 4 {MAC} moves\n{routes_by(VLAN_SHIM)}\n{member(VLAN_SHIM)}",
     ),
     "macvlan on a VLAN that pynet made": (
         a_network(parent="lan0.50", links=(replace(VLAN, ours=True), LAN)),
@@ -192,7 +192,7 @@ def test_a_leased_address_is_led_to_the_shim_from_the_hosts_own() -> None:
     assert "address" not in str(backend_named("macvlan").network_plan(network)).replace(f"mode 4 {SHIM_MAC}", "")
     assert str(backend_named("macvlan").endpoint_plan(network, endpoint)).splitlines()[2:] == [
         f"  route 192.0.2.20 dev {SHIM} src 192.0.2.1",
-        resident(SHIM),
+        member(SHIM),
     ]
 
 
@@ -246,16 +246,16 @@ def test_the_lan_is_asked_unless_there_is_none(name: str) -> None:
     assert not backend.skipped_gateways({}, False) and backend.skipped_gateways({}, True) == {4, 6}
 
 
-def test_stations_are_told_apart_by_mac_or_by_client_id() -> None:
+def test_clients_are_told_apart_by_mac_or_by_client_id() -> None:
     """macvlan: the container's MAC; ipvlan: the parent's, and a client id of its own."""
     endpoint = an_endpoint(address4=None, address6=None)
-    macvlan = backend_named("macvlan").station(a_network(subnets=(), dhcp="true"), endpoint)
-    assert macvlan == Station("lan0", endpoint.mac, bytes.fromhex("010242c0000214"), "pynet-0242c0000214")
+    macvlan = backend_named("macvlan").dhcp_client(a_network(subnets=(), dhcp="true"), endpoint)
+    assert macvlan == DhcpClient("lan0", endpoint.mac, bytes.fromhex("010242c0000214"), "pynet-0242c0000214")
     network = a_network("ipvlan", subnets=(), dhcp="true")
     admitted = backend_named("ipvlan").admitted(network, endpoint)
-    ipvlan = backend_named("ipvlan").station(network, admitted)
-    assert ipvlan == Station("lan0", LAN.mac, b"\0" + b"\xab" * 12, "pynet-abababababab")
-    assert backend_named("macvlan").station(a_network(), endpoint) is None
+    ipvlan = backend_named("ipvlan").dhcp_client(network, admitted)
+    assert ipvlan == DhcpClient("lan0", LAN.mac, b"\0" + b"\xab" * 12, "pynet-abababababab")
+    assert backend_named("macvlan").dhcp_client(a_network(), endpoint) is None
 
 
 OTHER = "8e" * 32

@@ -35,6 +35,7 @@ class Around:
         store: Any = SimpleNamespace(write=self._write, load=lambda _: self.stored)
         chains: Any = SimpleNamespace(close=self._close)
         self.switches = Switches(store, kernel, chains)
+        self.switches.restore()
 
     def _fail(self, what: str) -> None:
         if what in self.failing:

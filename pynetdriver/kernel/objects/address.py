@@ -16,10 +16,10 @@ from pynetdriver.kernel.rtnetlink import (
     GETADDR,
     IFA_F_NODAD,
     NEWADDR,
+    host_errors,
     index_of,
     index_of_present,
     raw_address,
-    told,
 )
 from pynetdriver.plan import Address, Owner
 
@@ -27,6 +27,7 @@ from pynetdriver.plan import Address, Owner
 def tell_of_address(health: Health, body: bytes, *, is_there: bool) -> None:
     """Tell of an address what a message says."""
     (index,) = struct.unpack_from("=4xI", body)
+    health.followed.addressed(index)
     if is_there:
         health.thing_seen(raw_address(body), index)
     else:
@@ -40,7 +41,7 @@ class AddressKind(Kind[Address]):
 
     async def ensure(self, one: Address) -> None:
         """Give the link the address; IPv6 without duplicate address detection, to be usable at once."""
-        with told(f"add address {one.address} to {one.link}"):
+        with host_errors(f"add address {one.address} to {one.link}"):
             flags = {"flags": IFA_F_NODAD} if one.address.version == 6 else {}
             index = index_of_present(one.link)
             try:
@@ -61,7 +62,7 @@ class AddressKind(Kind[Address]):
         index = index_of(one.link)
         if index is None:
             return
-        with told(f"remove address {one.address} from {one.link}"):
+        with host_errors(f"remove address {one.address} from {one.link}"):
             try:
                 await self.netlink.requests.addr(
                     "del", index=index, address=str(one.address.ip), prefixlen=one.address.prefixlen

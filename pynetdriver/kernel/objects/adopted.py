@@ -8,7 +8,7 @@ from pynetdriver.errors import Conflict, HostError
 from pynetdriver.kernel.health import Foreign, Health
 from pynetdriver.kernel.objects.kind import Kind
 from pynetdriver.kernel.objects.veth import gone
-from pynetdriver.kernel.rtnetlink import IFF_UP, index_of, told
+from pynetdriver.kernel.rtnetlink import IFF_UP, host_errors, index_of
 from pynetdriver.plan import Adopted, Bridge, Owner, Veth
 
 _NO_MAC = "00:00:00:00:00:00"
@@ -26,7 +26,7 @@ class AdoptedKind(Kind[Adopted]):
             Conflict: another kind of link has its name by now.
             HostError: it is not there.
         """
-        with told(f'use bridge "{one.link}"'):
+        with host_errors(f'use bridge "{one.link}"'):
             index = index_of(one.link)
             if index is None:
                 raise HostError(gone(one.link))
@@ -55,7 +55,7 @@ class AdoptedKind(Kind[Adopted]):
         Raises:
             HostError: a port of pynet's is still there, so it is too early.
         """
-        with told(f'give back bridge "{one.link}"'):
+        with host_errors(f'give back bridge "{one.link}"'):
             index = index_of(one.link)
             if index is None:
                 return

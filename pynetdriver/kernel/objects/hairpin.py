@@ -8,7 +8,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.objects.kind import Kind
-from pynetdriver.kernel.rtnetlink import index_of, index_of_present, told
+from pynetdriver.kernel.rtnetlink import host_errors, index_of, index_of_present
 from pynetdriver.plan import Hairpin, Owner
 
 
@@ -17,7 +17,7 @@ class HairpinKind(Kind[Hairpin]):
 
     async def ensure(self, one: Hairpin) -> None:
         """Turn the mode on. Raises HostError if there is no such port."""
-        with told(f"set hairpin mode of {one.link}"):
+        with host_errors(f"set hairpin mode of {one.link}"):
             await self.netlink.requests.brport("set", index=index_of_present(one.link), mode=1)
 
     async def take_back(self, one: Hairpin) -> None:
@@ -25,7 +25,7 @@ class HairpinKind(Kind[Hairpin]):
         index = index_of(one.link)
         if index is None:
             return
-        with told(f"end hairpin mode of {one.link}"):
+        with host_errors(f"end hairpin mode of {one.link}"):
             try:
                 await self.netlink.requests.brport("set", index=index, mode=0)
             except NetlinkError as error:

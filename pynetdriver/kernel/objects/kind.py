@@ -65,8 +65,8 @@ class Kind(ABC, Generic[T]):
         """Tell whether what others made is as it was found. Raises Conflict if something else has its name."""
         return True
 
-    async def rebuild(self, one: T, namespace: int | None, key: str, interface: SandboxInterface) -> None:
-        """Make again what went from a sandbox; see `sandbox.rebuild`. Raises HostError."""
+    async def repair_inside(self, one: T, namespace: int | None, key: str, interface: SandboxInterface) -> None:
+        """Make again what went from a sandbox; see `sandbox.make_inside`. Raises HostError."""
 
     @staticmethod
     def expect(one: T, owner: Owner, health: Health) -> None:

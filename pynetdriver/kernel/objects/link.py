@@ -13,6 +13,7 @@ from pynetdriver.kernel.rtnetlink import (
     ALL_LINKS,
     DELLINK,
     GETLINK,
+    GROUP,
     IFF_PROMISC,
     IFF_UP,
     IFNAME,
@@ -26,10 +27,10 @@ from pynetdriver.kernel.rtnetlink import (
     NEW_NSID,
     NEWLINK,
     PROTINFO,
+    host_errors,
     index_of,
     number,
     text,
-    told,
 )
 from pynetdriver.nlmsg import attributes
 from pynetdriver.plan import Bridge, Dummy, Made, Owner, Upper
@@ -48,13 +49,15 @@ def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
     is_bridge = is_there and _BRIDGE in body
     if not is_there and family != socket.AF_BRIDGE:
         health.bridge_gone(index)
+        health.followed.gone(index)
     found: dict[int, bytes] = {}
     for attribute, value in attributes(body, LINK_BYTES):
         found[attribute] = value
         if attribute == IFNAME:
             if is_bridge:
                 health.bridge_seen(index, text(value))
-            if not health.is_of_interest(text(value), is_there=is_there):
+            is_followed = is_there and health.followed.named(index, text(value))
+            if not health.is_of_interest(text(value), is_there=is_there) and not is_followed:
                 return
     name = text(found.get(IFNAME))
     if not is_there:
@@ -65,6 +68,9 @@ def tell_of_link(health: Health, body: bytes, *, is_there: bool) -> None:
         return
     port = found.get(PROTINFO) or dict(attributes(found.get(LINKINFO, b""))).get(INFO_SLAVE_DATA, b"")
     modes = {_MODES[mode] for mode, value in attributes(port) if mode in _MODES and value[0]}
+    if family != socket.AF_BRIDGE:  # or else it says nothing of the rest
+        state = (index, flags & IFF_UP, *(found.get(one) for one in (MTU, MAC, MASTER, GROUP)))
+        health.followed.seen(name, state)
     health.link_seen(
         LinkState(
             name,
@@ -113,7 +119,7 @@ class LinkKind(Kind[L]):
             Conflict: somebody else's link has the name.
         """
         wanted = {"mtu": one.mtu, "address": one.mac, "group": one.group}
-        with told(f"create {one.kind} {one.name}"):
+        with host_errors(f"create {one.kind} {one.name}"):
             index = index_of(one.name)
             if index is None:
                 await self.netlink.requests.link("add", ifname=one.name, kind=one.kind, state="up", **wanted)

@@ -19,11 +19,11 @@ from pynetdriver.kernel.rtnetlink import (
     ROUTE_GROUPS,
     ROUTE_PROTOCOL,
     SCOPE_LINK,
+    host_errors,
     index_of,
     index_of_present,
     number,
     routes,
-    told,
 )
 from pynetdriver.nlmsg import attributes
 from pynetdriver.plan import Owner, Route
@@ -60,7 +60,7 @@ class RouteKind(Kind[Route]):
         Raises:
             Conflict: somebody else has a route of his own to it.
         """
-        with told(f"add route to {one.address} by {one.link}"):
+        with host_errors(f"add route to {one.address} by {one.link}"):
             wanted = _wanted(one)
             try:
                 await self.netlink.requests.route("add", **wanted)
@@ -82,7 +82,7 @@ class RouteKind(Kind[Route]):
         """Remove the route; an absent one is fine, and so is one whose link is gone."""
         if index_of(one.link) is None:
             return
-        with told(f"remove route to {one.address} by {one.link}"):
+        with host_errors(f"remove route to {one.address} by {one.link}"):
             try:
                 await self.netlink.requests.route("del", **_wanted(one))
             except NetlinkError as error:

@@ -6,7 +6,7 @@ It is not taken down when it is wanted no more: it goes with its link.
 from __future__ import annotations
 
 from pynetdriver.kernel.objects.kind import Kind
-from pynetdriver.kernel.rtnetlink import IFF_UP, index_of_present, told
+from pynetdriver.kernel.rtnetlink import IFF_UP, host_errors, index_of_present
 from pynetdriver.plan import Up
 
 
@@ -15,7 +15,7 @@ class UpKind(Kind[Up]):
 
     async def ensure(self, one: Up) -> None:
         """Bring the link up; looked at first, as a change that changes nothing is told to everybody too."""
-        with told(f"bring up link {one.link}"):
+        with host_errors(f"bring up link {one.link}"):
             index = index_of_present(one.link)
             if not (await self.netlink.link(index))["flags"] & IFF_UP:
                 await self.netlink.requests.link("set", index=index, state="up")

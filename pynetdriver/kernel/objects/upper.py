@@ -19,11 +19,11 @@ from pynetdriver.kernel.health import Health
 from pynetdriver.kernel.netlink import Netlink
 from pynetdriver.kernel.objects.link import LinkKind, wrong
 from pynetdriver.kernel.objects.parent import no_parent
-from pynetdriver.kernel.rtnetlink import index_of, index_of_present, told
-from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, in_thread_of_its_own, made_with, outlast, rebuild
+from pynetdriver.kernel.rtnetlink import host_errors, index_of, index_of_present
+from pynetdriver.kernel.sandbox import Elsewhere, elsewhere, in_thread_of_its_own, made_with, make_inside, outlast
 from pynetdriver.plan import Owner, SandboxInterface, Upper
 
-#: After this long nothing is left of a sandbox that died.
+#: After this time nothing is left of a dead sandbox.
 _DYING_S = 30.0
 #: Why the kernel puts no link on another (drivers/net/macvlan.c, drivers/net/ipvlan/ipvlan_main.c).
 _NO_UPPER = {
@@ -48,7 +48,7 @@ class UpperKind(LinkKind[Upper]):
 
     def __init__(self, netlink: Netlink) -> None:
         super().__init__(netlink)
-        #: Owners by the links that they share with others, and what keeps one from going while another comes.
+        #: Owners by the links that they share; the lock serialises making and removing a shared link.
         self._sharing: dict[str, set[Owner]] = {}
         self._lock = asyncio.Lock()
         #: By their lower link, links that were in a sandbox when they were to be removed, and when that was.
@@ -70,7 +70,7 @@ class UpperKind(LinkKind[Upper]):
         await self._ensure(one)
 
     async def _ensure(self, one: Upper) -> None:
-        with told(f'create {one.kind} link {one.name} on "{one.lower}"'):
+        with host_errors(f'create {one.kind} link {one.name} on "{one.lower}"'):
             lower = index_of(one.lower)
             if lower is None:
                 raise HostError(no_parent(one.lower))
@@ -84,7 +84,7 @@ class UpperKind(LinkKind[Upper]):
                 return
             await self._add(one, lower)
             if one.moves:
-                # What it is found by where it has another name.
+                # The engine renames it in the container; it is found there by its alias.
                 await self.netlink.requests.link("set", index=index_of_present(one.name), ifalias=one.name)
 
     async def _add(self, one: Upper, lower: int) -> None:
@@ -137,10 +137,10 @@ class UpperKind(LinkKind[Upper]):
         if one.shared:
             self._sharing.get(one.name, set()).discard(owner)
 
-    async def rebuild(self, one: Upper, namespace: int | None, key: str, interface: SandboxInterface) -> None:
+    async def repair_inside(self, one: Upper, namespace: int | None, key: str, interface: SandboxInterface) -> None:
         """Make a link again that went with its lower one, in the container that had it. Raises HostError."""
         if one.moves:
-            await in_thread_of_its_own(rebuild, one, namespace, key, interface)
+            await in_thread_of_its_own(make_inside, one, namespace, key, interface)
 
     @staticmethod
     def expect(one: Upper, owner: Owner, health: Health) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pynetdriver.errors import HostError
 from pynetdriver.kernel.health import Health, LinkState
 from pynetdriver.kernel.objects.link import LinkKind, down_or_resized
-from pynetdriver.kernel.rtnetlink import IFF_UP, index_of, index_of_present, told
+from pynetdriver.kernel.rtnetlink import IFF_UP, host_errors, index_of, index_of_present
 from pynetdriver.plan import Owner, Veth
 
 #: Of linux/neighbour.h: an entry of a bridge's table that neither ages nor moves to another port.
@@ -26,7 +26,7 @@ class VethKind(LinkKind[Veth]):
             Conflict: somebody else's link has the name.
             HostError: the bridge is not there.
         """
-        with told(f"create link {one.name}"):
+        with host_errors(f"create link {one.name}"):
             bridge = index_of(one.bridge)
             if bridge is None:
                 raise HostError(gone(one.bridge))

@@ -7,7 +7,7 @@ IndexError at an empty option 61 and misses the UDP header behind IP options. It
 own MAC, and waits 4 s before it asks again.
 """
 
-from pynetdriver.lan.dhcp.client import DhcpClient
-from pynetdriver.model import Station
+from pynetdriver.lan.dhcp.client import LeaseManager
+from pynetdriver.model import DhcpClient
 
-__all__ = ["DhcpClient", "Station"]
+__all__ = ["DhcpClient", "LeaseManager"]

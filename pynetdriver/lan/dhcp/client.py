@@ -32,7 +32,7 @@ from pynetdriver.lan.dhcp.messages import (
     request,
 )
 from pynetdriver.lan.packet import SENT, PacketSocket
-from pynetdriver.model import DhcpLease, Station
+from pynetdriver.model import DhcpClient, DhcpLease
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ Changed = Callable[[str, DhcpLease | None], Awaitable[None]]
 _DISCOVER_S = (1.0, 2.0, 4.0)
 #: A server that offered, or knows the former address, answers at once or not at all.
 _REQUEST_S, _REBOOT_S = (1.0, 2.0), (0.7, 0.8)
-#: Between a refusal of what was offered and the next DISCOVER: servers that choose by MAC offer stations with one MAC
+#: Between a refusal of what was offered and the next DISCOVER: servers that choose by MAC offer clients with one MAC
 #: the same address when they ask together, so these must part.
 _REFUSED_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 #: Addresses that are in use by others until it is given up.
@@ -64,7 +64,7 @@ class _Refused(Exception):
 
 
 def _backing_off(pauses: Sequence[float], spread: float = 0.1) -> Iterator[float]:
-    """Go through the pauses and stay with the last, none of them exactly, so that many stations part.
+    """Go through the pauses and stay with the last, none of them exactly, so that many clients part.
 
     Args:
         spread: by what share of a pause it may be shorter or longer.
@@ -80,8 +80,8 @@ class _Exchange:
         HostError: there is no such link.
     """
 
-    def __init__(self, station: Station, began: float) -> None:
-        self.station = station
+    def __init__(self, client: DhcpClient, began: float) -> None:
+        self.client = client
         self.xid = random.getrandbits(32)
         #: How long it had gone on when the last DISCOVER was sent.
         self.secs = 0
@@ -93,8 +93,8 @@ class _Exchange:
 
     def __enter__(self) -> _Exchange:
         program = answers(self.xid)
-        self._sockets.append(PacketSocket(self.station.link, program, self._received))
-        for link in self.station.listen:
+        self._sockets.append(PacketSocket(self.client.link, program, self._received))
+        for link in self.client.listen:
             # One that is gone has nothing to hear.
             with contextlib.suppress(HostError):
                 self._sockets.append(PacketSocket(link, (*SENT, *program), self._received))
@@ -106,7 +106,7 @@ class _Exchange:
 
     def _received(self, frame: bytes) -> None:
         reply = parsed(frame)
-        if reply is not None and reply.xid == self.xid and reply.is_for(self.station):
+        if reply is not None and reply.xid == self.xid and reply.is_for(self.client):
             with contextlib.suppress(asyncio.QueueFull):
                 self._replies.put_nowait(reply)
 
@@ -160,17 +160,17 @@ def _verdict(obtained: float, server: IPAddress | None) -> Callable[[Reply], Dhc
 class _Acquisition:
     """The way from INIT or INIT-REBOOT to BOUND, again and again until whoever waits for it gives up."""
 
-    def __init__(self, station: Station, wanted: IPAddress | None, *, reboot: bool) -> None:
-        self._station = station
+    def __init__(self, client: DhcpClient, wanted: IPAddress | None, *, reboot: bool) -> None:
+        self._client = client
         self._wanted = wanted
         self._reboot = reboot
         self._began = asyncio.get_running_loop().time()
-        self._exchange = _Exchange(station, self._began)
+        self._exchange = _Exchange(client, self._began)
         self._happened = ""
 
     def failure(self, timeout_s: float) -> HostError:
         """Say what came of it so far."""
-        where = f'on link "{self._station.link}" within {timeout_s:g} seconds'
+        where = f'on link "{self._client.link}" within {timeout_s:g} seconds'
         if self._happened:
             return HostError(f"no DHCP server gave an address {where}: {self._happened}")
         if self._exchange.trouble is not None:
@@ -188,20 +188,20 @@ class _Acquisition:
         declined = 0
         for pause in _backing_off(_REFUSED_S, 0.5):
             rebooting = self._reboot
-            self._exchange = _Exchange(self._station, self._began)
+            self._exchange = _Exchange(self._client, self._began)
             with self._exchange:
                 lease = await self._negotiated()
                 if lease is not None:
                     holder = await self._holder(lease, taken)
                     if holder is None:
                         return lease
-                    self._exchange.send(decline(self._station, self._exchange.xid, lease))
+                    self._exchange.send(decline(self._client, self._exchange.xid, lease))
                     self._happened = f"{lease.address.ip} is in use by {holder}"
                     self._wanted = None
                     declined += 1
                     if declined == _DECLINES:
                         raise Conflict(
-                            f'DHCP server {lease.server} on link "{self._station.link}" gave addresses that others '
+                            f'DHCP server {lease.server} on link "{self._client.link}" gave addresses that others '
                             f"use, the last one {lease.address.ip}, which {holder} has"
                         )
             # Servers that say no to what they offered are not asked in a loop.
@@ -215,7 +215,7 @@ class _Acquisition:
             return await taken(lease.address.ip) if taken is not None else None
         except BaseException:
             # Nobody will know of the lease.
-            self._exchange.send(release(self._station, self._exchange.xid, lease))
+            self._exchange.send(release(self._client, self._exchange.xid, lease))
             raise
 
     def _offered(self, reply: Reply) -> DhcpLease | None:
@@ -246,7 +246,7 @@ class _Acquisition:
 
     async def _negotiated(self) -> DhcpLease | None:
         """Go through one exchange; None if the server refused, or did not confirm its offer."""
-        station, exchange = self._station, self._exchange
+        client, exchange = self._client, self._exchange
         offer: DhcpLease | None = None
         address = self._wanted
         try:
@@ -254,14 +254,14 @@ class _Acquisition:
                 self._reboot = False
                 former = address
                 confirmed = await exchange.ask(
-                    lambda secs: request(station, exchange.xid, secs, former, None),
+                    lambda secs: request(client, exchange.xid, secs, former, None),
                     _REBOOT_S,
                     self._granted(time.time(), None),
                 )
                 if confirmed is not None:
                     return confirmed
             offer = await exchange.ask(
-                lambda secs: discover(station, exchange.xid, secs, self._wanted),
+                lambda secs: discover(client, exchange.xid, secs, self._wanted),
                 _backing_off(_DISCOVER_S),
                 self._offered,
             )
@@ -270,7 +270,7 @@ class _Acquisition:
             self._happened = f"{server} offered {address} and did not confirm it"
             secs = exchange.secs  # as in the DISCOVER, so that relays treat both alike (RFC 2131 section 3.1)
             return await exchange.ask(
-                lambda _: request(station, exchange.xid, secs, offer.address.ip, offer.server),
+                lambda _: request(client, exchange.xid, secs, offer.address.ip, offer.server),
                 _REQUEST_S,
                 self._granted(time.time(), server),
             )
@@ -283,13 +283,13 @@ class _Acquisition:
 
 @dataclass(eq=False)
 class _Kept:
-    station: Station
+    client: DhcpClient
     lease: DhcpLease | None
     task: asyncio.Task[None] = field(init=False)
 
 
-class DhcpClient:
-    """All leases of this daemon."""
+class LeaseManager:
+    """Obtains, renews and gives back all leases of this daemon."""
 
     def __init__(self, changed: Changed) -> None:
         """Take whom to tell; what `changed` raises is logged and changes nothing."""
@@ -298,7 +298,7 @@ class DhcpClient:
 
     async def acquire(
         self,
-        station: Station,
+        client: DhcpClient,
         former: DhcpLease | None = None,
         taken: Taken | None = None,
         timeout_s: float = 10,
@@ -317,7 +317,7 @@ class DhcpClient:
         """
         wanted = None if former is None else former.address.ip
         reboot = former is not None and (former.lease_s is None or time.time() < former.obtained + former.lease_s)
-        return await self._acquired(_Acquisition(station, wanted, reboot=reboot), taken, timeout_s)
+        return await self._acquired(_Acquisition(client, wanted, reboot=reboot), taken, timeout_s)
 
     async def _acquired(self, acquisition: _Acquisition, taken: Taken | None, timeout_s: float) -> DhcpLease:
         try:
@@ -328,22 +328,22 @@ class DhcpClient:
                 raise
             raise acquisition.failure(timeout_s) from None
 
-    def keep(self, owner: str, station: Station, lease: DhcpLease) -> None:
+    def keep(self, owner: str, client: DhcpClient, lease: DhcpLease) -> None:
         """Renew a lease from now on, and replace it if it is lost; one whose time to renew has passed at once."""
         self.forget(owner)
-        kept = self._kept[owner] = _Kept(station, lease)
+        kept = self._kept[owner] = _Kept(client, lease)
         kept.task = asyncio.create_task(self._stay(owner, kept, lease))
 
     def release(self, owner: str) -> None:
         """Give a kept lease back to its server, if that can be told; unknown owners have nothing to give."""
         kept = self._dropped(owner)
         if kept is not None and kept.lease is not None:
-            self.give_back(kept.station, kept.lease)
+            self.give_back(kept.client, kept.lease)
 
-    def give_back(self, station: Station, lease: DhcpLease) -> None:
+    def give_back(self, client: DhcpClient, lease: DhcpLease) -> None:
         """Give back a lease that is not kept, such as one that nothing came of."""
-        with contextlib.suppress(HostError), _Exchange(station, 0) as exchange:
-            exchange.send(release(station, exchange.xid, lease))
+        with contextlib.suppress(HostError), _Exchange(client, 0) as exchange:
+            exchange.send(release(client, exchange.xid, lease))
 
     def forget(self, owner: str) -> None:
         """Renew no more; the server has the address in use until the lease ends."""
@@ -365,12 +365,12 @@ class DhcpClient:
 
     async def _stay(self, owner: str, kept: _Kept, lease: DhcpLease) -> None:
         while True:
-            renewed = await self._renewed(kept.station, lease)
+            renewed = await self._renewed(kept.client, lease)
             if renewed is None:
                 kept.lease = None
                 if not await self._tell(owner, kept):
                     return
-                renewed = await self._regained(kept.station, lease)
+                renewed = await self._regained(kept.client, lease)
             lease = kept.lease = renewed
             if not await self._tell(owner, kept):
                 return
@@ -383,7 +383,7 @@ class DhcpClient:
             log.exception("what follows from a DHCP lease failed", owner=owner)
         return self._kept.get(owner) is kept
 
-    async def _renewed(self, station: Station, lease: DhcpLease) -> DhcpLease | None:
+    async def _renewed(self, client: DhcpClient, lease: DhcpLease) -> DhcpLease | None:
         """Wait, and renew in time; None if the lease ended or the server refuses it (RFC 2131 section 4.4.5)."""
         loop = asyncio.get_running_loop()
         if lease.lease_s is None or lease.renew_s is None or lease.rebind_s is None:
@@ -398,7 +398,7 @@ class DhcpClient:
             limit = end if now >= rebind else rebind
             following = min(now + max((limit - now) / 2, least), limit)
             try:
-                renewed = await self._asked(station, lease, now >= rebind, min(following - now, _RENEWAL_S))
+                renewed = await self._asked(client, lease, now >= rebind, min(following - now, _RENEWAL_S))
             except _Refused as refusal:
                 log.info("DHCP server refuses to renew", address=str(lease.address.ip), reason=shortened(str(refusal)))
                 return None
@@ -407,24 +407,24 @@ class DhcpClient:
             await asyncio.sleep(following - loop.time())
         return None
 
-    async def _asked(self, station: Station, lease: DhcpLease, anybody: bool, wait_s: float) -> DhcpLease | None:
+    async def _asked(self, client: DhcpClient, lease: DhcpLease, anybody: bool, wait_s: float) -> DhcpLease | None:
         """Send one request for more time; None if nobody answers it."""
-        with contextlib.suppress(HostError), _Exchange(station, asyncio.get_running_loop().time()) as exchange:
+        with contextlib.suppress(HostError), _Exchange(client, asyncio.get_running_loop().time()) as exchange:
             return await exchange.ask(
-                lambda secs: renewal(station, exchange.xid, secs, lease, anybody),
+                lambda secs: renewal(client, exchange.xid, secs, lease, anybody),
                 (wait_s,),
                 _verdict(time.time(), None if anybody else lease.server),
             )
         return None
 
-    async def _regained(self, station: Station, lost: DhcpLease) -> DhcpLease:
+    async def _regained(self, client: DhcpClient, lost: DhcpLease) -> DhcpLease:
         """Begin anew until a server answers."""
         for pause in _backing_off(_BACKOFF_S):
-            acquisition = _Acquisition(station, lost.address.ip, reboot=False)
+            acquisition = _Acquisition(client, lost.address.ip, reboot=False)
             try:
                 # The container may go on using the address, so nobody is asked whether it is free.
                 return await self._acquired(acquisition, None, _ATTEMPT_S)
             except PynetError as error:
-                log.info("no new DHCP lease yet", link=station.link, reason=str(error))
+                log.info("no new DHCP lease yet", link=client.link, reason=str(error))
             await asyncio.sleep(pause)
         raise AssertionError("pauses have no end")

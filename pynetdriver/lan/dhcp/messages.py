@@ -14,7 +14,7 @@ from enum import IntEnum
 from netaddr import IPAddress, IPNetwork
 
 from pynetdriver.lan.packet import Instruction
-from pynetdriver.model import DhcpLease, Station
+from pynetdriver.model import DhcpClient, DhcpLease
 from pynetdriver.pool import is_host_address
 
 #: A destination with its next hop, 0.0.0.0 for what is on the link itself.
@@ -76,9 +76,9 @@ class Reply:
     address: IPAddress
     options: dict[int, bytes]
 
-    def is_for(self, station: Station) -> bool:
+    def is_for(self, client: DhcpClient) -> bool:
         """Whether it answers that one; a server that returns option 61 returns the client's own (RFC 6842)."""
-        return self.mac == station.mac.lower() and self.options.get(_CLIENT_ID, station.client_id) == station.client_id
+        return self.mac == client.mac.lower() and self.options.get(_CLIENT_ID, client.client_id) == client.client_id
 
     @property
     def server(self) -> IPAddress | None:
@@ -91,48 +91,48 @@ class Reply:
         return self.options.get(_MESSAGE, b"").decode("utf-8", "replace").rstrip("\0")
 
 
-def discover(station: Station, xid: int, secs: int, wanted: IPAddress | None) -> bytes:
+def discover(client: DhcpClient, xid: int, secs: int, wanted: IPAddress | None) -> bytes:
     """Ask all servers for an address, this one if possible; `secs` is how long that has been going on."""
     options = {} if wanted is None else {_REQUESTED: wanted.packed}
-    return _broadcast(station, xid, secs, Kind.DISCOVER, {**options, **_wishes(station)})
+    return _broadcast(client, xid, secs, Kind.DISCOVER, {**options, **_wishes(client)})
 
 
-def request(station: Station, xid: int, secs: int, address: IPAddress, server: IPAddress | None) -> bytes:
+def request(client: DhcpClient, xid: int, secs: int, address: IPAddress, server: IPAddress | None) -> bytes:
     """Take a server's offer, or without a server have a former address confirmed (INIT-REBOOT)."""
     chosen = {} if server is None else {_SERVER: server.packed}
-    return _broadcast(station, xid, secs, Kind.REQUEST, {_REQUESTED: address.packed, **chosen, **_wishes(station)})
+    return _broadcast(client, xid, secs, Kind.REQUEST, {_REQUESTED: address.packed, **chosen, **_wishes(client)})
 
 
-def decline(station: Station, xid: int, lease: DhcpLease) -> bytes:
+def decline(client: DhcpClient, xid: int, lease: DhcpLease) -> bytes:
     """Say that somebody else uses the address."""
     options = {_REQUESTED: lease.address.ip.packed, _SERVER: lease.server.packed}
-    return _broadcast(station, xid, 0, Kind.DECLINE, options)
+    return _broadcast(client, xid, 0, Kind.DECLINE, options)
 
 
-def renewal(station: Station, xid: int, secs: int, lease: DhcpLease, anybody: bool) -> bytes:
+def renewal(client: DhcpClient, xid: int, secs: int, lease: DhcpLease, anybody: bool) -> bytes:
     """Ask for more time: the lease's own server, or whoever can (REBINDING)."""
-    return _about(station, xid, secs, Kind.REQUEST, lease, _wishes(station), anybody)
+    return _about(client, xid, secs, Kind.REQUEST, lease, _wishes(client), anybody)
 
 
-def release(station: Station, xid: int, lease: DhcpLease) -> bytes:
+def release(client: DhcpClient, xid: int, lease: DhcpLease) -> bytes:
     """Give the address back; nobody answers that."""
-    return _about(station, xid, 0, Kind.RELEASE, lease, {_SERVER: lease.server.packed})
+    return _about(client, xid, 0, Kind.RELEASE, lease, {_SERVER: lease.server.packed})
 
 
-def _wishes(station: Station) -> dict[int, bytes]:
-    name = station.host_name.encode("ascii", "ignore")[:63]
+def _wishes(client: DhcpClient) -> dict[int, bytes]:
+    name = client.host_name.encode("ascii", "ignore")[:63]
     named = {_HOST_NAME: name} if name else {}
     return {_SIZE: struct.pack("!H", _MOST_BYTES), _PARAMETERS: _ASKED, **named}
 
 
-def _broadcast(station: Station, xid: int, secs: int, kind: Kind, options: dict[int, bytes]) -> bytes:
+def _broadcast(client: DhcpClient, xid: int, secs: int, kind: Kind, options: dict[int, bytes]) -> bytes:
     # The address is nobody's yet, so the answer is to go to everybody: nothing takes in a frame for the MAC so far.
-    data = _message(station, xid, secs, kind, options, _BROADCAST)
-    return _frame(station.mac, _ALL_MACS, _NOWHERE, _EVERYWHERE, data)
+    data = _message(client, xid, secs, kind, options, _BROADCAST)
+    return _frame(client.mac, _ALL_MACS, _NOWHERE, _EVERYWHERE, data)
 
 
 def _about(
-    station: Station,
+    client: DhcpClient,
     xid: int,
     secs: int,
     kind: Kind,
@@ -140,13 +140,13 @@ def _about(
     options: dict[int, bytes],
     anybody: bool = False,
 ) -> bytes:
-    data = _message(station, xid, secs, kind, options, 0, lease.address.ip)
+    data = _message(client, xid, secs, kind, options, 0, lease.address.ip)
     mac, address = (_ALL_MACS, _EVERYWHERE) if anybody else (lease.server_mac, lease.server)
-    return _frame(station.mac, mac, lease.address.ip, address, data)
+    return _frame(client.mac, mac, lease.address.ip, address, data)
 
 
 def _message(
-    station: Station,
+    client: DhcpClient,
     xid: int,
     secs: int,
     kind: Kind,
@@ -154,9 +154,9 @@ def _message(
     flags: int,
     ciaddr: IPAddress = _NOWHERE,
 ) -> bytes:
-    rest = (bytes(4), bytes(4), bytes(4), _mac(station.mac), b"", b"", _COOKIE)
+    rest = (bytes(4), bytes(4), bytes(4), _mac(client.mac), b"", b"", _COOKIE)
     head = (_BOOTREQUEST, _ETHERNET, 6, 0, xid, min(secs, 0xFFFF), flags, ciaddr.packed)
-    listed = {_KIND: bytes([kind]), _CLIENT_ID: station.client_id, **options}
+    listed = {_KIND: bytes([kind]), _CLIENT_ID: client.client_id, **options}
     data = b"".join(bytes([code, len(value)]) + value for code, value in listed.items() if value)
     return (_HEADER.pack(*head, *rest) + data + bytes([_END])).ljust(_LEAST_BYTES, b"\0")
 
@@ -339,7 +339,7 @@ def _ways(options: dict[int, bytes], address: IPNetwork) -> tuple[IPAddress | No
     if routes is None:
         router = _address(options.get(_ROUTER, b"")[:4])
         if router is not None and address.prefixlen == 32:
-            # Who has a subnet by himself reaches the router on the link, as other clients see to.
+            # A client whose prefix holds only itself (/32) reaches the router on the link, as other clients have it.
             return router, ((IPNetwork(router), _NOWHERE),)
         return router, ()
     # A default route without a next hop is no gateway, but still a route.
