@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -18,6 +20,8 @@ engines_run: Counter[str] = Counter()
 engines_missing: dict[str, str] = {}
 #: How many tests an engine is spared, since others say the same: see tests/engine/conftest.py.
 engines_spared: dict[str, int] = {}
+#: Ids of tests that failed, in their order.
+failed: dict[str, None] = {}
 #: What tests measured and people should read.
 figures: list[str] = []
 #: Tests that this kernel can't run, by the links that it can't make.
@@ -50,9 +54,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"this kernel has no {missing}: `make test-vm` runs it")
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note what failed; pytest-xdist appends the group to an id."""
+    if report.failed:
+        failed.setdefault(re.sub(r"@[^]]*$", "", report.nodeid))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what this process covered, if it is one of several."""
+    """Hand over what this process covered, if it is one of several; else say what failed in the file PYNET_FAILED."""
     output = getattr(session.config, "workeroutput", None)
+    if output is None and "PYNET_FAILED" in os.environ:
+        Path(os.environ["PYNET_FAILED"]).write_text("".join(f"{one}\n" for one in failed))
     if output is not None:
         output["covered"] = (dict(engines_run), engines_missing, engines_spared, dict(kernel_lacks), figures)
 

@@ -8,23 +8,25 @@
 set -u
 cd "$(dirname "$0")/.."
 
-log=$(mktemp)
-# They share the processors with pytest: what they wait for may take three times as long.
+log=$(mktemp) failed=$(mktemp)
+# They share the processors: what is waited for may take twice as long, and in the machines three times.
 PYNET_PATIENCE=3 nice -n 10 .venv/bin/python -m tests.vm >"$log" 2>&1 &
 machines=$!
-trap 'kill "$machines" 2>/dev/null; wait "$machines"; cat "$log"; rm -f "$log"; exit 130' INT TERM
+trap 'kill "$machines" 2>/dev/null; wait "$machines"; cat "$log"; rm -f "$log" "$failed"; exit 130' INT TERM
 
-.venv/bin/pytest -n $(($(nproc) * 3)) --dist loadgroup
+.venv/bin/python -m tests.lab.prebuild
+PYNET_PATIENCE=2 PYNET_FAILED=$failed .venv/bin/pytest -n $(($(nproc) * 3)) --dist loadgroup
 code=$?
-if [ "$code" = 1 ]; then
-    echo "tests: what failed is run once more, alone" >&2
-    .venv/bin/pytest -v --last-failed --last-failed-no-failures none
+if [ "$code" = 1 ] && [ -s "$failed" ] && [ "$(wc -l <"$failed")" -le 10 ]; then
+    echo "tests: these failed beside others, and are run once more alone:" >&2
+    cat "$failed" >&2
+    .venv/bin/pytest -v "@$failed"
     code=$?
 fi
 wait "$machines"
 machines_code=$?
 cat "$log"
-rm -f "$log"
+rm -f "$log" "$failed"
 [ "$code" = 0 ] || echo "tests: pytest ended with $code; its output is above that of the virtual machines" >&2
 [ "$machines_code" = 0 ] || echo "tests: the tests in virtual machines ended with $machines_code" >&2
 [ "$code" = 0 ] && [ "$machines_code" = 0 ]

@@ -56,8 +56,8 @@ def test_a_container_does_not_reach_the_hosts_own_loopback(lab: Lab) -> None:
     bridge = lab.network("net", "--subnet", "10.6.0.0/24")
     lab.run("evil", "--network", "net")
     mac = lab.mac(f"pn-{bridge[:12]}")
-    for target, arrives in (("127.0.0.1", False), ("10.6.0.1", True)):
-        server = lab.host.popen("python3", "-c", LISTENER, target, "9009", "1.5", stdout=-1, stderr=-3)
+    for target, arrives, within_s in (("127.0.0.1", False, "1.5"), ("10.6.0.1", True, "20")):
+        server = lab.host.popen("python3", "-c", LISTENER, target, "9009", within_s, stdout=-1, stderr=-3)
         assert server.stdout is not None and server.stdout.readline() == b"up\n"
         assert lab.sandbox("evil", "python3", FORGE, "eth0", mac, "10.6.0.2", target, "9009").wait() == 0
         assert (server.communicate()[0] == b"forged\n") is arrives

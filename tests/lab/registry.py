@@ -20,6 +20,15 @@ http: {addr: "127.0.0.1:5000"}
 """
 
 
+def ensure_registry() -> Path:
+    """Return the registry's root; the first time builds it.
+
+    Raises:
+        Unavailable: there is no such package here.
+    """
+    return kept("registry", _build)
+
+
 class Registry:
     """A registry in the namespace `netns`, from `with` to the end of the block.
 
@@ -36,7 +45,7 @@ class Registry:
     def __enter__(self) -> "Registry":
         serve = ("docker-registry", "serve", "/etc/registry.yml")
         self._process = self._netns.popen(
-            "chroot", str(kept("registry", _build)), *serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            "chroot", str(ensure_registry()), *serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             eventually(lambda: self._netns.run("curl", "-sfm2", f"http://{self.ADDRESS}/v2/"))
