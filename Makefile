@@ -36,7 +36,7 @@ lint: venv ## check style and types
 
 test: deps lint ## run everything: lint, tests without root, in namespaces, through real engines, in a VM
 	@tests/lab/packages.sh --vm || true
-	@tests/together.sh
+	@tests/all.sh
 
 test-fast: deps venv ## without engines, and of the tests in namespaces the quick ones (2 minutes, as root)
 	.venv/bin/pytest -n 3 -m "not slow" tests/unit tests/netns
