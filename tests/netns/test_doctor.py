@@ -184,7 +184,7 @@ def test_nothing_is_wrong_with_a_healthy_host(ward: Ward) -> None:
     ward.host.ok("CreateNetwork", on_parent(OTHER, host_access="true", aux={"host": "192.0.2.200"}))
     with container(ward.host, 3, "192.0.2.10/24", network_id=OTHER):
         assert ward.examine() == []
-    text = ward.patient.popen("pynet", "doctor", stdout=subprocess.PIPE).communicate()[0]
+        text = ward.patient.popen("pynet", "doctor", stdout=subprocess.PIPE).communicate()[0]
     assert text == b"nothing is wrong with what was looked at\n", "there is no engine"
 
 
