@@ -423,7 +423,7 @@ class TestFirewall:
         ward.netns.run("nft", "add table inet pynet { flags dormant; }")
         assert not ward.is_published()
         found = {one["check"]: one for one in ward.examine()}
-        assert set(found) == {"daemon", "own-rules"} and "sleep" in found["own-rules"]["what"]
+        assert set(found) == {"daemon", "own-rules"} and "dormant" in found["own-rules"]["what"]
         ward.follow(found["own-rules"]["command"])
         eventually(ward.is_published)
         assert {one["check"] for one in ward.examine()} == {"daemon"}
