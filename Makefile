@@ -38,7 +38,7 @@ test: deps lint ## run everything: lint, tests without root, in namespaces, thro
 	@tests/lab/packages.sh --vm || true
 	@tests/all.sh
 
-test-fast: deps venv ## without engines, and of the tests in namespaces the quick ones (2 minutes, as root)
+test-fast: deps venv ## without engines, and of the tests in namespaces the quick ones (4 minutes, as root)
 	.venv/bin/pytest -n 3 -m "not slow" tests/unit tests/netns
 
 test-vm: deps venv ## only the tests of ipvlan, VLANs, reboots and the service, on Debian's kernel in QEMU (as root)

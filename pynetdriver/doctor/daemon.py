@@ -12,7 +12,7 @@ from pynetdriver.admin.answers import Finding
 from pynetdriver.descriptors import given
 from pynetdriver.doctor.facts import title
 from pynetdriver.doctor.findings import error, warning
-from pynetdriver.doctor.host import Host, peer, text
+from pynetdriver.doctor.host import Host, end, peer, text
 from pynetdriver.paths import SOCKET, seen
 
 #: Where the engine looks after its own folder for sockets (moby, pkg/plugins/discovery.go).
@@ -83,7 +83,7 @@ def _silent(host: Host, path: Path, pid: int) -> Finding:
     elif pid == host.daemon_pid:
         what, command = f"pynet, {who}, does not answer: {host.told.refusal}", host.again(pid)
     else:
-        what, command = f"{who} serves {path}, and it is not pynet: {host.told.refusal}", f"kill {pid} && {host.start}"
+        what, command = f"{who} serves {path}, and it is not pynet: {host.told.refusal}", f"{end(pid)} && {host.start}"
     return error("daemon", what, command=command)
 
 

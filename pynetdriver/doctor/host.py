@@ -60,6 +60,11 @@ _UNITS = f"pynet.socket {_SERVICE}"
 _UNIT_FOLDERS = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
 
 
+def end(pid: int) -> str:
+    """The command that ends a process and returns when it is gone: until then it has its socket and its lock."""
+    return f"kill {pid} && while [ -e /proc/{pid}/exe ]; do sleep 0.1; done"
+
+
 class Host:
     """The facts, and what was told."""
 
@@ -90,7 +95,7 @@ class Host:
         """The command that ends a process which is in the way, and starts pynet."""
         if self.has_service:
             return f"systemctl restart {_SERVICE}"
-        return self.start if pid is None else f"kill {pid} && {self.start}"
+        return self.start if pid is None else f"{end(pid)} && {self.start}"
 
     @property
     def has_service(self) -> bool:
