@@ -121,7 +121,7 @@ def test_a_host_of_version_0_2_0_is_taken_over(old: tuple[Host, Namespace, Names
         assert flow.stdout.readline() == b"0\n"
         host.daemon.start()
         # So much more after it has written all of its rules.
-        for _ in range(20):
+        for _ in range(60):
             assert flow.stdout.readline()
         pings.send_signal(signal.SIGINT)
         said = pings.stdout.read().decode()
